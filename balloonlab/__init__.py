@@ -1,0 +1,19 @@
+"""How fast can a guest give memory back: balloonlab measures it.
+
+Page sets, wire formats, a virtqueue, a guest driver and a host device, on real
+memory, with every stage timed::
+
+    import balloonlab as bl
+
+    pfns = bl.patterns.idle("8GiB", "7GiB")        # which pages
+    stream = bl.wire.encode(pfns, "bitmap-v4")     # how they are told
+    ranges = bl.wire.decode(stream, "bitmap-v4")   # what the host is told
+    run = bl.measure(memory="1GiB", repeats=3)     # inflate on real memory
+    run.frame                                      # where the time went
+"""
+
+from . import figures, wire
+from .lab import compare, measure, reproduce
+from .pages import patterns
+
+__all__ = ["compare", "figures", "measure", "patterns", "reproduce", "wire"]

@@ -1,0 +1,5 @@
+"""``python -m balloonlab``."""
+
+from .cli import main
+
+main()

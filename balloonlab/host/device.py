@@ -1,0 +1,104 @@
+"""The balloon device: a thread in compiled code that answers the queue's kicks."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+
+import numpy as np
+
+from ..kernels import clock, faults, vring
+from ..kernels import device as kernels
+from ..queue import Virtqueue
+from ..wire.format import RANGES_PER_BYTE, Format
+from .ram import GuestRam
+
+DISCARDS = ("page", "range")
+"""How the device applies a message: page by page as QEMU does, or one call a range."""
+
+EXTENTS = 4096
+"""Extents translated before they are discarded, 64 KiB: they stay in the cache."""
+
+
+class BalloonDevice:
+    """The host's end: validates, decodes, translates, discards.
+
+    Parameters
+    ----------
+    ram : GuestRam
+    queue : balloonlab.queue.Virtqueue
+    wire_format : balloonlab.wire.Format
+        The message it understands.
+    discard : {"page", "range"}
+    log_rows : int
+        Intervals it can log.
+
+    Attributes
+    ----------
+    log : balloonlab.kernels.clock.Log
+        Intervals of decoding, translating and discarding.
+    """
+
+    def __init__(
+        self, ram: GuestRam, queue: Virtqueue, wire_format: Format, discard: str, log_rows: int
+    ) -> None:
+        self._ram = ram
+        self._queue = queue
+        self.log = clock.Log.empty(log_rows)
+        words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
+        copy = words.view(np.uint8)
+        self._state = kernels.Device(
+            format=wire_format.number,
+            by_page=discard == "page",
+            advice=mmap.MADV_DONTNEED,
+            copy=copy,
+            words=words,
+            ranges=np.zeros((RANGES_PER_BYTE * copy.size, 2), np.int64),
+            extents=np.zeros((EXTENTS, 2), np.int64),
+            counters=np.zeros(3, np.int64),
+            faults=faults.no_faults(),
+        )
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve, name="balloon-device", daemon=True)
+
+    def start(self) -> None:
+        """Start answering kicks."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Leave the loop and wait for it; raises what ended the thread, if anything did."""
+        self._queue.stop()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    @property
+    def n_translations(self) -> int:
+        """Addresses looked up."""
+        return int(self._state.counters[kernels.TRANSLATIONS])
+
+    @property
+    def n_discards(self) -> int:
+        """Calls of madvise."""
+        return int(self._state.counters[kernels.DISCARDS])
+
+    @property
+    def n_discard_errors(self) -> int:
+        """Calls of madvise that failed."""
+        return int(self._state.counters[kernels.DISCARD_ERRORS])
+
+    def faults(self) -> dict[str, int]:
+        """Count the bad records by what was wrong with them."""
+        counts = self._state.faults[: faults.N_FAULTS]
+        return {
+            text: int(count)
+            for text, count in zip(faults.DESCRIPTIONS, counts, strict=True)
+            if count
+        }
+
+    def _serve(self) -> None:
+        try:
+            kernels.serve(self._queue.ring, self._ram.memory, self._state, self.log)
+        except BaseException as error:
+            self._error = error
+            self._queue.break_down(vring.DEVICE_DIED)

@@ -1,0 +1,152 @@
+"""Guest RAM: a private anonymous mapping of its full size behind a memory map."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import memory as kernels
+from ..layout import DRIVER_GPA, ram_ranges
+from ..sizes import GIB, MIB, PAGE_BYTES, format_size
+
+HUGE_BYTES = 2 * MIB
+DRIVER_BYTES = MIB
+"""The guest kernel's own memory, a slot of its own: queue and message buffers."""
+
+TOUCH_STEP_PAGES = 64 * MIB // PAGE_BYTES
+THP_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+
+class GuestRam:
+    """The guest's memory as its host holds it.
+
+    A memory map of slots: RAM below 3 GiB, RAM from 4 GiB on, and 1 MiB for the
+    guest kernel's own queue and buffers, which is never ballooned. In a real guest
+    that memory is RAM like any other; apart, it leaves every page of RAM to the
+    balloon and lets the device refuse to discard it.
+
+    Parameters
+    ----------
+    memory_pages : int
+        RAM in 4 KiB pages.
+    thp : bool
+        Whether the host may back RAM with transparent huge pages. Set explicitly
+        for the mapping, whatever the system's default.
+
+    Attributes
+    ----------
+    memory : balloonlab.kernels.memory.Memory
+        What kernels take.
+
+    Raises
+    ------
+    MemoryError
+        The kernel refuses a mapping of that size.
+    ValueError
+        ``thp=True`` where the kernel has no huge pages or has them switched off.
+    """
+
+    def __init__(self, memory_pages: int, thp: bool = False) -> None:
+        self.memory_pages = memory_pages
+        size = memory_pages * PAGE_BYTES
+        if thp:
+            _check_thp()
+        try:
+            self._mapping = mmap.mmap(
+                -1,
+                size + DRIVER_BYTES + HUGE_BYTES,
+                flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+            )
+        except OSError as error:
+            raise MemoryError(
+                f"the kernel refused to map {format_size(size)} of guest RAM ({error}): "
+                "choose a smaller memory="
+            ) from error
+        whole = np.frombuffer(self._mapping, np.uint8)
+        start = -whole.ctypes.data % HUGE_BYTES
+        if THP_SWITCH.exists():
+            advice = mmap.MADV_HUGEPAGE if thp else mmap.MADV_NOHUGEPAGE
+            self._mapping.madvise(advice, start, size + DRIVER_BYTES)
+        ram = whole[start : start + size + DRIVER_BYTES]
+        slots = []
+        first_page = 0
+        for low, high in ram_ranges(memory_pages):
+            slots.append((low, high - low, first_page, 1))
+            first_page += high - low
+        slots.append((DRIVER_GPA // PAGE_BYTES, DRIVER_BYTES // PAGE_BYTES, first_page, 0))
+        slots.sort()
+        self.memory = kernels.Memory(ram, ram.ctypes.data, np.array(slots, np.int64))
+
+    def driver_memory(self) -> npt.NDArray[np.uint8]:
+        """View the guest kernel's own memory, which stands at ``DRIVER_GPA``."""
+        return self.memory.ram[self.memory_pages * PAGE_BYTES :]
+
+    def page_index(self, pfns: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+        """Turn page numbers of RAM into positions in the mapping, in pages."""
+        pages = pfns.astype(np.int64)
+        result = np.full(pages.shape, -1, np.int64)
+        for start, n_pages, first_page, balloonable in self.memory.slots:
+            inside = (pages >= start) & (pages < start + n_pages) & bool(balloonable)
+            result[inside] = pages[inside] - start + first_page
+        return result
+
+    def touch(self, advance: Callable[[int], object] = lambda n_bytes: None) -> None:
+        """Write a signature into every page of RAM, so that the host backs it.
+
+        Parameters
+        ----------
+        advance : callable
+            Called with the bytes touched since the last call.
+        """
+        for first in range(0, self.memory_pages, TOUCH_STEP_PAGES):
+            n_pages = min(TOUCH_STEP_PAGES, self.memory_pages - first)
+            kernels.touch(self.memory.ram, first, n_pages)
+            advance(n_pages * PAGE_BYTES)
+
+    def count_lost(self, ballooned: npt.NDArray[np.bool_]) -> int:
+        """Count the pages outside the balloon that no longer hold what `touch` wrote."""
+        bits = np.packbits(ballooned, bitorder="little")
+        words = np.zeros(-(-bits.size // 8), np.uint64)
+        words.view(np.uint8)[: bits.size] = bits
+        return int(kernels.count_lost(self.memory.ram, self.memory_pages, words))
+
+    def resident(self) -> npt.NDArray[np.bool_]:
+        """Ask the kernel which pages of RAM it backs (``mincore(2)``), shape (memory_pages,)."""
+        result = np.zeros(self.memory_pages, np.uint8)
+        mincore = ctypes.CDLL(None, use_errno=True).mincore
+        mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+        step = GIB // PAGE_BYTES
+        for first in range(0, self.memory_pages, step):
+            n_pages = min(step, self.memory_pages - first)
+            address = self.memory.base_address + first * PAGE_BYTES
+            if mincore(address, n_pages * PAGE_BYTES, result[first:].ctypes.data) != 0:
+                raise OSError(ctypes.get_errno(), "mincore of guest RAM failed")
+        return result.astype(bool)
+
+
+def missing_facilities() -> list[str]:
+    """List what a measurement needs and this platform lacks; empty on Linux."""
+    missing = []
+    if not hasattr(os, "eventfd"):
+        missing.append("eventfd (os.eventfd)")
+    if not hasattr(mmap.mmap, "madvise") or not hasattr(mmap, "MADV_DONTNEED"):
+        missing.append("madvise with MADV_DONTNEED (mmap.mmap.madvise)")
+    if not sys.platform.startswith("linux"):
+        missing.append(f"Linux (this is {sys.platform})")
+    return missing
+
+
+def _check_thp() -> None:
+    state = THP_SWITCH.read_text() if THP_SWITCH.exists() else "absent"
+    if state == "absent" or "[never]" in state:
+        raise ValueError(
+            f"thp=True needs transparent huge pages, but {THP_SWITCH} says {state.strip()!r}: "
+            "write 'madvise' there, or measure with thp=False"
+        )

@@ -1,0 +1,175 @@
+"""The seed's format: bitmap words for ragged ends, power-of-two blocks between.
+
+One kick carries an 8-byte response header and up to 32 KiB of records; a record
+is a 64-bit head (start_pfn 52 bits, page_shift 6, bmap_len 6), followed by one
+bitmap word where bmap_len is 8. Layout: patches 2/7 and 4/7 of v4, Nov 2016.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .bitmap import FULL, ONE, WORD, ZERO, append_runs
+from .compile import kernel
+from .faults import BMAP_LEN, BUFFER_LENGTH, COMMAND, DATA_LEN, PAGE_SHIFT, RECORD_RANGE, blame
+
+RECORD_WORDS = 4096  # the record area: 32 KiB
+RESERVED_WORDS = 64  # it is sent when fewer words than these are left
+BITMAP_WORDS = 4096  # one bitmap: 32 KiB, 262,144 pages, 1 GiB of guest memory
+MAX_BITMAPS = 32  # so one pass over the page list covers a window of 32 GiB
+PFN_BITS = 52
+PAGE_SHIFT_4K = 12
+WORD_RECORD = np.uint64(PAGE_SHIFT_4K << 52) | np.uint64(8 << 58)
+PFN_MASK = np.uint64((1 << PFN_BITS) - 1)
+
+
+@kernel
+def _put_blocks(area, n, pfn, n_pages):
+    """Split a 64-aligned stretch into powers of two, largest first."""
+    order = 0
+    while (2 << order) <= n_pages:
+        order += 1
+    while n_pages > 0:
+        while (1 << order) > n_pages:
+            order -= 1
+        area[n] = np.uint64(pfn) | np.uint64((order + PAGE_SHIFT_4K) << 52)
+        n += 1
+        pfn += 1 << order
+        n_pages -= 1 << order
+    return n
+
+
+@kernel
+def fill_records(words, first_pfn, window_words, cursor, area):
+    """Write records until the area is due to be sent; call again for the next one.
+
+    The patch walks runs of set bits. A word that a run starts or ends in is told
+    whole and passed over, so every word is looked at once and the walk can go
+    word by word. What stays visible of the runs: a run never crosses one of the
+    32 KiB bitmaps, the room left is looked at once a run and not once a record,
+    and the end of a window always sends.
+
+    Parameters
+    ----------
+    words : uint64 array
+        Page bitmap over every window.
+    first_pfn : int
+        Page of bit 0, a multiple of 64.
+    window_words : int
+        Bitmap words of one window: `BITMAP_WORDS` times the bitmaps at hand.
+    cursor : int64 array, shape (2,)
+        Next word to look at, start at 0; records written so far.
+    area : uint64 array, shape (RECORD_WORDS,)
+        The record area.
+
+    Returns
+    -------
+    int
+        Words of `area` to send; 0 when there is nothing more.
+    """
+    word = cursor[0]
+    n = 0
+    while word < words.size:
+        if n > 0 and word % window_words == 0:
+            break
+        bits = words[word]
+        if bits == ZERO:
+            word += 1
+            continue
+        if n + RESERVED_WORDS > RECORD_WORDS:
+            break
+        limit = min(words.size, (word // BITMAP_WORDS + 1) * BITMAP_WORDS)
+        if bits != FULL:
+            area[n] = np.uint64(first_pfn + word * WORD) | WORD_RECORD
+            area[n + 1] = bits
+            n += 2
+            cursor[1] += 1
+            word += 1
+            # A run goes on from here only when it is the word's one run and
+            # reaches its top; a later run of the word is found anew.
+            reaches_top = (bits | (bits - ONE)) == FULL
+            if not reaches_top or word == limit or words[word] & ONE == ZERO:
+                continue
+        end = word
+        while end < limit and words[end] == FULL:
+            end += 1
+        after = end
+        if end < limit and words[end] & ONE != ZERO:
+            area[n] = np.uint64(first_pfn + end * WORD) | WORD_RECORD
+            area[n + 1] = words[end]
+            n += 2
+            cursor[1] += 1
+            after += 1
+        if end > word:
+            before = n
+            n = _put_blocks(area, n, first_pfn + word * WORD, (end - word) * WORD)
+            cursor[1] += n - before
+        word = after
+    cursor[0] = word
+    return n
+
+
+@kernel
+def decode_records(words, n_bytes, ranges, faults):
+    """Turn one buffer (header and records) into ranges, trusting nothing.
+
+    A record that cannot be right is counted and passed over; where its length is
+    in doubt the rest of the buffer is given up.
+
+    Parameters
+    ----------
+    words : uint64 array
+        The host's own copy of the buffer.
+    n_bytes : int
+        Length of the buffer.
+    ranges : int64 array, shape (>= 4 * n_bytes, 2)
+        Receives (start_pfn, n_pages) in wire order.
+    faults : int64 array
+        See `balloonlab.kernels.faults`.
+
+    Returns
+    -------
+    int
+        Rows written.
+    """
+    if n_bytes < 8:
+        blame(faults, BUFFER_LENGTH, 0)
+        return 0
+    header = words[0]
+    data_len = np.int64(header >> np.uint64(32))
+    if header & np.uint64(0xFF) != ZERO:
+        blame(faults, COMMAND, 0)
+        return 0
+    if data_len > n_bytes - 8 or data_len % 8 != 0:
+        blame(faults, DATA_LEN, 0)
+        return 0
+    end = 1 + data_len // 8
+    n = 0
+    at = 1
+    while at < end:
+        head = words[at]
+        pfn = np.int64(head & PFN_MASK)
+        shift = np.int64((head >> np.uint64(52)) & np.uint64(63))
+        bmap_len = np.int64(head >> np.uint64(58))
+        bmap_words = bmap_len // 8
+        if bmap_len % 8 != 0 or at + 1 + bmap_words > end:
+            blame(faults, BMAP_LEN, 8 * at)
+            return n
+        if shift < PAGE_SHIFT_4K or (bmap_words > 0 and shift != PAGE_SHIFT_4K):
+            blame(faults, PAGE_SHIFT, 8 * at)
+        elif bmap_words == 0:
+            n_pages = 1 << (shift - PAGE_SHIFT_4K)
+            if pfn + n_pages > 1 << PFN_BITS:
+                blame(faults, RECORD_RANGE, 8 * at)
+            else:
+                ranges[n, 0] = pfn
+                ranges[n, 1] = n_pages
+                n += 1
+        elif pfn + bmap_words * WORD > 1 << PFN_BITS:
+            blame(faults, RECORD_RANGE, 8 * at)
+        else:
+            joinable = n
+            for k in range(bmap_words):
+                n = append_runs(words[at + 1 + k], pfn + k * WORD, ranges, n, joinable)
+        at += 1 + bmap_words
+    return n

@@ -1,0 +1,45 @@
+"""The stage clock: intervals on one monotonic clock, logged by both sides.
+
+Guest and host each write their own log, one row per stage and batch, so no
+cache line is shared and no sum is taken in timed code. `balloonlab.lab.stages`
+turns the two logs into stage times.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .compile import kernel
+from .syscalls import now_ns
+
+ALLOCATE, PACK, ROUND_TRIP, DECODE, TRANSLATE, DISCARD = range(6)
+
+
+class Log(NamedTuple):
+    """Rows of (stage, begin_ns, end_ns), and how many were written."""
+
+    rows: np.ndarray  # int64, shape (capacity, 3)
+    length: np.ndarray  # int64, shape (1,); beyond capacity rows are counted, not kept
+    cell: np.ndarray  # int64, shape (2,); scratch of the clock
+
+    @classmethod
+    def empty(cls, capacity: int) -> Log:
+        """Allocate a log; the rows are written once so that timed code meets no page fault."""
+        return cls(
+            np.full((capacity, 3), -1, np.int64), np.zeros(1, np.int64), np.zeros(2, np.int64)
+        )
+
+
+@kernel
+def record(log, stage, begin_ns):
+    """Close the interval of `stage` that began at `begin_ns`; return its end."""
+    end_ns = now_ns(log.cell)
+    row = log.length[0]
+    if row < log.rows.shape[0]:
+        log.rows[row, 0] = stage
+        log.rows[row, 1] = begin_ns
+        log.rows[row, 2] = end_ns
+    log.length[0] = row + 1
+    return end_ns

@@ -1,0 +1,109 @@
+"""The host's side: fetch, decode, translate, discard, answer.
+
+The message is copied, checked and turned into ranges before anything is
+discarded. A bad record is counted and passed over; a corrupt queue stops the
+device for good.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .bitmap_v4 import decode_records
+from .clock import DECODE, DISCARD, TRANSLATE, record
+from .compile import kernel
+from .intrinsics import load_acquire
+from .memory import discard, translate
+from .pfn import decode_pfns
+from .syscalls import now_ns, wait_event
+from .vring import (
+    BAD_HEAD,
+    BAD_INDEX,
+    ENTRIES,
+    INDEX,
+    KICK,
+    STOP,
+    fetch,
+    give_back,
+    give_up,
+)
+
+PFN, BITMAP_V4 = range(2)
+"""Numbers of the wire formats in `Device.format`."""
+
+TRANSLATIONS, DISCARDS, DISCARD_ERRORS = range(3)
+"""Cells of `Device.counters`."""
+
+
+class Device(NamedTuple):
+    """A balloon device: how it reads messages and what it does with them."""
+
+    format: int
+    by_page: bool  # discard="page"
+    advice: int  # MADV_DONTNEED
+    copy: np.ndarray  # uint8: the longest message it takes
+    words: np.ndarray  # uint64 view of `copy`
+    ranges: np.ndarray  # int64, shape (4 * copy.size, 2)
+    extents: np.ndarray  # int64, shape (capacity, 2)
+    counters: np.ndarray  # int64, shape (3,)
+    faults: np.ndarray  # see balloonlab.kernels.faults
+
+
+@kernel
+def _decode(device, n_bytes):
+    if device.format == PFN:
+        return decode_pfns(device.words, n_bytes, device.ranges, device.faults)
+    return decode_records(device.words, n_bytes, device.ranges, device.faults)
+
+
+@kernel
+def handle(device, memory, n_bytes, clock, log):
+    """Carry out the message in ``device.copy``; `clock` is when it was fetched."""
+    ranges = device.ranges[: _decode(device, n_bytes)]
+    clock = record(log, DECODE, clock)
+    position = np.zeros(3, np.int64)
+    while position[0] < ranges.shape[0]:
+        n = translate(memory, ranges, position, device.by_page, device.extents, device.faults)
+        clock = record(log, TRANSLATE, clock)
+        device.counters[DISCARD_ERRORS] += discard(memory, device.extents[:n], device.advice)
+        device.counters[DISCARDS] += n
+        clock = record(log, DISCARD, clock)
+    device.counters[TRANSLATIONS] += position[2]
+
+
+@kernel
+def timed_discard(memory, extents, advice):
+    """Discard extents as the device would; return how many failed and the ns it took."""
+    cell = np.zeros(2, np.int64)
+    begin_ns = now_ns(cell)
+    failed = discard(memory, extents, advice)
+    return failed, now_ns(cell) - begin_ns
+
+
+@kernel
+def serve(ring, memory, device, log):
+    """Answer kicks until told to stop or until the queue is found corrupt."""
+    size = ring.desc.size
+    used = 0
+    while True:
+        wait_event(ring.events[KICK], log.cell)
+        if load_acquire(ring.control, STOP) != 0:
+            return
+        while True:
+            waiting = (np.int64(load_acquire(ring.avail, INDEX)) - used) & 0xFFFF
+            if waiting == 0:
+                break
+            clock = now_ns(log.cell)
+            if waiting > size:
+                give_up(ring, BAD_INDEX, log.cell)
+                return
+            head = np.int64(ring.avail[ENTRIES + used % size])
+            n_bytes = fetch(ring, memory, head, device.copy) if head < size else -BAD_HEAD
+            if n_bytes < 0:
+                give_up(ring, -n_bytes, log.cell)
+                return
+            handle(device, memory, n_bytes, clock, log)
+            give_back(ring, head, used, log.cell)
+            used += 1

@@ -1,0 +1,100 @@
+"""What a kernel needs of the processor: bit counts and ordered memory access.
+
+numba has neither, so each is one LLVM instruction. Without the JIT a plain
+Python function of the same name stands in; the GIL orders its memory accesses.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .compile import kernel
+
+if config.DISABLE_JIT:
+
+    def trailing_zeros(word: np.uint64) -> int:
+        value = int(word)
+        return (value & -value).bit_length() - 1 if value else 64
+
+    def popcount(word: np.uint64) -> int:
+        return int(word).bit_count()
+
+    def clear_lowest(word: np.uint64) -> np.uint64:
+        value = int(word)
+        return np.uint64(value & (value - 1)) if value else word
+
+    def load_acquire(array: np.ndarray, index: int) -> Any:
+        return array[index]
+
+    def store_release(array: np.ndarray, index: int, value: Any) -> None:
+        array[index] = value
+
+    def fence() -> None:
+        pass
+
+else:
+
+    @intrinsic
+    def trailing_zeros(typingctx: Any, word: Any) -> Any:
+        """Index of the lowest set bit of a uint64, 64 for zero, as int64."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.cttz(args[0], cgutils.false_bit)
+
+        return types.int64(types.uint64), generate
+
+    @intrinsic
+    def popcount(typingctx: Any, word: Any) -> Any:
+        """Count the set bits of a uint64, as int64."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.ctpop(args[0])
+
+        return types.int64(types.uint64), generate
+
+    @kernel
+    def clear_lowest(word):
+        """Clear the lowest set bit of a uint64; zero stays zero."""
+        return word & (word - np.uint64(1))
+
+    def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+        struct = context.make_array(array_type)(context, builder, array)
+        return cgutils.get_item_pointer(
+            context, builder, array_type, struct, [index], wraparound=False
+        )
+
+    @intrinsic
+    def load_acquire(typingctx: Any, array: Any, index: Any) -> Any:
+        """Read ``array[index]``; later reads see what was stored before it."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature.args[0], *args)
+            return builder.load_atomic(pointer, "acquire", array.dtype.bitwidth // 8)
+
+        return array.dtype(array, types.intp), generate
+
+    @intrinsic
+    def store_release(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+        """Set ``array[index]``; whoever sees it sees all earlier stores too."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            builder.store_atomic(args[2], pointer, "release", array.dtype.bitwidth // 8)
+            return context.get_dummy_value()
+
+        return types.none(array, types.intp, array.dtype), generate
+
+    @intrinsic
+    def fence(typingctx: Any) -> Any:
+        """Order every earlier store before every later load (virtio's mb)."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.fence("seq_cst")
+            return context.get_dummy_value()
+
+        return types.none(), generate

@@ -1,0 +1,161 @@
+"""Guest memory as the host sees it: lookup, discard, and a check of contents.
+
+A host virtual address is held as a byte offset into the host's one mapping; only
+`discard` adds the mapping's address. So kernels index an ordinary array, and a
+run with bounds checks checks the guest's memory too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .bitmap import ONE, ZERO
+from .compile import kernel
+from .faults import OUTSIDE_RAM, blame
+from .syscalls import advise
+
+PAGE_BYTES = 4096
+SIGNATURE = np.uint64(0x9E3779B97F4A7C15)  # odd, so no two pages share a product
+
+START, N_PAGES, FIRST_PAGE, BALLOONABLE = range(4)
+"""Columns of `Memory.slots`."""
+
+
+class Memory(NamedTuple):
+    """The memory map and what lies behind it."""
+
+    ram: np.ndarray  # uint8, the whole mapping
+    base_address: int  # where `ram` stands in this process
+    slots: np.ndarray  # int64, shape (n, 4), by start: see the column names
+
+
+@kernel
+def find_slot(slots, pfn):
+    """Row of the slot that holds `pfn`, -1 for a hole."""
+    for row in range(slots.shape[0]):
+        if slots[row, START] <= pfn < slots[row, START] + slots[row, N_PAGES]:
+            return row
+    return -1
+
+
+@kernel
+def resolve(memory, gpa, n_bytes):
+    """Offset of a buffer at a guest physical address, -1 unless one slot holds all of it."""
+    row = find_slot(memory.slots, gpa // PAGE_BYTES)
+    if row < 0 or n_bytes < 0:
+        return -1
+    into = gpa - memory.slots[row, START] * PAGE_BYTES
+    if into + n_bytes > memory.slots[row, N_PAGES] * PAGE_BYTES:
+        return -1
+    return memory.slots[row, FIRST_PAGE] * PAGE_BYTES + into
+
+
+@kernel
+def _all_balloonable(slots, pfn, n_pages):
+    end = pfn + n_pages
+    while pfn < end:
+        row = find_slot(slots, pfn)
+        if row < 0 or slots[row, BALLOONABLE] == 0:
+            return False
+        pfn = slots[row, START] + slots[row, N_PAGES]
+    return True
+
+
+@kernel
+def translate(memory, ranges, position, by_page, extents, faults):
+    """Turn ranges of guest pages into extents of host memory until either ends.
+
+    Every address is looked up in the memory map. A range of which any page is not
+    the guest's RAM is refused whole, before anything of it is discarded.
+
+    Parameters
+    ----------
+    memory : Memory
+    ranges : int64 array, shape (n, 2)
+        (start_pfn, n_pages).
+    position : int64 array, shape (3,)
+        Next range, pages of it already done, lookups made; moved on here.
+    by_page : bool
+        One extent a page, as QEMU does; else neighbours are joined.
+    extents : int64 array, shape (capacity, 2)
+        Receives (offset, length) in bytes.
+    faults : int64 array
+        See `balloonlab.kernels.faults`; the position is the range's number.
+
+    Returns
+    -------
+    int
+        Extents written.
+    """
+    slots = memory.slots
+    n = 0
+    i = position[0]
+    done = position[1]
+    while i < ranges.shape[0]:
+        pfn = ranges[i, 0] + done
+        end = ranges[i, 0] + ranges[i, 1]
+        if done == 0 and not _all_balloonable(slots, pfn, ranges[i, 1]):
+            blame(faults, OUTSIDE_RAM, i)
+            i += 1
+            continue
+        while pfn < end and n < extents.shape[0]:
+            row = find_slot(slots, pfn)
+            position[2] += 1
+            into = pfn - slots[row, START]
+            step = 1 if by_page else min(end - pfn, slots[row, N_PAGES] - into)
+            offset = (slots[row, FIRST_PAGE] + into) * PAGE_BYTES
+            length = step * PAGE_BYTES
+            if not by_page and n > 0 and extents[n - 1, 0] + extents[n - 1, 1] == offset:
+                extents[n - 1, 1] += length
+            elif not by_page and n > 0 and offset + length == extents[n - 1, 0]:
+                extents[n - 1, 0] = offset
+                extents[n - 1, 1] += length
+            else:
+                extents[n, 0] = offset
+                extents[n, 1] = length
+                n += 1
+            pfn += step
+        done = pfn - ranges[i, 0]
+        if pfn < end:
+            break
+        i += 1
+        done = 0
+    position[0] = i
+    position[1] = done
+    return n
+
+
+@kernel
+def discard(memory, extents, advice):
+    """One madvise an extent; return how many failed."""
+    failed = 0
+    for i in range(extents.shape[0]):
+        if advise(memory.base_address + extents[i, 0], extents[i, 1], advice) != 0:
+            failed += 1
+    return failed
+
+
+@kernel
+def touch(ram, first_page, n_pages):
+    """Write each page's signature into its first word, so that the host must back it."""
+    words = ram.view(np.uint64)
+    for page in range(first_page, first_page + n_pages):
+        words[page * (PAGE_BYTES // 8)] = np.uint64(page + 1) * SIGNATURE
+
+
+@kernel
+def count_lost(ram, n_pages, ballooned):
+    """Count the pages outside the balloon whose signature is gone.
+
+    `ballooned` is a bitmap over the pages of `ram`; pages in it are not read.
+    """
+    words = ram.view(np.uint64)
+    lost = 0
+    for page in range(n_pages):
+        bit = ballooned[page >> 6] >> np.uint64(page & 63)
+        if bit & ONE == ZERO:
+            if words[page * (PAGE_BYTES // 8)] != np.uint64(page + 1) * SIGNATURE:
+                lost += 1
+    return lost

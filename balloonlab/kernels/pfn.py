@@ -1,0 +1,49 @@
+"""The legacy format on the wire: little-endian 32-bit page numbers, 256 a buffer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .compile import kernel
+from .faults import BUFFER_LENGTH, blame
+
+PFNS_PER_BUFFER = 256
+
+
+@kernel
+def write_pfns(pfns, area):
+    """Put a batch of pages into the buffer; pages beyond 32 bits are the caller's to refuse."""
+    for i in range(pfns.size):
+        area[i] = np.uint32(pfns[i])
+
+
+@kernel
+def decode_pfns(words, n_bytes, ranges, faults):
+    """Turn one buffer into ranges of one page each.
+
+    Parameters
+    ----------
+    words : uint64 array
+        The host's own copy of the buffer.
+    n_bytes : int
+        Length of the buffer.
+    ranges : int64 array, shape (>= n_bytes // 4, 2)
+        Receives (start_pfn, n_pages) in wire order.
+    faults : int64 array
+        See `balloonlab.kernels.faults`.
+
+    Returns
+    -------
+    int
+        Rows written.
+    """
+    n = n_bytes // 4
+    for i in range(n):
+        word = words[i >> 1]
+        if i & 1:
+            word >>= np.uint64(32)
+        ranges[i, 0] = np.int64(word & np.uint64(0xFFFFFFFF))
+        ranges[i, 1] = 1
+    if n_bytes % 4 != 0:
+        blame(faults, BUFFER_LENGTH, 4 * n)
+    return n

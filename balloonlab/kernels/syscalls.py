@@ -1,0 +1,67 @@
+"""The four system calls of the timed path, callable from compiled code.
+
+An ``ExternalFunction`` is resolved by name in the running process, so kernels
+that use it can be cached (a ctypes pointer would be baked in and refused). It
+is only resolved when a kernel that needs it is compiled: on a platform without
+eventfd or madvise everything else still works.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+
+import numpy as np
+from numba import config, types
+
+from .compile import kernel
+
+CLOCK_MONOTONIC = 1
+
+if config.DISABLE_JIT:
+
+    def advise(address: int, length_bytes: int, advice: int) -> int:
+        madvise = ctypes.CDLL(None).madvise
+        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        return int(madvise(int(address), int(length_bytes), int(advice)))
+
+    def signal_event(fd: int, cell: np.ndarray) -> None:
+        os.write(int(fd), (1).to_bytes(8, "little"))
+
+    def wait_event(fd: int, cell: np.ndarray) -> None:
+        os.read(int(fd), 8)
+
+    def now_ns(cell: np.ndarray) -> int:
+        return time.monotonic_ns()
+
+else:
+    _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
+    _write = types.ExternalFunction("write", types.intp(types.int32, types.intp, types.uintp))
+    _read = types.ExternalFunction("read", types.intp(types.int32, types.intp, types.uintp))
+    _clock = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
+
+    @kernel
+    def advise(address, length_bytes, advice):
+        """``madvise(2)``; 0, or -1 on error."""
+        return _madvise(address, length_bytes, advice)
+
+    @kernel
+    def signal_event(fd, cell):
+        """Add 1 to the eventfd `fd`; `cell` is int64 scratch, shape (2,)."""
+        cell[0] = 1
+        _write(fd, cell.ctypes.data, 8)
+
+    @kernel
+    def wait_event(fd, cell):
+        """Sleep until the eventfd `fd` is non-zero, then take its count.
+
+        May return early when a signal arrives: callers look again and wait again.
+        """
+        _read(fd, cell.ctypes.data, 8)
+
+    @kernel
+    def now_ns(cell):
+        """CLOCK_MONOTONIC in ns; about 24 ns a call. `cell`: int64 scratch, shape (2,)."""
+        _clock(CLOCK_MONOTONIC, cell.ctypes.data)
+        return cell[0] * 1_000_000_000 + cell[1]

@@ -1,0 +1,154 @@
+"""A split virtqueue, virtio 1.x section 2.7: both ends of its three areas.
+
+The layout is the specification's; the fields are read and written where they
+stand in guest memory. The driver keeps one chain in flight and starts it at
+descriptor 0, as the balloon driver does: its queue is empty at every send.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .compile import kernel
+from .intrinsics import fence, load_acquire, store_release
+from .memory import resolve
+from .syscalls import signal_event, wait_event
+
+DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
+FLAGS, INDEX, ENTRIES = 0, 1, 2  # of the available and the used area, in 16-bit words
+NO_NOTIFY = 1  # used.flags: the device asks for no kicks
+NO_INTERRUPT = 1  # avail.flags: the driver asks for no calls
+
+DESCRIPTOR = np.dtype([("addr", "<u8"), ("len", "<u4"), ("flags", "<u2"), ("next", "<u2")])
+USED_ENTRY = np.dtype([("id", "<u4"), ("len", "<u4")])
+
+STOP, BROKEN = 0, 1
+"""Cells of `Ring.control`: leave the loop; why the device needs a reset (0: it does not)."""
+
+(BAD_INDEX, BAD_HEAD, BAD_LOOP, BAD_FLAGS, BAD_ADDRESS, BAD_LENGTH) = range(1, 7)
+DEVICE_DIED, INTERRUPTED = 7, 8
+
+BROKEN_REASONS = {
+    BAD_INDEX: "the available index ran ahead by more than the queue's size",
+    BAD_HEAD: "a descriptor number is outside the queue",
+    BAD_LOOP: "a descriptor chain is longer than the queue",
+    BAD_FLAGS: "a descriptor is device-writable or indirect, which this queue has no use for",
+    BAD_ADDRESS: "a descriptor points outside the guest's memory",
+    BAD_LENGTH: "a descriptor chain is longer than any message of the format",
+    DEVICE_DIED: "the device's thread ended with an error",
+    INTERRUPTED: "the run was interrupted",
+}
+
+
+class Ring(NamedTuple):
+    """Views of one virtqueue and what its two ends share."""
+
+    desc: np.ndarray  # DESCRIPTOR, shape (size,)
+    avail: np.ndarray  # uint16: flags, idx, ring[size], used_event
+    used: np.ndarray  # uint16 view of flags and idx
+    used_ring: np.ndarray  # USED_ENTRY, shape (size,)
+    events: np.ndarray  # int64, shape (2,): eventfds of kick and call
+    control: np.ndarray  # int64, shape (2,): see STOP and BROKEN
+    taken: np.ndarray  # int64, shape (1,): used entries the driver has seen
+
+
+KICK, CALL = 0, 1
+
+
+@kernel
+def describe(ring, i, gpa, n_bytes, more):
+    """Fill descriptor `i`; with `more` the chain goes on at ``i + 1``."""
+    ring.desc[i]["addr"] = np.uint64(gpa)
+    ring.desc[i]["len"] = np.uint32(n_bytes)
+    ring.desc[i]["flags"] = np.uint16(DESC_NEXT if more else 0)
+    ring.desc[i]["next"] = np.uint16(i + 1 if more else 0)
+
+
+@kernel
+def send(ring, cell):
+    """Offer the chain at descriptor 0, kick, and wait until the device has used it.
+
+    Blocks on the call eventfd; with NO_INTERRUPT set in ``avail.flags`` it polls
+    the used index instead (the patch's busy wait). False when the device broke.
+    """
+    size = ring.desc.size
+    index = np.int64(ring.avail[INDEX])
+    ring.avail[ENTRIES + index % size] = np.uint16(0)
+    store_release(ring.avail, INDEX, np.uint16((index + 1) & 0xFFFF))
+    fence()
+    if load_acquire(ring.used, FLAGS) & NO_NOTIFY == 0:
+        signal_event(ring.events[KICK], cell)
+    busy = ring.avail[FLAGS] & NO_INTERRUPT != 0
+    seen = ring.taken[0] & 0xFFFF
+    while np.int64(load_acquire(ring.used, INDEX)) == seen:
+        if load_acquire(ring.control, BROKEN) != 0:
+            return False
+        if not busy:
+            wait_event(ring.events[CALL], cell)
+    ring.taken[0] += 1
+    return True
+
+
+@kernel
+def fetch(ring, memory, head, copy):
+    """Copy a chain's buffers out of guest memory, each byte read once.
+
+    What the device validates is its own copy, which the guest cannot change.
+
+    Parameters
+    ----------
+    ring : Ring
+    memory : balloonlab.kernels.memory.Memory
+    head : int
+        First descriptor.
+    copy : uint8 array
+        Receives the bytes.
+
+    Returns
+    -------
+    int
+        Bytes copied, or minus the reason (BAD_...) that the queue is corrupt.
+    """
+    i = head
+    total = 0
+    for _ in range(ring.desc.size):
+        if i >= ring.desc.size:
+            return -BAD_HEAD
+        gpa = np.int64(ring.desc[i]["addr"])
+        n_bytes = np.int64(ring.desc[i]["len"])
+        flags = np.int64(ring.desc[i]["flags"])
+        follows = np.int64(ring.desc[i]["next"])
+        if flags & (DESC_WRITE | DESC_INDIRECT) != 0:
+            return -BAD_FLAGS
+        offset = resolve(memory, gpa, n_bytes)
+        if offset < 0:
+            return -BAD_ADDRESS
+        if total + n_bytes > copy.size:
+            return -BAD_LENGTH
+        copy[total : total + n_bytes] = memory.ram[offset : offset + n_bytes]
+        total += n_bytes
+        if flags & DESC_NEXT == 0:
+            return total
+        i = follows
+    return -BAD_LOOP
+
+
+@kernel
+def give_back(ring, head, used, cell):
+    """Put a chain on the used ring as entry number `used`, and call unless told not to."""
+    entry = used % ring.desc.size
+    ring.used_ring[entry]["id"] = np.uint32(head)
+    ring.used_ring[entry]["len"] = np.uint32(0)
+    store_release(ring.used, INDEX, np.uint16((used + 1) & 0xFFFF))
+    fence()
+    if load_acquire(ring.avail, FLAGS) & NO_INTERRUPT == 0:
+        signal_event(ring.events[CALL], cell)
+
+
+@kernel
+def give_up(ring, reason, cell):
+    """Stop the device for good (virtio's DEVICE_NEEDS_RESET) and wake the driver."""
+    store_release(ring.control, BROKEN, np.int64(reason))
+    signal_event(ring.events[CALL], cell)

@@ -1,0 +1,132 @@
+"""One case of the laboratory: everything that is chosen before it is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import wire
+from ..host import DISCARDS
+from ..layout import check_sizes
+from ..pages import Buddy, as_pfns, check_in_ram
+from ..pages.patterns import PATTERNS
+from ..sizes import PAGE_BYTES, Size, format_size, parse_pages
+
+OPERATIONS = ("inflate",)
+HOSTS = ("lab",)
+WAITS = ("block", "busy")
+
+Pattern = str | npt.ArrayLike
+
+
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checked measurement case; `make` builds one from what users write.
+
+    Attributes
+    ----------
+    pfns : uint64 array or None
+        The balloon's pages in order; None when an idle guest's allocator chooses.
+    """
+
+    memory_pages: int
+    balloon_pages: int
+    protocol: str
+    pattern: str
+    discard: str
+    touched: bool
+    thp: bool
+    wait: str
+    repeats: int
+    operation: str = "inflate"
+    host: str = "lab"
+    pfns: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def make(
+        cls,
+        memory: Size,
+        balloon: Size | None,
+        protocol: str,
+        pattern: Pattern,
+        operation: str,
+        touched: bool,
+        thp: bool,
+        repeats: int,
+        host: str,
+        discard: str | None,
+        wait: str,
+    ) -> Case:
+        """Check every argument of `balloonlab.measure`; see there."""
+        default = wire.get(protocol).discard
+        discard = default if discard is None else discard
+        _check_choice("operation", operation, OPERATIONS)
+        _check_choice("host", host, HOSTS)
+        _check_choice("discard", discard, DISCARDS)
+        _check_choice("wait", wait, WAITS)
+        for name, value in (("touched", touched), ("thp", thp)):
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"{name} must be True or False, got {value!r}")
+        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+            raise ValueError(f"repeats must be a whole number of at least 1, got {repeats!r}")
+        if isinstance(pattern, str):
+            _check_choice("pattern", pattern, tuple(PATTERNS))
+            name = pattern
+            if balloon is None:
+                balloon = parse_pages(memory, "memory") // 8 * 7 * PAGE_BYTES
+            memory_pages, balloon_pages = check_sizes(memory, balloon)
+            pfns = None if name == "idle" else PATTERNS[name](memory, balloon)
+        else:
+            name = "custom"
+            pfns = as_pfns(pattern)
+            size = pfns.size * PAGE_BYTES
+            if balloon is not None and parse_pages(balloon, "balloon") != pfns.size:
+                raise ValueError(
+                    f"balloon must be the size of the pages given as pattern= "
+                    f"({format_size(size)}, {pfns.size} pages) or left out, got {balloon!r}"
+                )
+            memory_pages, balloon_pages = check_sizes(memory, size)
+            check_in_ram(pfns, memory_pages)
+        if balloon_pages == 0:
+            raise ValueError("balloon must hold at least one page to be measured, got 0")
+        return cls(
+            memory_pages=memory_pages,
+            balloon_pages=balloon_pages,
+            protocol=protocol,
+            pattern=name,
+            discard=discard,
+            touched=bool(touched),
+            thp=bool(thp),
+            wait=wait,
+            repeats=repeats,
+            pfns=pfns,
+        )
+
+    @property
+    def memory_bytes(self) -> int:
+        """RAM of the guest."""
+        return self.memory_pages * PAGE_BYTES
+
+    @property
+    def balloon_bytes(self) -> int:
+        """Size of the balloon."""
+        return self.balloon_pages * PAGE_BYTES
+
+    def allocator(self) -> Buddy:
+        """Make the guest's allocator in the state that this case starts from."""
+        if self.pfns is None:
+            return Buddy.idle(self.memory_pages)
+        return Buddy.holding(self.memory_pages, self.pfns)
+
+    def label(self) -> str:
+        """Name the case on one line, for progress bars."""
+        state = "touched" if self.touched else "untouched"
+        return f"{self.protocol} + {self.discard} discard, {state}"

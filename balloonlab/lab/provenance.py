@@ -1,0 +1,79 @@
+"""Where a number comes from: machine, kernel, versions, commit, time."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from ..host.ram import THP_SWITCH
+
+PACKAGES = ("balloonlab", "numba", "llvmlite", "numpy", "pandas")
+
+
+def cpu_model() -> str:
+    """Name the processor as the kernel does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def thp_state() -> str:
+    """Tell the system's setting of transparent huge pages: always, madvise, never or absent."""
+    try:
+        return THP_SWITCH.read_text().split("[")[1].split("]")[0]
+    except (OSError, IndexError):
+        return "absent"
+
+
+def commit() -> str | None:
+    """Tell the commit that this code came from, with ``-dirty`` where files were changed.
+
+    None where it is neither a git checkout nor installed from one.
+    """
+    top = Path(__file__).parents[2]
+    if (top / ".git").exists():
+        command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=12"]
+        try:
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+    try:
+        origin = metadata.distribution("balloonlab").read_text("direct_url.json")
+    except metadata.PackageNotFoundError:
+        return None
+    return json.loads(origin).get("vcs_info", {}).get("commit_id") if origin else None
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe what a run of this moment would run on."""
+    return {
+        "utc_time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cpu_model": cpu_model(),
+        "cpu_count": psutil.cpu_count(),
+        "machine": platform.machine(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "kernel": f"{platform.system()} {platform.release()}",
+        "thp": thp_state(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "commit": commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,121 @@
+"""The report that ``balloonlab reproduce`` prints."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from ..sizes import PAGE_BYTES, format_size
+from .floor import PROTOCOL as FLOOR
+from .reproduce import Reproduction
+
+COUNTS = ("kicks", "madvise calls")
+WIDTH = 100
+"""Columns of the report where the output is no terminal."""
+
+
+def _cell(row: str, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if row in COUNTS:
+        return f"{value:,.0f}"
+    if row == "wire bytes":
+        return format_size(int(value))
+    if row == "speed-up":
+        return f"{value:.1f}x"
+    return f"{value:,.1f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def render_table(table: pd.DataFrame) -> Table:
+    """Turn `Reproduction.table` into a table for the terminal."""
+    view = Table(title="Inflating the balloon: stages of the repeat with the median total")
+    view.add_column("")
+    for group, protocol in table.columns:
+        source, state = group.split(", ")
+        view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
+    for row in table.index:
+        total = row == "total, ms"
+        cells = [_cell(row, value) for value in table.loc[row]]
+        view.add_row(row, *cells, style="bold" if total else None, end_section=total)
+    return view
+
+
+def findings(result: Reproduction) -> list[str]:
+    """Say what the run showed, a sentence a line; every number is ``lab``."""
+    arguments = result.meta["arguments"]
+    lines = [
+        f"Guest of {format_size(arguments['memory_bytes'])}, balloon of "
+        f"{format_size(arguments['balloon_bytes'])}, {arguments['repeats']} repeats after a "
+        f"warm-up, no huge pages; {result.meta['cpu_model']}, {result.meta['kernel']}."
+    ]
+    if result.meta["scaled_down_from_bytes"]:
+        lines.append(
+            f"SCALED DOWN from {format_size(result.meta['scaled_down_from_bytes'])}: less memory "
+            "is available here, so totals do not compare with the paper's."
+        )
+    for touched in (False, True):
+        ratio = result.ratio("pfn", "bitmap-v4", touched)
+        if ratio is not None:
+            state = "touched" if touched else "untouched"
+            lines.append(f"lab, {state}: pfn takes {ratio:.1f} times as long as bitmap-v4.")
+    ratio = result.ratio("bitmap-v4", FLOOR, True)
+    if ratio is not None:
+        lines.append(
+            f"lab, touched: bitmap-v4 takes {ratio:.2f} times one madvise over the same bytes."
+        )
+    return lines + _memory_findings(result)
+
+
+def _memory_findings(result: Reproduction) -> list[str]:
+    checks = pd.DataFrame(result.meta["checks"])
+    touched = checks[checks["touched"]]
+    balloon = touched["balloon_pages"] * PAGE_BYTES
+    share = touched["rss_fall_bytes"] / balloon
+    lost = int(touched["lost_pages"].fillna(0).sum())
+    return [
+        f"lab, touched: RSS fell by {100 * share.min():.2f} to {100 * share.max():.2f} % of the "
+        f"balloon in {len(touched)} repeats; mincore finds no ballooned page backed; "
+        f"{lost} pages outside the balloon lost their contents."
+    ]
+
+
+def render(result: Reproduction) -> Group:
+    """Build the whole report."""
+    note = (
+        "paper: kicks, wire bytes and madvise calls follow from the format (256 PFNs a kick, "
+        "one madvise a page); bitmap-v4 was not broken down."
+    )
+    lines = [*findings(result), note]
+    if result.folder is not None:
+        lines.append(f"Results: {result.folder}")
+    return Group(render_table(result.table()), Text("\n".join(lines)))
+
+
+def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
+    """Build the report of ``balloonlab bench``."""
+    view = Table(title="Kernels against memory and peers, this machine (lab)")
+    for heading in ("task", "contender"):
+        view.add_column(heading)
+    for heading in ("median, ms", "ns an item", "ratio to reading"):
+        view.add_column(heading, justify="right")
+    for task, group in rows.groupby("task", sort=False):
+        last = len(group) - 1
+        for i, row in enumerate(group.itertuples()):
+            view.add_row(
+                str(task) if i == 0 else "",
+                str(row.contender),
+                f"{row.median_ms:.3g}",
+                f"{row.ns_per_item:.2f} ns/{row.item}",
+                f"{row.ratio:.2f}",
+                end_section=i == last,
+            )
+    lines = ["numpy, bitarray and pyroaring make a bitmap only; balloonlab makes the message."]
+    if missing:
+        lines.append(
+            f"Left out, not installed: {', '.join(missing)} (pip install balloonlab[test])."
+        )
+    return Group(view, Text("\n".join(lines)))

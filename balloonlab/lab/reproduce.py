@@ -1,0 +1,264 @@
+"""The main job: the headline of 2016, measured here and shown beside the paper's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..sizes import GIB, PAGE_BYTES, Size, format_size, parse_pages
+from .case import Case
+from .floor import PROTOCOL as FLOOR
+from .floor import run_floor
+from .measure import Repeat, check_facilities, run_case
+from .progress import Progress
+from .provenance import describe_machine
+from .published import published
+from .resources import available_bytes, check_available, largest_guest
+from .store import Store, load
+
+DEFAULT_MEMORY = 8 * GIB
+DEFAULT_OUT = "balloonlab-reproduce"
+
+STAGE_LABELS = {
+    "allocate": "a allocate, ms",
+    "send": "b send, ms",
+    "translate": "c translate, ms",
+    "discard": "d discard, ms",
+    "remainder": "remainder, ms",
+}
+
+GROUPS = ("paper, idle", "lab, untouched", "lab, touched")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """The headline comparison of one machine.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        Every raw repeat; columns as in `balloonlab.measure`.
+    meta : dict
+        Machine, versions, commit, arguments, checks.
+    folder : pathlib.Path or None
+        Where ``timings.csv``, ``meta.json`` and the figure are.
+    """
+
+    frame: pd.DataFrame
+    meta: dict[str, Any] = field(repr=False)
+    folder: Path | None = None
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Reproduction:
+        """Read a stored reproduction."""
+        frame, meta = load(folder)
+        return cls(frame, meta, Path(folder))
+
+    def table(self) -> pd.DataFrame:
+        """Put paper and machine side by side.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns (source and memory, protocol); rows: stages and total in ms, kicks,
+            wire bytes, madvise calls, GiB/s, speed-up over ``pfn`` of the same
+            source. Of each case the repeat with the median total is shown, so that
+            its stages sum to its total. NaN where nothing was published.
+        """
+        columns = {("paper, idle", name): _paper_column(name) for name in ("pfn", "bitmap-v4")}
+        for touched in (False, True):
+            for protocol in ("pfn", "bitmap-v4", FLOOR):
+                repeat = median_repeat(self.frame, protocol, touched)
+                if len(repeat):
+                    group = GROUPS[2] if touched else GROUPS[1]
+                    columns[group, protocol] = _lab_column(repeat)
+        table = pd.DataFrame(columns)
+        legacy = table.loc["total, ms"].xs("pfn", level=1)
+        for group, protocol in table.columns:
+            total = table.loc["total, ms", (group, protocol)]
+            if group in legacy.index:
+                table.loc["speed-up", (group, protocol)] = legacy[group] / total
+        return table
+
+    def ratio(self, protocol: str, over: str, touched: bool) -> float | None:
+        """Divide the median totals of two protocols; None where one was not measured."""
+        totals = [_totals(self.frame, name, touched) for name in (protocol, over)]
+        if any(total.empty for total in totals):
+            return None
+        return float(totals[0].median() / totals[1].median())
+
+    def figure(self) -> Any:
+        """Draw the headline figure; see `balloonlab.figures.headline`."""
+        from ..figures import headline
+
+        return headline(self.frame)
+
+
+def _paper_column(protocol: str) -> dict[str, float]:
+    rows = published().query("protocol == @protocol")
+    column = {
+        STAGE_LABELS[stage]: time_ms
+        for stage, time_ms in zip(rows["stage"], rows["time_ms"], strict=True)
+        if stage in STAGE_LABELS
+    }
+    first = rows.iloc[0]
+    return column | _sums(rows["time_ms"].sum(), first)
+
+
+def _lab_column(repeat: pd.DataFrame) -> dict[str, float]:
+    stages = repeat.groupby("stage")["time_ns"].sum() / 1e6
+    column = {STAGE_LABELS[str(stage)]: float(time_ms) for stage, time_ms in stages.items()}
+    return column | _sums(stages.sum(), repeat.iloc[0])
+
+
+def _sums(total_ms: float, row: pd.Series) -> dict[str, float]:
+    return {
+        "total, ms": total_ms,
+        "kicks": row["n_kicks"],
+        "wire bytes": row["wire_bytes"],
+        "madvise calls": row["n_discards"],
+        "GiB/s": row["balloon_bytes"] / GIB / (total_ms / 1e3),
+    }
+
+
+def _totals(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.Series:
+    chosen = frame[(frame["protocol"] == protocol) & (frame["touched"] == touched)]
+    return chosen.groupby("repeat")["time_ns"].sum()
+
+
+def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
+    """Pick the rows of the repeat with the (lower) median total; empty if there is none."""
+    totals = _totals(frame, protocol, touched).sort_values()
+    if totals.empty:
+        return frame.iloc[:0]
+    repeat = totals.index[(len(totals) - 1) // 2]
+    return frame[
+        (frame["protocol"] == protocol)
+        & (frame["touched"] == touched)
+        & (frame["repeat"] == repeat)
+    ]
+
+
+def reproduce(
+    memory: Size | None = None,
+    balloon: Size | None = None,
+    repeats: int = 3,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Reproduction:
+    """Measure the headline comparison on this machine.
+
+    ``pfn`` with page-wise discard against ``bitmap-v4`` with range discard, on
+    memory that the host backs (touched) and does not (untouched), without huge
+    pages, and one ``madvise`` over the same bytes as the floor. Each case has one
+    warm-up and `repeats` measured repeats.
+
+    Parameters
+    ----------
+    memory : int or str, optional
+        RAM of the guest; 8 GiB, or as much as fits where that is short.
+    balloon : int or str, optional
+        7/8 of the memory by default.
+    repeats : int
+        Measured repeats of each case.
+    out : path-like, optional
+        Folder for ``timings.csv`` (each repeat is on disk before the next starts),
+        ``meta.json`` and the figure as SVG and PNG. Nothing is written without.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
+        As `balloonlab.measure`.
+    """
+    check_facilities()
+    memory_bytes, scaled = _choose_memory(memory)
+    if balloon is None:
+        balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES
+    plan = _plan(memory_bytes, balloon, repeats)
+    for case, _ in plan:
+        check_available(case.memory_bytes, case.touched)
+    meta = describe_machine() | {
+        "command": "reproduce",
+        "arguments": {
+            "memory_bytes": memory_bytes,
+            "balloon_bytes": plan[0][0].balloon_bytes,
+            "repeats": repeats,
+        },
+        "scaled_down_from_bytes": DEFAULT_MEMORY if scaled else None,
+        "finished": False,
+    }
+    store = Store(out) if out is not None else None
+    if store:
+        store.write_meta(meta)
+    done: list[Repeat] = []
+    with Progress(len(plan) * (repeats + 1), progress) as bar:
+        for case, is_floor in plan:
+            for repeat in _run(case, is_floor, bar):
+                done.append(repeat)
+                if store:
+                    store.append(repeat.frame)
+    meta["checks"] = [repeat.check for repeat in done]
+    meta["finished"] = True
+    result = Reproduction(
+        pd.concat([repeat.frame for repeat in done], ignore_index=True),
+        meta,
+        store.folder if store else None,
+    )
+    if store:
+        from ..figures import save
+
+        store.write_meta(meta)
+        save(result.figure(), store.folder / "headline")
+    return result
+
+
+def _run(case: Case, is_floor: bool, progress: Progress) -> Iterator[Repeat]:
+    return run_floor(case, progress) if is_floor else run_case(case, progress)
+
+
+def _plan(memory: Size, balloon: Size, repeats: int) -> list[tuple[Case, bool]]:
+    """List the cases, and which of them is the floor."""
+
+    def case(protocol: str, touched: bool) -> Case:
+        return Case.make(
+            memory=memory,
+            balloon=balloon,
+            protocol=protocol,
+            pattern="idle",
+            operation="inflate",
+            touched=touched,
+            thp=False,
+            repeats=repeats,
+            host="lab",
+            discard=None,
+            wait="block",
+        )
+
+    measured = [(case(p, t), False) for t in (False, True) for p in ("pfn", "bitmap-v4")]
+    return [*measured, (case("bitmap-v4", True), True)]
+
+
+def _choose_memory(memory: Size | None) -> tuple[int, bool]:
+    """Take what the user asked for, else 8 GiB or the largest guest that fits."""
+    if memory is not None:
+        return parse_pages(memory, "memory") * PAGE_BYTES, False
+    fits = largest_guest(touched=True, available=available_bytes())
+    if fits >= DEFAULT_MEMORY:
+        return DEFAULT_MEMORY, False
+    if fits <= 0:
+        raise MemoryError(
+            f"only {format_size(available_bytes())} are available here: "
+            "too little for any guest; free memory and try again"
+        )
+    return fits, True

@@ -1,0 +1,107 @@
+"""From interval logs to stage times, and the columns of the tidy frame."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..kernels import clock
+from .case import Case
+
+COLUMNS = [
+    *("run_id", "source", "protocol", "discard", "pattern", "operation", "touched", "thp", "wait"),
+    *("memory_bytes", "balloon_bytes", "repeat", "stage", "part", "time_ns", "n_pages"),
+    *("n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards"),
+]
+"""One row a stage part. Within a repeat, ``time_ns`` of all rows sums to the wall time;
+the counts stand for the whole operation and are the same in each of its rows."""
+
+STAGES = ("allocate", "send", "translate", "discard", "remainder")
+"""The paper's stages a to d, and what of the wall time is in none of them."""
+
+
+def _sums(log: clock.Log) -> npt.NDArray[np.int64]:
+    length = int(log.length[0])
+    if length > log.rows.shape[0]:
+        raise RuntimeError(
+            f"the stage log overflowed: {length} intervals for {log.rows.shape[0]} rows; "
+            "this is a bug in balloonlab, please report the case"
+        )
+    rows = log.rows[:length]
+    sums = np.zeros(6, np.int64)
+    np.add.at(sums, rows[:, 0], rows[:, 2] - rows[:, 1])
+    return sums
+
+
+def stage_times(guest: clock.Log, host: clock.Log, wall_ns: int) -> dict[tuple[str, str], int]:
+    """Attribute the wall time of an inflation to its stages.
+
+    The guest waits while the host works, so the two logs form one sequence: what
+    the round trips took beyond the host's own intervals is notification (kick,
+    wake-up of the host, call, wake-up of the guest). What no interval covers is
+    the remainder.
+
+    Parameters
+    ----------
+    guest, host : balloonlab.kernels.clock.Log
+    wall_ns : int
+        The operation, read outside the compiled code.
+
+    Returns
+    -------
+    dict
+        (stage, part) to ns; the values sum to `wall_ns`.
+    """
+    own, device = _sums(guest), _sums(host)
+    served = int(device.sum())
+    notify = int(own[clock.ROUND_TRIP]) - served
+    return {
+        ("allocate", "all"): int(own[clock.ALLOCATE]),
+        ("send", "pack"): int(own[clock.PACK]),
+        ("send", "notify"): notify,
+        ("send", "decode"): int(device[clock.DECODE]),
+        ("translate", "all"): int(device[clock.TRANSLATE]),
+        ("discard", "all"): int(device[clock.DISCARD]),
+        ("remainder", "all"): wall_ns - int(own.sum()),
+    }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an operation took besides time."""
+
+    n_kicks: int = 0
+    wire_bytes: int = 0
+    n_records: int = 0
+    n_translations: int = 0
+    n_discards: int = 0
+
+
+def make_frame(
+    case: Case, run_id: str, repeat: int, work: Work, times: dict[tuple[str, str], int]
+) -> pd.DataFrame:
+    """Build the rows of one repeat, one a stage part; columns are `COLUMNS`."""
+    common = {
+        "run_id": run_id,
+        "source": case.host,
+        "protocol": case.protocol,
+        "discard": case.discard,
+        "pattern": case.pattern,
+        "operation": case.operation,
+        "touched": case.touched,
+        "thp": case.thp,
+        "wait": case.wait,
+        "memory_bytes": case.memory_bytes,
+        "balloon_bytes": case.balloon_bytes,
+        "repeat": repeat,
+        "n_pages": case.balloon_pages,
+        **asdict(work),
+    }
+    rows = [
+        {**common, "stage": stage, "part": part, "time_ns": time_ns}
+        for (stage, part), time_ns in times.items()
+    ]
+    return pd.DataFrame(rows, columns=COLUMNS)

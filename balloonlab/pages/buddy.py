@@ -1,0 +1,110 @@
+"""The guest's page allocator, from which an inflation takes its pages."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import buddy as kernels
+from ..layout import ram_ranges, zones
+from .checks import as_pfns, check_in_ram
+
+
+class Buddy:
+    """A binary buddy allocator over a PC guest's RAM: orders 0 to 10, zone by zone.
+
+    Parameters
+    ----------
+    memory_pages : int
+        RAM in 4 KiB pages.
+
+    Notes
+    -----
+    Behaves as Linux's page allocator does for single pages: the smallest free
+    block that serves is split, its upper halves go back to the free lists, and a
+    freed block is joined with its buddy. Zones as in `balloonlab.layout.zones`.
+    """
+
+    def __init__(self, memory_pages: int) -> None:
+        self.memory_pages = memory_pages
+        n = ram_ranges(memory_pages)[-1].end
+        if n >= 1 << 31:
+            raise ValueError(
+                f"memory_pages must stay below 2**31 (8 TiB), got {memory_pages}: "
+                "the allocator links pages by 32-bit numbers"
+            )
+        ends = [zone.end for zone in zones(memory_pages)]
+        self.blocks = kernels.Blocks(
+            next=np.full(n, kernels.NONE, np.int32),
+            previous=np.full(n, kernels.NONE, np.int32),
+            order=np.full(n, kernels.NONE, np.int8),
+            heads=np.full((len(ends), kernels.N_ORDERS), kernels.NONE, np.int64),
+            zone_ends=np.array(ends, np.int64),
+        )
+
+    @classmethod
+    def idle(cls, memory_pages: int) -> Buddy:
+        """Make an allocator with all RAM free, in the largest blocks there are."""
+        buddy = cls(memory_pages)
+        for number, (start, end) in enumerate(zones(memory_pages)):
+            kernels.free_range(buddy.blocks, number, start, end)
+        return buddy
+
+    @classmethod
+    def holding(cls, memory_pages: int, pfns: npt.ArrayLike) -> Buddy:
+        """Make an allocator whose free memory is exactly `pfns`, handed out in that order.
+
+        The pages stand on the free list of order 0, unjoined.
+
+        Raises
+        ------
+        ValueError
+            A page is not the guest's RAM or comes twice.
+        """
+        pages = as_pfns(pfns)
+        check_in_ram(pages, memory_pages)
+        buddy = cls(memory_pages)
+        kernels.free_pages_in_order(buddy.blocks, pages)
+        return buddy
+
+    def take(self, n_pages: int) -> npt.NDArray[np.uint64]:
+        """Take single pages; fewer than `n_pages` where memory runs out."""
+        pages = np.zeros(n_pages, np.uint64)
+        return pages[: kernels.take_blocks(self.blocks, 0, pages)]
+
+    def take_block(self, order: int) -> int | None:
+        """Take a block of ``2**order`` pages; its first page, or None."""
+        if not 0 <= order < kernels.N_ORDERS:
+            raise ValueError(f"order must be 0 to {kernels.N_ORDERS - 1}, got {order}")
+        first = np.zeros(1, np.uint64)
+        return int(first[0]) if kernels.take_blocks(self.blocks, order, first) else None
+
+    def free(self, pfn: int, order: int = 0) -> None:
+        """Give a block back.
+
+        Raises
+        ------
+        ValueError
+            The block is not aligned to its order, not RAM, or already free.
+        """
+        n = 1 << max(order, 0)
+        inside = any(start <= pfn and pfn + n <= end for start, end in zones(self.memory_pages))
+        if not 0 <= order < kernels.N_ORDERS or pfn % n or not inside:
+            raise ValueError(
+                f"a block must have order 0 to {kernels.N_ORDERS - 1}, start at a multiple of "
+                f"2**order and lie in one zone, got pfn={pfn}, order={order}"
+            )
+        free_above = any(
+            self.blocks.order[pfn & -(1 << above)] >= above for above in range(kernels.N_ORDERS)
+        )
+        if free_above or (self.blocks.order[pfn : pfn + n] != kernels.NONE).any():
+            raise ValueError(
+                f"the block at pfn={pfn} of order={order} is free already, at least in part: "
+                "it cannot be freed twice"
+            )
+        kernels.free_blocks(self.blocks, order, np.array([pfn], np.uint64))
+
+    def free_blocks(self) -> npt.NDArray[np.int64]:
+        """Count the free blocks by order, all zones together, shape (11,)."""
+        orders = self.blocks.order
+        return np.bincount(orders[orders >= 0], minlength=kernels.N_ORDERS)

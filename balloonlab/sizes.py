@@ -1,0 +1,91 @@
+"""Sizes in and out: ``"8GiB"`` to bytes and back; GiB means 2**30."""
+
+from __future__ import annotations
+
+import operator
+import re
+from typing import TypeAlias
+
+import humanize
+
+Size: TypeAlias = int | str
+
+PAGE_BYTES = 4096
+PAGE_SHIFT = 12
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+_UNITS = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+
+def parse_size(size: Size, name: str = "size") -> int:
+    """Turn a size into bytes.
+
+    Parameters
+    ----------
+    size : int or str
+        Bytes, or a number with one of the units B, KiB, MiB, GiB, TiB.
+    name : str
+        The argument's name, for error messages.
+
+    Returns
+    -------
+    int
+        Bytes.
+
+    Raises
+    ------
+    TypeError
+        `size` is neither an integer nor a string.
+    ValueError
+        The unit is unknown, or the size is negative or no whole number of bytes.
+
+    Examples
+    --------
+    >>> parse_size("8GiB")
+    8589934592
+    """
+    if isinstance(size, str):
+        match = _PATTERN.fullmatch(size)
+        unit = _UNITS.get(match[2]) if match else None
+        if match is None or unit is None:
+            raise ValueError(
+                f"{name} must be a number of bytes or a number with one of the units "
+                f"{', '.join(filter(None, _UNITS))} (as in '8GiB'), got {size!r}"
+            )
+        number = float(match[1]) * unit if "." in match[1] else int(match[1]) * unit
+        if number != int(number):
+            raise ValueError(f"{name} must be a whole number of bytes, got {size!r}")
+        return int(number)
+    if isinstance(size, bool):
+        raise TypeError(f"{name} must be bytes (int) or a string such as '8GiB', got {size!r}")
+    try:
+        n_bytes = operator.index(size)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be bytes (int) or a string such as '8GiB', "
+            f"got {size!r} of type {type(size).__name__}"
+        ) from None
+    if n_bytes < 0:
+        raise ValueError(f"{name} must not be negative, got {n_bytes}")
+    return n_bytes
+
+
+def parse_pages(size: Size, name: str = "size") -> int:
+    """Turn a size into a number of 4 KiB pages.
+
+    Parameters and errors as `parse_size`; besides, a size that is no multiple of
+    4 KiB raises ``ValueError``.
+    """
+    n_bytes = parse_size(size, name)
+    if n_bytes % PAGE_BYTES:
+        raise ValueError(
+            f"{name} must be a multiple of the 4 KiB page, got {size!r} "
+            f"({n_bytes} bytes, {n_bytes % PAGE_BYTES} too many)"
+        )
+    return n_bytes // PAGE_BYTES
+
+
+def format_size(n_bytes: int) -> str:
+    """Write a size for people: ``format_size(7 << 30)`` is ``"7 GiB"``."""
+    return humanize.naturalsize(n_bytes, binary=True, format="%.4g")

@@ -1,0 +1,112 @@
+"""How pages are told: one module per wire format, one registry over all.
+
+>>> from balloonlab import wire
+>>> wire.formats()
+['pfn', 'bitmap-v4']
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from .bitmap import SPARE_RUNS, find_runs, pack
+from .bitmap_v4 import BITMAP_V4
+from .format import RANGE, Buffer, Format, decode_buffers
+from .pfn import PFN
+
+__all__ = [
+    "RANGE",
+    "SPARE_RUNS",
+    "Format",
+    "decode",
+    "encode",
+    "find_runs",
+    "formats",
+    "get",
+    "pack",
+]
+
+_FORMATS: dict[str, Format] = {entry.name: entry for entry in (PFN, BITMAP_V4)}
+
+
+def formats() -> list[str]:
+    """List the names of the wire formats, the seed's two first."""
+    return list(_FORMATS)
+
+
+def get(name: str) -> Format:
+    """Look up a wire format.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name.
+    """
+    try:
+        return _FORMATS[name]
+    except (KeyError, TypeError):
+        raise ValueError(f"protocol must be one of {', '.join(_FORMATS)}, got {name!r}") from None
+
+
+def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
+    """Turn page numbers into the buffers that the driver puts on the queue.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,)
+        Pages in the order the guest allocated them. The order shows on the wire
+        in ``pfn``; a bitmap has none.
+    protocol : str
+        One of `formats`.
+
+    Returns
+    -------
+    list of bytes
+        One buffer a kick, as it stands in guest memory: for ``bitmap-v4`` the
+        8-byte response header and the records. No pages give no buffers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Unknown protocol; pages that are not integers, are negative, come twice,
+        or exceed the format (32 bits in ``pfn``, 52 in ``bitmap-v4``).
+
+    Examples
+    --------
+    >>> [buffer.hex() for buffer in encode([1, 2], "pfn")]
+    ['0100000002000000']
+    """
+    return get(protocol).encode(pfns)
+
+
+def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
+    """Turn buffers back into ranges of pages, in wire order.
+
+    Parameters
+    ----------
+    stream : iterable of bytes-like
+        Buffers as `encode` gives them.
+    protocol : str
+        One of `formats`.
+
+    Returns
+    -------
+    structured array, shape (n,)
+        Fields ``start_pfn`` and ``n_pages``, both ``<u8``. ``pfn`` gives one range
+        a page; ``bitmap-v4`` one a block and one a run of bits within a word.
+
+    Raises
+    ------
+    ValueError
+        Unknown protocol, or the first record that cannot be right: which buffer,
+        which byte, which rule.
+
+    Examples
+    --------
+    >>> decode(encode([7, 8], "bitmap-v4"), "bitmap-v4")
+    array([(7, 2)], dtype=[('start_pfn', '<u8'), ('n_pages', '<u8')])
+    """
+    return decode_buffers(get(protocol), stream)

@@ -1,0 +1,144 @@
+"""Page bitmaps, as far as Python callers meet them: pack pages, find runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import bitmap as kernels
+from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS
+from ..pages.checks import PFN_LIMIT, as_pfns, duplicates_message
+from .format import RANGE
+
+WINDOW_WORDS = MAX_BITMAPS * BITMAP_WORDS
+"""Bitmap words of one window: 32 GiB, 1 MiB of bitmap. A smaller guest sees only one."""
+
+
+SPARE_RUNS = kernels.GROUP
+"""Entries that `find_runs` needs beyond the runs."""
+
+
+def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
+    """Set one bit a page.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,), n > 0
+        In any order.
+
+    Returns
+    -------
+    first_pfn : int
+        Page of bit 0: the lowest page, rounded down to a multiple of 64.
+    words : uint64 array
+        The bitmap, least significant bit first, up to the word of the highest page.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No pages, a page twice, or no valid page numbers.
+    """
+    pages = as_pfns(pfns)
+    if pages.size == 0:
+        raise ValueError("pfns must hold at least one page: an empty set has no bitmap")
+    return _pack(pages)
+
+
+def _pack(pages: npt.NDArray[np.uint64]) -> tuple[int, npt.NDArray[np.uint64]]:
+    lowest, low, high = _survey(pages)
+    return _fill(pages, lowest, low & -kernels.WORD, high)
+
+
+def _survey(pages: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], int, int]:
+    lowest = np.empty(-(-pages.size // kernels.WORD), np.uint64)
+    low, high = kernels.survey(pages, lowest)
+    if high >= PFN_LIMIT:
+        raise ValueError(f"pfns must be below 2**52 ({PFN_LIMIT}), got {int(high)}")
+    return lowest, int(low), int(high)
+
+
+def _fill(
+    pages: npt.NDArray[np.uint64], lowest: npt.NDArray[np.uint64], first_pfn: int, high: int
+) -> tuple[int, npt.NDArray[np.uint64]]:
+    words = np.zeros((high - first_pfn) // kernels.WORD + 1, np.uint64)
+    kernels.set_bits(pages, lowest, first_pfn, words)
+    if kernels.count_bits(words) != pages.size:
+        raise ValueError(duplicates_message(pages))
+    return first_pfn, words
+
+
+def pack_windows(
+    pages: npt.NDArray[np.uint64],
+) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
+    """Pack checked pages into bitmaps that hold every window with pages in it.
+
+    One bitmap serves as long as it is no larger than the page array. Pages strewn
+    more thinly (fewer than one in 64 over more than 32 GiB) are sorted and packed
+    window by window: a bitmap over 52-bit page numbers would not fit any memory.
+
+    Yields
+    ------
+    first_pfn, words
+        As `pack`, `first_pfn` a multiple of the window above the first one.
+    """
+    if pages.size == 0:
+        return
+    lowest, low, high = _survey(pages)
+    base = low & -kernels.WORD
+    if (high - base) // kernels.WORD < max(pages.size, WINDOW_WORDS):
+        yield _fill(pages, lowest, base, high)
+        return
+    pages = np.sort(pages)
+    window = (pages - np.uint64(base)) // np.uint64(WINDOW_WORDS * kernels.WORD)
+    cuts = np.flatnonzero(np.diff(window)) + 1
+    for part, number in zip(np.split(pages, cuts), window[np.r_[0, cuts]], strict=True):
+        lowest, _, high = _survey(part)
+        yield _fill(part, lowest, base + int(number) * WINDOW_WORDS * kernels.WORD, high)
+
+
+def find_runs(
+    words: npt.ArrayLike, first_pfn: int = 0, out: npt.NDArray[np.void] | None = None
+) -> npt.NDArray[np.void]:
+    """Find the runs of set bits in a bitmap.
+
+    Parameters
+    ----------
+    words : array-like of uint64, shape (n,)
+        As `pack` returns them.
+    first_pfn : int
+        Page of bit 0.
+    out : structured array of `RANGE`, optional
+        Room for the runs and `SPARE_RUNS` more, to be used again from call to
+        call: fresh memory costs as much as finding the runs.
+
+    Returns
+    -------
+    structured array
+        Fields ``start_pfn`` and ``n_pages``, ascending; no two runs touch. A view of
+        `out` where that was given.
+
+    Raises
+    ------
+    TypeError
+        `words` is not ``uint64``: other types would leave the order of bits open.
+    ValueError
+        `out` is too small or of another type.
+    """
+    bitmap = np.ascontiguousarray(words)
+    if bitmap.dtype != np.uint64 or bitmap.ndim != 1:
+        raise TypeError(
+            f"words must be a one-dimensional uint64 array, got {bitmap.dtype} of shape "
+            f"{bitmap.shape}"
+        )
+    needed = int(kernels.count_runs(bitmap)) + SPARE_RUNS
+    if out is None:
+        out = np.empty(needed, RANGE)
+    elif out.dtype != RANGE or out.size < needed or not out.flags.c_contiguous:
+        raise ValueError(
+            f"out must be a contiguous array of {needed} or more entries of dtype "
+            f"{RANGE}, got {out.size} of {out.dtype}"
+        )
+    n = kernels.find_runs(bitmap, first_pfn, out.view(np.int64).reshape(-1, 2))
+    return out[:n]

@@ -1,0 +1,35 @@
+"""``pfn``: what Linux has sent from the start; 32-bit page numbers, 256 a kick.
+
+virtio 1.x section 5.5.6.1; ``VIRTIO_BALLOON_ARRAY_PFNS_MAX`` in the driver.
+"""
+
+from __future__ import annotations
+
+import numpy.typing as npt
+
+from ..kernels import device
+from ..kernels import pfn as kernels
+from ..pages.checks import as_pfns
+from .bitmap import pack_windows
+from .format import Format
+
+PFN_LIMIT = 1 << 32
+"""A 32-bit page number reaches 16 TiB."""
+
+MAX_MESSAGE_BYTES = 4 * kernels.PFNS_PER_BUFFER
+
+
+def encode(pfns: npt.ArrayLike) -> list[bytes]:
+    """Cut the pages into buffers of 256 in list order; see `balloonlab.wire.encode`."""
+    pages = as_pfns(pfns)
+    if pages.size and pages.max() >= PFN_LIMIT:
+        raise ValueError(
+            f"pfns must be below 2**32 in 'pfn', got {int(pages.max())}: use 'bitmap-v4'"
+        )
+    for _ in pack_windows(pages):  # raises when a page comes twice
+        pass
+    data = pages.astype("<u4").tobytes()
+    return [data[i : i + MAX_MESSAGE_BYTES] for i in range(0, len(data), MAX_MESSAGE_BYTES)]
+
+
+PFN = Format("pfn", device.PFN, MAX_MESSAGE_BYTES, "page", encode, kernels.decode_pfns)
