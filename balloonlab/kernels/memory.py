@@ -17,7 +17,7 @@ from .faults import OUTSIDE_RAM, blame
 from .syscalls import advise
 
 PAGE_BYTES = 4096
-SIGNATURE = np.uint64(0x9E3779B97F4A7C15)  # odd, so no two pages share a product
+SIGNATURE = np.uint64(0x9E3779B97F4A7C15)  # wider than any page number: never cancelled to 0
 
 START, N_PAGES, FIRST_PAGE, BALLOONABLE = range(4)
 """Columns of `Memory.slots`."""
@@ -142,7 +142,7 @@ def touch(ram, first_page, n_pages):
     """Write each page's signature into its first word, so that the host must back it."""
     words = ram.view(np.uint64)
     for page in range(first_page, first_page + n_pages):
-        words[page * (PAGE_BYTES // 8)] = np.uint64(page + 1) * SIGNATURE
+        words[page * (PAGE_BYTES // 8)] = np.uint64(page) ^ SIGNATURE
 
 
 @kernel
@@ -155,7 +155,7 @@ def count_lost(ram, n_pages, ballooned):
     lost = 0
     for page in range(n_pages):
         bit = ballooned[page >> 6] >> np.uint64(page & 63)
-        if bit & ONE == ZERO:
-            if words[page * (PAGE_BYTES // 8)] != np.uint64(page + 1) * SIGNATURE:
-                lost += 1
+        expected = np.uint64(page) ^ SIGNATURE
+        if bit & ONE == ZERO and words[page * (PAGE_BYTES // 8)] != expected:
+            lost += 1
     return lost

@@ -1,0 +1,1 @@
+"""balloonlab's tests; ``python -m tests`` runs them in every mode."""

@@ -1,0 +1,42 @@
+"""Settings of the suite in its three modes."""
+
+import os
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+mpl.use("Agg")
+
+INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
+
+settings.register_profile("compiled", max_examples=200, deadline=None)
+settings.register_profile(
+    "interpreted",
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("interpreted" if INTERPRETED else "compiled")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "once: does not depend on how kernels run; one mode is enough"
+    )
+    config.addinivalue_line("markers", "slow_interpreted: left out without the JIT, for its size")
+
+
+def pytest_collection_modifyitems(items):
+    if not INTERPRETED:
+        return
+    skip = pytest.mark.skip(reason="too large for plain Python (NUMBA_DISABLE_JIT=1)")
+    for item in items:
+        if "slow_interpreted" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20161130)

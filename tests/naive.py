@@ -1,0 +1,189 @@
+"""Obviously right twins of every kernel, in plain Python over plain lists and sets.
+
+Written from the specification and the seed patch's description, page by page and
+bit by bit; nothing here is shared with the package.
+"""
+
+from __future__ import annotations
+
+PFNS_PER_BITMAP = 262_144
+AREA_WORDS = 4096
+
+
+def runs(pages):
+    """Maximal runs of consecutive pages, ascending: (start, length)."""
+    result = []
+    for page in sorted(pages):
+        if result and result[-1][0] + result[-1][1] == page:
+            result[-1][1] += 1
+        else:
+            result.append([page, 1])
+    return [tuple(run) for run in result]
+
+
+def bitmap_words(pages, first_pfn, n_words):
+    """One integer a word, bit i of word w being page first_pfn + 64 w + i."""
+    words = [0] * n_words
+    for page in pages:
+        word, bit = divmod(page - first_pfn, 64)
+        words[word] |= 1 << bit
+    return words
+
+
+def encode_pfn(pages):
+    buffers = []
+    for i in range(0, len(pages), 256):
+        buffers.append(b"".join(page.to_bytes(4, "little") for page in pages[i : i + 256]))
+    return buffers
+
+
+def head(start_pfn, page_shift, bmap_len):
+    return (start_pfn | page_shift << 52 | bmap_len << 58).to_bytes(8, "little")
+
+
+def run_records(bits, base, start, end):
+    """Records of one run of set bits [start, end): head word, tail word, then blocks."""
+
+    def word_record(word):
+        value = sum(1 << i for i in range(64) if 64 * word + i in bits)
+        return head(base + 64 * word, 12, 8) + value.to_bytes(8, "little")
+
+    records = []
+    first, last = start, end
+    if start % 64:
+        records.append(word_record(start // 64))
+        first = (start // 64 + 1) * 64
+    if end % 64 and end > first:
+        records.append(word_record(end // 64))
+        last = end // 64 * 64
+    while first < last:
+        order = (last - first).bit_length() - 1
+        records.append(head(base + first, 12 + order, 0))
+        first += 1 << order
+    return records
+
+
+def encode_bitmap_v4(pages, n_bitmaps=32):
+    """Every buffer of one inflation: windows, bitmaps, runs, the flush rule."""
+    if not pages:
+        return []
+    buffers, area = [], b""
+
+    def send():
+        nonlocal area
+        if area:
+            buffers.append((len(area) << 32).to_bytes(8, "little") + area)
+        area = b""
+
+    base = min(pages) // 64 * 64
+    by_bitmap = {}
+    for page in pages:
+        number, bit = divmod(page - base, PFNS_PER_BITMAP)
+        by_bitmap.setdefault(number, set()).add(bit)
+    window = None
+    for number in sorted(by_bitmap):
+        if number // n_bitmaps != window:
+            send()
+            window = number // n_bitmaps
+        bits = by_bitmap[number]
+        position = 0
+        for start, length in runs(bits):
+            if start < position:  # its word was told with an earlier run
+                start, length = position, start + length - position
+                if length <= 0:
+                    continue
+            if len(area) // 8 + 64 > AREA_WORDS:
+                send()
+            records = run_records(bits, base + number * PFNS_PER_BITMAP, start, start + length)
+            area += b"".join(records)
+            position = -(-(start + length) // 64) * 64
+    send()
+    return buffers
+
+
+def decode_pfn(buffer):
+    return [(int.from_bytes(buffer[i : i + 4], "little"), 1) for i in range(0, len(buffer), 4)]
+
+
+def decode_bitmap_v4(buffer):
+    """Ranges of one well-formed buffer, in wire order."""
+    data_len = int.from_bytes(buffer[4:8], "little")
+    result, at = [], 8
+    while at < 8 + data_len:
+        value = int.from_bytes(buffer[at : at + 8], "little")
+        start, shift, length = value & (1 << 52) - 1, value >> 52 & 63, value >> 58
+        bitmap = int.from_bytes(buffer[at + 8 : at + 8 + length], "little")
+        if length == 0:
+            result.append((start, 1 << shift - 12))
+        else:
+            result += runs(start + i for i in range(8 * length) if bitmap >> i & 1)
+        at += 8 + length
+    return result
+
+
+def translate(slots, ranges, by_page):
+    """Extents (offset, length) in bytes and the number of refused ranges.
+
+    `slots`: (start_pfn, n_pages, first_page, balloonable).
+    """
+    where = {}
+    for number, (start, n_pages, first_page, balloonable) in enumerate(slots):
+        if balloonable:
+            where |= {start + i: (number, first_page + i) for i in range(n_pages)}
+    extents, refused = [], 0
+    for start, n_pages in ranges:
+        pages = range(start, start + n_pages)
+        if not all(page in where for page in pages):
+            refused += 1
+            continue
+        pieces = {}
+        for page in pages:
+            number, index = where[page]
+            pieces.setdefault(page if by_page else number, []).append(index)
+        for piece in pieces.values():
+            offset, length = piece[0] * 4096, len(piece) * 4096
+            last = extents[-1] if extents and not by_page else None
+            if last and last[0] + last[1] == offset:
+                last[1] += length
+            elif last and offset + length == last[0]:
+                last[0], last[1] = offset, last[1] + length
+            else:
+                extents.append([offset, length])
+    return [tuple(extent) for extent in extents], refused
+
+
+class Buddy:
+    """Free blocks as lists of (zone, order), the head first."""
+
+    def __init__(self, zones):
+        self.zones = zones
+        self.free = {(z, o): [] for z in range(len(zones)) for o in range(11)}
+        for z, (start, end) in enumerate(zones):
+            blocks = []
+            while end > start:
+                order = max(o for o in range(11) if end % (1 << o) == 0 and end - (1 << o) >= start)
+                end -= 1 << order
+                blocks.append((end, order))
+            for pfn, order in blocks:
+                self.free[z, order].insert(0, pfn)
+
+    def take(self, order):
+        for z in reversed(range(len(self.zones))):
+            for larger in range(order, 11):
+                if self.free[z, larger]:
+                    pfn = self.free[z, larger].pop(0)
+                    for o in reversed(range(order, larger)):
+                        self.free[z, o].insert(0, pfn + (1 << o))
+                    return pfn
+        return None
+
+    def give(self, pfn, order):
+        z = next(z for z, (start, end) in enumerate(self.zones) if start <= pfn < end)
+        while order < 10 and pfn ^ (1 << order) in self.free[z, order]:
+            self.free[z, order].remove(pfn ^ (1 << order))
+            pfn &= ~(1 << order)
+            order += 1
+        self.free[z, order].insert(0, pfn)
+
+    def blocks(self):
+        return {(o, pfn) for (_, o), pfns in self.free.items() for pfn in pfns}

@@ -1,0 +1,42 @@
+"""Page sets as hypothesis makes them: every shape that has ever mattered."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+BITMAP = 262_144
+
+EDGES = [0, 1, 62, 63, 64, 65, 127, 128, 4095, 4096, BITMAP - 1, BITMAP, BITMAP + 1, 2 * BITMAP]
+
+
+def _runs(limit):
+    start = st.one_of(st.sampled_from(EDGES), st.integers(0, limit))
+    length = st.one_of(st.integers(1, 5), st.sampled_from([63, 64, 65, 128, 1000]))
+    return st.lists(st.tuples(start, length), max_size=12)
+
+
+@st.composite
+def page_sets(draw, limit=3 * BITMAP, highest=None):
+    """Distinct pages as a list, in ascending, descending or any order."""
+    pages = set()
+    for start, length in draw(_runs(limit)):
+        pages |= set(range(start, start + length))
+    pages |= set(draw(st.lists(st.integers(0, limit), max_size=20)))
+    word = draw(st.integers(0, limit // 64))
+    bits = draw(st.integers(0, 2**64 - 1))
+    pages |= {64 * word + i for i in range(64) if bits >> i & 1}
+    offset = draw(st.sampled_from([0, 0, 1, 64, 1 << 20, (1 << 32) - 4 * BITMAP]))
+    ordered = sorted(page + offset for page in pages)
+    if highest is not None:
+        ordered = [page for page in ordered if page <= highest]
+    order = draw(st.sampled_from(["up", "down", "any"]))
+    if order == "down":
+        ordered.reverse()
+    elif order == "any":
+        np.random.default_rng(draw(st.integers(0, 99))).shuffle(ordered)
+    return ordered
+
+
+def bitmaps():
+    """Small uint64 bitmaps with empty, full and mixed words."""
+    word = st.one_of(st.just(0), st.just(2**64 - 1), st.integers(0, 2**64 - 1))
+    return st.lists(word, max_size=12).map(lambda words: np.array(words, np.uint64))

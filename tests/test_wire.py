@@ -1,0 +1,173 @@
+"""Encoding and decoding against the plain twins, and the rules of the formats."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balloonlab import patterns, wire
+
+from . import naive
+from .strategies import page_sets
+
+TWINS = {
+    "pfn": (naive.encode_pfn, naive.decode_pfn),
+    "bitmap-v4": (naive.encode_bitmap_v4, naive.decode_bitmap_v4),
+}
+
+
+def told(ranges):
+    """Every page of decoded ranges, in wire order."""
+    pages = [np.arange(start, start + n, dtype=np.uint64) for start, n in ranges.tolist()]
+    return np.concatenate(pages) if pages else np.zeros(0, np.uint64)
+
+
+def test_the_seeds_formats_come_first():
+    assert wire.formats()[:2] == ["pfn", "bitmap-v4"]
+
+
+@pytest.mark.parametrize("protocol", TWINS)
+@given(pages=page_sets())
+def test_encode_gives_the_twins_bytes(protocol, pages):
+    assert wire.encode(pages, protocol) == TWINS[protocol][0](pages)
+
+
+@pytest.mark.parametrize("protocol", TWINS)
+@given(pages=page_sets())
+def test_decode_gives_the_twins_ranges_and_each_page_once(protocol, pages):
+    stream = wire.encode(pages, protocol)
+    ranges = wire.decode(stream, protocol)
+    assert ranges.dtype == wire.RANGE
+    assert ranges.tolist() == [r for buffer in stream for r in TWINS[protocol][1](buffer)]
+    assert sorted(told(ranges).tolist()) == sorted(pages)
+
+
+@given(pages=page_sets())
+def test_pfn_keeps_the_order_of_the_list(pages):
+    assert told(wire.decode(wire.encode(pages, "pfn"), "pfn")).tolist() == pages
+
+
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("density", [0.01, 0.3, 0.5, 0.97])
+def test_many_buffers_follow_the_flush_rule(rng, density):
+    pages = (np.flatnonzero(rng.random(700_000) < density) + 77).tolist()
+    stream = wire.encode(pages, "bitmap-v4")
+    assert len(stream) > 1
+    assert stream == naive.encode_bitmap_v4(pages)
+    assert max(len(buffer) for buffer in stream) <= 8 + 8 * 4096
+
+
+@pytest.mark.slow_interpreted
+def test_windows_of_32_gib_end_a_buffer():
+    window = 32 * 262_144
+    pages = [5, window - 1, window + 3, 2 * window + 64, 7 * window]
+    stream = wire.encode(pages, "bitmap-v4")
+    assert len(stream) == 4
+    assert stream == naive.encode_bitmap_v4(pages)
+
+
+@pytest.mark.parametrize("page", [0, 1, 63, 64, 4096, 2**32, 2**52 - 64, 2**52 - 1])
+def test_a_single_page_is_told_wherever_it_is(page):
+    ranges = wire.decode(wire.encode([page], "bitmap-v4"), "bitmap-v4")
+    assert ranges.tolist() == [(page, 1)]
+
+
+def test_pages_strewn_over_all_page_numbers_need_no_huge_bitmap():
+    pages = np.array([2**52 - 1, 3, 2**40, 2**40 + 1, 2**51], np.uint64)
+    ranges = wire.decode(wire.encode(pages, "bitmap-v4"), "bitmap-v4")
+    assert ranges.tolist() == [(3, 1), (2**40, 2), (2**51, 1), (2**52 - 1, 1)]
+
+
+def test_an_empty_balloon_has_no_buffers():
+    for protocol in wire.formats():
+        assert wire.encode([], protocol) == []
+        assert wire.decode([], protocol).tolist() == []
+
+
+@pytest.mark.slow_interpreted
+def test_the_headline_takes_one_kick_instead_of_7168():
+    pages = patterns.idle("8GiB", "7GiB")
+    assert len(wire.encode(pages, "pfn")) == 7168
+    (buffer,) = wire.encode(pages, "bitmap-v4")
+    assert buffer.hex().startswith("0000000068000000")
+    assert np.array_equal(np.sort(told(wire.decode([buffer], "bitmap-v4"))), np.sort(pages))
+
+
+@given(words=st.lists(st.integers(0, 2**64 - 1), max_size=7), start=st.integers(0, 2**40))
+def test_records_of_several_words_are_understood(words, start):
+    """The width of bmap_len admits 7 words; the driver as posted sends one."""
+    records = naive.head(start, 12, 8 * len(words))
+    records += b"".join(word.to_bytes(8, "little") for word in words)
+    buffer = (len(records) << 32).to_bytes(8, "little") + records
+    assert wire.decode([buffer], "bitmap-v4").tolist() == naive.decode_bitmap_v4(buffer)
+
+
+HEADER = (8 << 32).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    ("buffer", "words"),
+    [
+        (b"", "too short"),
+        (HEADER[:7], "too short"),
+        (b"\x01" + HEADER[1:] + naive.head(1, 12, 0), "cmd"),
+        (HEADER, "data_len"),
+        ((4 << 32).to_bytes(8, "little") + bytes(8), "data_len"),
+        (HEADER + naive.head(1, 11, 0), "page_shift"),
+        (HEADER + naive.head(1, 12, 4), "bmap_len"),
+        (HEADER + naive.head(1, 12, 8), "bmap_len"),
+        ((16 << 32).to_bytes(8, "little") + naive.head(1, 13, 8) + bytes(8), "page_shift"),
+        (HEADER + naive.head(2**52 - 1, 13, 0), "52-bit"),
+        (HEADER + naive.head(1, 63, 0), "at byte 8"),
+    ],
+)
+def test_decode_names_the_broken_rule(buffer, words):
+    if words == "at byte 8":  # 2**51 pages from page 1 on are page numbers still
+        assert wire.decode([buffer], "bitmap-v4").tolist() == [(1, 2**51)]
+        return
+    with pytest.raises(ValueError, match=words):
+        wire.decode([buffer], "bitmap-v4")
+
+
+def test_decode_names_the_buffer_and_the_byte():
+    good = wire.encode([1], "bitmap-v4")[0]
+    bad = (16 << 32).to_bytes(8, "little") + naive.head(1, 12, 0) + naive.head(9, 3, 0)
+    with pytest.raises(ValueError, match=r"buffer 1 .* byte 16 of 24"):
+        wire.decode([good, bad], "bitmap-v4")
+    with pytest.raises(ValueError, match="whole number of entries"):
+        wire.decode([b"\x01\x00\x00\x00\x02"], "pfn")
+
+
+@pytest.mark.parametrize("protocol", TWINS)
+@pytest.mark.parametrize(
+    ("pages", "error", "words"),
+    [
+        ([1, 2, 1], ValueError, "1 of 2 do, the first is 1"),
+        ([2**50, 5, 2**50], ValueError, "repeat"),
+        ([-1], ValueError, "negative"),
+        ([1.5], TypeError, "integers"),
+        ([[1, 2]], ValueError, "one dimension"),
+        ([2**52], ValueError, "below 2"),
+    ],
+)
+def test_encode_refuses(protocol, pages, error, words):
+    if protocol == "pfn" and max(np.ravel(pages)) >= 2**32:
+        words = r"2\*\*32"
+    with pytest.raises(error, match=words):
+        wire.encode(pages, protocol)
+
+
+def test_other_refusals():
+    with pytest.raises(ValueError, match="pfn, bitmap-v4, got 'bitmap-v9'"):
+        wire.encode([1], "bitmap-v9")
+    with pytest.raises(TypeError, match="put a single buffer in a list"):
+        wire.decode(b"1234", "pfn")
+
+
+def test_any_integer_type_and_layout_will_do():
+    expected = wire.encode([1, 3, 5], "bitmap-v4")
+    for dtype in (np.int16, np.uint32, np.int64, np.uint64):
+        assert wire.encode(np.array([1, 3, 5], dtype), "bitmap-v4") == expected
+    strided = np.arange(10, dtype=np.uint64)[1:6:2]
+    strided.flags.writeable = False
+    assert wire.encode(strided, "bitmap-v4") == expected
