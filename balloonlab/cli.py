@@ -41,7 +41,7 @@ def reproduce(
     in the folder. About two minutes at 8 GiB.
     """
     from .lab.report import render
-    from .lab.reproduce import reproduce as run
+    from .lab.reproduction import reproduce as run
 
     try:
         result = run(memory, balloon, repeats, out)

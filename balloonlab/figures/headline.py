@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..lab.published import published
-from ..lab.reproduce import median_repeat
+from ..lab.reproduction import median_repeat
 from ..sizes import format_size
 from .style import STAGES, style
 

@@ -23,7 +23,7 @@ class Blocks(NamedTuple):
     """The allocator's state; sized by the guest's highest page number."""
 
     next: np.ndarray  # int32, shape (max_pfn + 1,): list links of free blocks
-    previous: np.ndarray  # int32, the same
+    previous: np.ndarray  # int32, the same; meaningless for the first block of a list
     order: np.ndarray  # int8, the same: order of the free block that starts here, or NONE
     heads: np.ndarray  # int64, shape (n_zones, N_ORDERS): first block of each free list
     zone_ends: np.ndarray  # int64, shape (n_zones,): exclusive, ascending; taken from last to first
@@ -56,17 +56,13 @@ def take_blocks(blocks, order, firsts):
         if zone < 0:
             return i
         pfn = heads[zone, larger]
-        after = following[pfn]
-        heads[zone, larger] = after
-        if after != NONE:
-            previous[after] = NONE
+        heads[zone, larger] = following[pfn]
         orders[pfn] = NONE
         while larger > order:
             larger -= 1
             upper = pfn + (1 << larger)
             head = heads[zone, larger]
             following[upper] = head
-            previous[upper] = NONE
             if head != NONE:
                 previous[head] = upper
             heads[zone, larger] = upper
@@ -96,13 +92,13 @@ def free_blocks(blocks, order, firsts):
                 break
             # Zones start at multiples of the largest block: a whole buddy is in the same one.
             after = following[buddy]
-            before = previous[buddy]
-            if before != NONE:
-                following[before] = after
-            else:
+            if heads[zone, joined] == buddy:
                 heads[zone, joined] = after
-            if after != NONE:
-                previous[after] = before
+            else:
+                before = previous[buddy]
+                following[before] = after
+                if after != NONE:
+                    previous[after] = before
             orders[buddy] = NONE
             pfn = min(pfn, buddy)
             joined += 1
@@ -114,7 +110,6 @@ def push(blocks, zone, order, pfn):
     """Put a block at the head of its free list."""
     head = blocks.heads[zone, order]
     blocks.next[pfn] = head
-    blocks.previous[pfn] = NONE
     if head != NONE:
         blocks.previous[head] = pfn
     blocks.heads[zone, order] = pfn

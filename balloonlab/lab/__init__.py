@@ -2,7 +2,7 @@
 
 from .measure import Run, compare, measure
 from .published import published
-from .reproduce import Reproduction, reproduce
+from .reproduction import Reproduction, reproduce
 from .store import load
 
 __all__ = ["Reproduction", "Run", "compare", "load", "measure", "published", "reproduce"]

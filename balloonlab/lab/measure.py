@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import psutil
 
-from .. import wire
-from ..guest import BalloonDriver, Inflation
-from ..host import BalloonDevice, GuestRam
-from ..host.device import EXTENTS
-from ..host.ram import missing_facilities
-from ..kernels.pfn import PFNS_PER_BUFFER
-from ..queue import QUEUE_BYTES, Virtqueue
 from ..sizes import Size
 from .case import Case, Pattern
 from .progress import Progress
 from .provenance import describe_machine
-from .resources import check_available
-from .stages import Work, make_frame, stage_times
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """One measured repeat: its rows, and what memory looked like around it."""
-
-    frame: pd.DataFrame
-    check: dict[str, Any]
+from .trials import Trial, count_steps, inflate_once, run_trials
 
 
 @dataclass(frozen=True)
@@ -167,100 +148,11 @@ def compare(cases: Iterable[Mapping[str, Any]], progress: bool = True, **common:
 
 
 def _collect(cases: list[Case], show: bool) -> Run:
-    with Progress(sum(case.repeats + 1 for case in cases), show) as progress:
-        repeats = [repeat for case in cases for repeat in run_case(case, progress)]
+    trials = [Trial(case, inflate_once) for case in cases]
+    with Progress(count_steps(trials), show) as progress:
+        repeats = list(run_trials(trials, progress))
     return Run(
         pd.concat([repeat.frame for repeat in repeats], ignore_index=True),
         describe_machine(),
         pd.DataFrame([repeat.check for repeat in repeats]),
     )
-
-
-def check_facilities() -> None:
-    """Refuse to measure where the platform cannot.
-
-    Raises
-    ------
-    NotImplementedError
-        Naming what is missing.
-    """
-    missing = missing_facilities()
-    if missing:
-        raise NotImplementedError(
-            f"measuring needs {', '.join(missing)}, missing here; everything except measuring works"
-        )
-
-
-def run_case(case: Case, progress: Progress) -> Iterator[Repeat]:
-    """Measure a case, repeat by repeat, after one warm-up that is dropped."""
-    check_facilities()
-    check_available(case.memory_bytes, case.touched)
-    run_id = uuid.uuid4().hex[:12]
-    ram = GuestRam(case.memory_pages, case.thp)
-    for number in range(-1, case.repeats):
-        name = "warm-up" if number < 0 else f"repeat {number + 1} of {case.repeats}"
-        progress.describe(f"{case.label()}: {name}")
-        if case.touched:
-            with progress.bytes("touching memory", case.memory_bytes) as advance:
-                ram.touch(advance)
-        repeat = _run_once(case, ram, run_id, number)
-        progress.advance()
-        if number >= 0:
-            yield repeat
-
-
-def _run_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
-    n_buffers = case.balloon_pages // PFNS_PER_BUFFER + 3
-    rows = 3 * n_buffers + 2 * (case.balloon_pages // EXTENTS + 1)
-    resident_before = int(ram.resident().sum())
-    rss_before = psutil.Process().memory_info().rss
-    with Virtqueue(ram.driver_memory()[:QUEUE_BYTES], case.wait == "busy") as queue:
-        device = BalloonDevice(ram, queue, wire.get(case.protocol), case.discard, rows)
-        driver = BalloonDriver(ram.driver_memory(), queue, case.allocator(), case.protocol, rows)
-        device.start()
-        try:
-            inflation = driver.inflate(case.balloon_pages)
-        finally:
-            device.stop()
-        check = _check(case, ram, inflation, device, resident_before)
-    check = {
-        "run_id": run_id,
-        "protocol": case.protocol,
-        "touched": case.touched,
-        "repeat": number,
-        "rss_fall_bytes": rss_before - psutil.Process().memory_info().rss,
-        **check,
-    }
-    times = stage_times(driver.log, device.log, inflation.wall_ns)
-    work = Work(
-        n_kicks=inflation.n_kicks,
-        wire_bytes=inflation.wire_bytes,
-        n_records=inflation.n_records,
-        n_translations=device.n_translations,
-        n_discards=device.n_discards,
-    )
-    return Repeat(make_frame(case, run_id, number, work, times), check)
-
-
-def _check(
-    case: Case, ram: GuestRam, inflation: Inflation, device: BalloonDevice, before: int
-) -> dict[str, Any]:
-    """Look at memory after an inflation; refuse to report a run that did not do its work."""
-    ballooned = np.zeros(case.memory_pages, bool)
-    ballooned[ram.page_index(inflation.pages)] = True
-    resident = ram.resident()
-    left = int((resident & ballooned).sum())
-    lost = ram.count_lost(ballooned) if case.touched else 0
-    faults = device.faults()
-    if left or lost or device.n_discard_errors or faults or ballooned.sum() != case.balloon_pages:
-        raise RuntimeError(
-            f"the inflation went wrong: {left} ballooned pages still backed, {lost} pages outside "
-            f"the balloon lost their contents, {device.n_discard_errors} madvise calls failed, "
-            f"faults {faults}; nothing is reported"
-        )
-    return {
-        "resident_pages_before": before,
-        "resident_pages_after": int(resident.sum()),
-        "balloon_pages": case.balloon_pages,
-        "lost_pages": lost,
-    }

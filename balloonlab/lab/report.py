@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pandas as pd
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from ..sizes import PAGE_BYTES, format_size
 from .floor import PROTOCOL as FLOOR
-from .reproduce import Reproduction
+from .reproduction import Reproduction
 
 COUNTS = ("kicks", "madvise calls")
 WIDTH = 100
@@ -32,8 +33,9 @@ def _cell(row: str, value: float) -> str:
 
 def render_table(table: pd.DataFrame) -> Table:
     """Turn `Reproduction.table` into a table for the terminal."""
-    view = Table(title="Inflating the balloon: stages of the repeat with the median total")
-    view.add_column("")
+    title = "Inflating the balloon: stages of the repeat with the median total"
+    view = Table(title=title, box=SIMPLE_HEAD)
+    view.add_column("", no_wrap=True)
     for group, protocol in table.columns:
         source, state = group.split(", ")
         view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
@@ -97,9 +99,9 @@ def render(result: Reproduction) -> Group:
 
 def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
     """Build the report of ``balloonlab bench``."""
-    view = Table(title="Kernels against memory and peers, this machine (lab)")
+    view = Table(title="Kernels against memory and peers, this machine (lab)", box=SIMPLE_HEAD)
     for heading in ("task", "contender"):
-        view.add_column(heading)
+        view.add_column(heading, no_wrap=True)
     for heading in ("median, ms", "ns an item", "ratio to reading"):
         view.add_column(heading, justify="right")
     for task, group in rows.groupby("task", sort=False):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import pandas as pd
 from ..sizes import GIB, PAGE_BYTES, Size, format_size, parse_pages
 from .case import Case
 from .floor import PROTOCOL as FLOOR
-from .floor import run_floor
-from .measure import Repeat, check_facilities, run_case
+from .floor import floor
 from .progress import Progress
 from .provenance import describe_machine
 from .published import published
 from .resources import available_bytes, check_available, largest_guest
 from .store import Store, load
+from .trials import Repeat, Trial, check_facilities, count_steps, inflate_once, run_trials
 
 DEFAULT_MEMORY = 8 * GIB
 DEFAULT_OUT = "balloonlab-reproduce"
@@ -186,13 +185,13 @@ def reproduce(
     if balloon is None:
         balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES
     plan = _plan(memory_bytes, balloon, repeats)
-    for case, _ in plan:
-        check_available(case.memory_bytes, case.touched)
+    for trial in plan:
+        check_available(trial.case.memory_bytes, trial.case.touched)
     meta = describe_machine() | {
         "command": "reproduce",
         "arguments": {
             "memory_bytes": memory_bytes,
-            "balloon_bytes": plan[0][0].balloon_bytes,
+            "balloon_bytes": plan[0].case.balloon_bytes,
             "repeats": repeats,
         },
         "scaled_down_from_bytes": DEFAULT_MEMORY if scaled else None,
@@ -202,12 +201,11 @@ def reproduce(
     if store:
         store.write_meta(meta)
     done: list[Repeat] = []
-    with Progress(len(plan) * (repeats + 1), progress) as bar:
-        for case, is_floor in plan:
-            for repeat in _run(case, is_floor, bar):
-                done.append(repeat)
-                if store:
-                    store.append(repeat.frame)
+    with Progress(count_steps(plan), progress) as bar:
+        for repeat in run_trials(plan, bar):
+            done.append(repeat)
+            if store:
+                store.append(repeat.frame)
     meta["checks"] = [repeat.check for repeat in done]
     meta["finished"] = True
     result = Reproduction(
@@ -223,15 +221,10 @@ def reproduce(
     return result
 
 
-def _run(case: Case, is_floor: bool, progress: Progress) -> Iterator[Repeat]:
-    return run_floor(case, progress) if is_floor else run_case(case, progress)
-
-
-def _plan(memory: Size, balloon: Size, repeats: int) -> list[tuple[Case, bool]]:
-    """List the cases, and which of them is the floor."""
-
-    def case(protocol: str, touched: bool) -> Case:
-        return Case.make(
+def _plan(memory: Size, balloon: Size, repeats: int) -> list[Trial]:
+    """List the trials: both protocols, untouched and touched, and the floor."""
+    cases = [
+        Case.make(
             memory=memory,
             balloon=balloon,
             protocol=protocol,
@@ -244,9 +237,10 @@ def _plan(memory: Size, balloon: Size, repeats: int) -> list[tuple[Case, bool]]:
             discard=None,
             wait="block",
         )
-
-    measured = [(case(p, t), False) for t in (False, True) for p in ("pfn", "bitmap-v4")]
-    return [*measured, (case("bitmap-v4", True), True)]
+        for touched in (False, True)
+        for protocol in ("pfn", "bitmap-v4")
+    ]
+    return [*(Trial(case, inflate_once) for case in cases), floor(cases[-1])]
 
 
 def _choose_memory(memory: Size | None) -> tuple[int, bool]:

@@ -1,0 +1,191 @@
+"""Inflating real memory end to end, and refusing to where it makes no sense."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import balloonlab as bl
+from balloonlab.lab import resources, stages
+from balloonlab.sizes import GIB, MIB
+
+CASES = [
+    {"protocol": protocol, "discard": discard, "touched": touched}
+    for protocol in bl.wire.formats()
+    for discard in ("page", "range")
+    for touched in (True, False)
+]
+
+
+@pytest.fixture(scope="module")
+def run():
+    return bl.compare(CASES, memory="64MiB", repeats=2)
+
+
+def test_the_frame_is_tidy(run):
+    frame = run.frame
+    assert list(frame.columns) == stages.COLUMNS
+    assert not frame.isna().any().any()
+    assert frame["run_id"].nunique() == len(CASES)
+    assert (frame["source"] == "lab").all()
+    assert set(frame["stage"]) == set(stages.STAGES)
+    assert set(frame.loc[frame["stage"] == "send", "part"]) == {"pack", "notify", "decode"}
+    assert (frame.groupby(["run_id", "repeat"]).size() == 7).all()
+    assert (frame["memory_bytes"] == 64 * MIB).all()
+    assert (frame["balloon_bytes"] == 56 * MIB).all()
+
+
+def test_stages_take_time_and_leave_little_unexplained(run):
+    assert (run.frame["time_ns"] >= 0).all()
+    work = run.frame[run.frame["stage"].isin(["allocate", "discard"])]
+    assert (work["time_ns"] > 0).all()
+    totals = run.frame.groupby(["run_id", "repeat"])["time_ns"].sum()
+    assert (totals > 0).all()
+
+
+def test_counts_are_the_formats_own(run):
+    frame = run.frame.drop_duplicates("run_id").set_index(["protocol", "discard", "touched"])
+    n = 56 * MIB // 4096
+    for (protocol, discard, _), row in frame.iterrows():
+        stream = bl.wire.encode(bl.patterns.idle("64MiB", "56MiB"), protocol)
+        assert row["n_pages"] == n
+        assert row["n_kicks"] == len(stream)
+        assert row["wire_bytes"] == sum(len(buffer) for buffer in stream)
+        assert row["n_records"] == len(bl.wire.decode(stream, protocol))
+        if discard == "page":
+            assert row["n_discards"] == row["n_translations"] == n
+        else:
+            assert row["n_discards"] < n / 200
+
+
+def test_memory_really_goes_away(run):
+    checks = run.checks
+    assert (checks["lost_pages"] == 0).all()
+    n, balloon = 64 * MIB // 4096, 56 * MIB // 4096
+    touched = checks[checks["touched"]]
+    assert (touched["resident_pages_before"] == n).all()
+    assert (touched["resident_pages_after"] == n - balloon).all()
+    assert (touched["rss_fall_bytes"] > 0.9 * 56 * MIB).all()
+    assert (checks.loc[~checks["touched"], "resident_pages_before"] == 0).all()
+
+
+@pytest.mark.parametrize("protocol", bl.wire.formats())
+@pytest.mark.parametrize("wait", ["block", "busy"])
+def test_scattered_pages_and_both_ways_of_waiting(protocol, wait):
+    pages = np.random.default_rng(5).permutation(2048)[:900]
+    run = bl.measure(memory="8MiB", pattern=pages, protocol=protocol, wait=wait, repeats=1)
+    assert (run.frame["pattern"] == "custom").all()
+    assert (run.frame["wait"] == wait).all()
+    assert run.checks["resident_pages_after"].tolist() == [2048 - 900]
+    random = bl.measure(
+        memory="8MiB", balloon="4MiB", pattern="random", protocol=protocol, repeats=1
+    )
+    assert random.frame["n_pages"].unique().tolist() == [1024]
+
+
+def test_huge_pages_are_what_was_asked_for():
+    switch = bl.lab.provenance.thp_state()
+    if switch in ("never", "absent"):
+        pytest.skip(f"transparent huge pages are {switch} here")
+    run = bl.measure(memory="64MiB", thp=True, repeats=1)
+    assert run.frame["thp"].all()
+    assert run.checks["lost_pages"].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"memory": "8MiB", "balloon": "8MiB"}, ValueError, "balloon must be smaller than memory"),
+        ({"memory": 8 * MIB + 1}, ValueError, "memory must be a multiple of the 4 KiB page"),
+        ({"memory": "8MiB", "balloon": 5000}, ValueError, "balloon must be a multiple"),
+        ({"memory": "8MiB", "balloon": 0}, ValueError, "at least one page to be measured"),
+        ({"protocol": "bitmap-v5"}, ValueError, "protocol must be one of pfn, bitmap-v4"),
+        ({"pattern": "checkers"}, ValueError, "pattern must be one of idle, random"),
+        ({"pattern": [1, 1], "memory": "1MiB"}, ValueError, "1 of 1 do, the first is 1"),
+        ({"pattern": [256], "memory": "1MiB"}, ValueError, r"\[0, 256\).*the first is 256"),
+        ({"pattern": [1], "memory": "1MiB", "balloon": "8KiB"}, ValueError, "size of the pages"),
+        ({"pattern": [0.5], "memory": "1MiB"}, TypeError, "integers"),
+        ({"operation": "explode"}, ValueError, "operation must be one of inflate"),
+        ({"host": "xen"}, ValueError, "host must be one of lab"),
+        ({"discard": "all"}, ValueError, "discard must be one of page, range"),
+        ({"wait": "sleep"}, ValueError, "wait must be one of block, busy"),
+        ({"repeats": 0}, ValueError, "repeats must be"),
+        ({"repeats": 1.5}, ValueError, "repeats must be"),
+        ({"touched": "yes"}, TypeError, "touched must be True or False"),
+        ({"thp": 1}, TypeError, "thp must be True or False"),
+        ({"memory": "1000TiB"}, MemoryError, "or less would fit"),
+    ],
+)
+def test_measure_refuses(arguments, error, words):
+    with pytest.raises(error, match=words):
+        bl.measure(**arguments)
+
+
+def test_compare_refuses():
+    with pytest.raises(TypeError, match="unknown argument memmory"):
+        bl.compare([{"memmory": "1GiB"}])
+    with pytest.raises(ValueError, match="at least one case"):
+        bl.compare([])
+
+
+def test_a_platform_without_eventfd_or_madvise_can_do_all_but_measure(monkeypatch):
+    monkeypatch.delattr(os, "eventfd")
+    with pytest.raises(NotImplementedError, match=r"eventfd.*everything except measuring works"):
+        bl.measure(memory="8MiB")
+    monkeypatch.setattr("mmap.mmap", object)
+    with pytest.raises(NotImplementedError, match=r"eventfd.*madvise"):
+        bl.reproduce(memory="8MiB")
+    assert len(bl.wire.encode(bl.patterns.idle("8MiB", "4MiB"), "pfn")) == 4
+
+
+def test_cgroup_limits_count(monkeypatch, tmp_path):
+    monkeypatch.setattr(resources, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(resources, "CGROUP_OF_SELF", tmp_path / "self")
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(available=64 * GIB, total=64 * GIB)
+    )
+    (tmp_path / "self").write_text("5:cpu:/x\n")
+    assert resources.available_bytes() == 64 * GIB
+    (tmp_path / "self").write_text("0::/a/b\n")
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    for folder, limit in ((inner, "max"), (tmp_path / "a", str(4 * GIB))):
+        (folder / "memory.max").write_text(limit + "\n")
+        (folder / "memory.current").write_text(f"{2 * GIB}\n")
+        (folder / "memory.stat").write_text(f"anon 5\ninactive_file {GIB}\n")
+    assert resources.available_bytes() == 3 * GIB
+    (tmp_path / "self").write_text("4:memory:/c\n")
+    old = tmp_path / "memory" / "c"
+    old.mkdir(parents=True)
+    (old / "memory.limit_in_bytes").write_text(str(GIB))
+    (old / "memory.usage_in_bytes").write_text("0")
+    (old / "memory.stat").write_text("total_inactive_file 0\n")
+    assert resources.available_bytes() == GIB
+    with pytest.raises(MemoryError, match=r"1 GiB are available.*448 MiB or less would fit"):
+        bl.measure(memory="8GiB")
+    assert resources.largest_guest(touched=True, available=GIB) == 448 * MIB
+
+
+@pytest.mark.once
+def test_ctrl_c_loses_no_finished_repeat_and_leaves_no_thread_behind(tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "balloonlab", "reproduce", "--memory", "256MiB"]
+    command += ["--repeats", "500", "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "timings.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Interrupted. Finished repeats are in" in errors
+    assert "Traceback" not in errors
+    frame = pd.read_csv(out / "timings.csv")
+    assert (frame.groupby(["run_id", "repeat"]).size() == 7).all()

@@ -1,0 +1,147 @@
+"""The main job, from the command line to the files it leaves."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import balloonlab as bl
+from balloonlab.cli import app
+from balloonlab.lab import bench, reproduction, store
+from balloonlab.lab.stages import COLUMNS
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    out = tmp_path_factory.mktemp("reproduce")
+    arguments = ["reproduce", "--memory", "32MiB", "--repeats", "2", "--out", str(out)]
+    return runner.invoke(app, arguments, catch_exceptions=False), out
+
+
+def test_it_prints_both_sources_side_by_side(outcome):
+    result, out = outcome
+    assert result.exit_code == 0
+    for words in (
+        "paper", "lab", "untouched", "touched", "madvise", "4,126.0", "590.0", "a allocate, ms",
+        "b send, ms", "c translate, ms", "d discard, ms", "remainder, ms", "total, ms", "kicks",
+        "wire bytes", "madvise calls", "GiB/s", "speed-up", "RSS fell by", str(out),
+    ):  # fmt: skip
+        assert (
+            words in result.stdout.replace("\n", " ").replace("  ", " ") or words in result.stdout
+        )
+
+
+def test_it_leaves_raw_repeats_metadata_and_figure(outcome):
+    _, out = outcome
+    loaded = bl.lab.Reproduction.load(out)
+    assert list(loaded.frame.columns) == COLUMNS
+    assert loaded.frame.groupby(["protocol", "touched"])["repeat"].nunique().eq(2).all()
+    for key in ("cpu_model", "kernel", "thp", "memory_bytes", "versions", "commit", "utc_time"):
+        assert key in loaded.meta
+    assert loaded.meta["arguments"] == {
+        "memory_bytes": 32 << 20, "balloon_bytes": 28 << 20, "repeats": 2,
+    }  # fmt: skip
+    assert loaded.meta["finished"]
+    assert len(loaded.meta["checks"]) == 10
+    assert (out / "headline.svg").read_text().startswith("<?xml")
+    assert (out / "headline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_shows_one_repeat_whose_stages_sum(outcome):
+    _, out = outcome
+    table = bl.lab.Reproduction.load(out).table()
+    lab = table[[column for column in table.columns if column[0] != "paper, idle"]]
+    stages = lab.loc[[name for name in lab.index if name[1] == " " or name[:3] == "rem"]]
+    assert np.allclose(stages.sum(), lab.loc["total, ms"])
+    assert table.loc["speed-up", ("paper, idle", "bitmap-v4")] == pytest.approx(4126 / 590)
+    assert table.loc["kicks", ("lab, touched", "pfn")] == 28
+
+
+def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
+    frame = pd.DataFrame([dict.fromkeys(COLUMNS, 1)])
+    first = store.Store(tmp_path)
+    first.append(frame)
+    first.write_meta({"run": 1})
+    first.append(frame)
+    second = store.Store(tmp_path)
+    second.write_meta({"run": 2})
+    (aside,) = tmp_path.glob("earlier-*")
+    assert len(pd.read_csv(aside / "timings.csv")) == 2
+    assert json.loads((aside / "meta.json").read_text()) == {"run": 1}
+    assert not (tmp_path / "timings.csv").exists()
+    with pytest.raises(FileNotFoundError):
+        store.load(tmp_path)
+    (tmp_path / "timings.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="lacks the columns run_id"):
+        store.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--memory", "32MiB", "--balloon", "32MiB"], "balloon must be smaller than memory"),
+        (["--memory", "33"], "multiple of the 4 KiB page"),
+        (["--memory", "8 bushels"], "memory must be a number"),
+        (["--memory", "900TiB"], "are available here"),
+        (["--memory", "32MiB", "--repeats", "0"], "repeats must be"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line(arguments, words, tmp_path):
+    result = runner.invoke(app, ["reproduce", *arguments, "--out", str(tmp_path / "x")])
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "x").exists()
+
+
+def test_it_scales_down_where_memory_is_short_and_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduction, "DEFAULT_MEMORY", 256 << 20)
+    monkeypatch.setattr(reproduction, "available_bytes", lambda: (512 + 80) << 20)
+    result = runner.invoke(app, ["reproduce", "--repeats", "1", "--out", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "SCALED DOWN from 256 MiB" in result.stdout
+    monkeypatch.setattr(reproduction, "available_bytes", lambda: 100 << 20)
+    with pytest.raises(MemoryError, match="too little for any guest"):
+        bl.reproduce()
+
+
+def test_the_headline_figure_draws_on_the_axes_it_is_given(outcome):
+    import matplotlib.pyplot as plt
+
+    _, out = outcome
+    frame = bl.lab.Reproduction.load(out).frame
+    _, mine = plt.subplots()
+    assert bl.figures.headline(frame, ax=mine) is mine
+    labels = [text.get_text() for text in mine.get_yticklabels()]
+    assert len(labels) == 7
+    assert all(label.startswith(("paper, ", "lab, ")) for label in labels)
+    assert mine.get_xlabel().endswith("ms")
+    plt.close("all")
+
+
+def test_the_same_figure_gives_the_same_bytes(outcome, tmp_path):
+    _, out = outcome
+    frame = bl.lab.Reproduction.load(out).frame
+    for name in ("a", "b"):
+        bl.figures.save(bl.figures.headline(frame), tmp_path / name)
+    for ending in ("svg", "png"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+@pytest.mark.slow_interpreted
+def test_bench_runs_every_contender_on_small_data(monkeypatch):
+    pages = bl.patterns.random("16MiB", "8MiB")
+    words = np.random.default_rng(0).integers(0, 2**64, 50, dtype=np.uint64)
+    for contenders in (bench._encoders(pages), bench._run_finders(words)):
+        assert {"balloonlab", "numpy", "bitarray"} <= set(contenders)
+        rows = bench.rows_of(bench.Task("small", "page", 10, 3, contenders))
+        assert rows["ratio"].iloc[0] == 1
+        assert (rows["median_ms"] > 0).all()
+    finders = bench._run_finders(words)
+    runs = finders["balloonlab"]()
+    assert len(finders["bitarray"]()) == runs.size
+    assert finders["numpy"]().size == 2 * runs.size
