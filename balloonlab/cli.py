@@ -51,7 +51,9 @@ def reproduce(
     except (ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError) as error:
         typer.echo(f"balloonlab: {error}", err=True)
         raise typer.Exit(2) from None
-    _console().print(render(result))
+    console = _console()
+    console.print(render(result))
+    console.print(f"Results: {out}", soft_wrap=True)
 
 
 @app.command()
@@ -67,7 +69,3 @@ def bench() -> None:
 def main() -> None:
     """Run the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

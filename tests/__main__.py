@@ -1,4 +1,4 @@
-"""Run the whole suite three ways: compiled, interpreted, and compiled with bounds checks.
+"""Lint, check types, and run the suite three ways: compiled, interpreted, bounds checked.
 
 The notebooks and the checks of the project's files do not depend on the mode and
 run once. Extra arguments go to pytest.
@@ -7,6 +7,8 @@ run once. Extra arguments go to pytest.
 import os
 import subprocess
 import sys
+
+CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
 MODES = {
     "compiled": {},
@@ -17,6 +19,10 @@ MODES = {
 
 def main() -> int:
     failed = []
+    for check in CHECKS:
+        print(f"== {' '.join(check)}", flush=True)
+        if subprocess.run([sys.executable, "-m", *check], check=False).returncode:
+            failed.append(" ".join(check))
     for mode, settings in MODES.items():
         print(f"== {mode}", flush=True)
         once = ["-m", "not once"] if settings else []

@@ -2,7 +2,17 @@
 
 from .measure import Run, compare, measure
 from .published import published
+from .report import findings
 from .reproduction import Reproduction, reproduce
 from .store import load
 
-__all__ = ["Reproduction", "Run", "compare", "load", "measure", "published", "reproduce"]
+__all__ = [
+    "Reproduction",
+    "Run",
+    "compare",
+    "findings",
+    "load",
+    "measure",
+    "published",
+    "reproduce",
+]

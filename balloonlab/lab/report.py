@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -91,10 +92,16 @@ def render(result: Reproduction) -> Group:
         "paper: kicks, wire bytes and madvise calls follow from the format (256 PFNs a kick, "
         "one madvise a page); bitmap-v4 was not broken down."
     )
-    lines = [*findings(result), note]
-    if result.folder is not None:
-        lines.append(f"Results: {result.folder}")
-    return Group(render_table(result.table()), Text("\n".join(lines)))
+    lines = Text("\n".join([*findings(result), note]))
+    return Group(render_table(result.table()), lines)
+
+
+def to_text(result: Reproduction) -> str:
+    """Write the whole report as plain text, `WIDTH` columns wide."""
+    with io.StringIO() as file:
+        Console(file=file, width=WIDTH).print(render(result))
+        lines = file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
 
 
 def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:

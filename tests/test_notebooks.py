@@ -1,0 +1,61 @@
+"""Every notebook runs top to bottom, and is committed as it ran."""
+
+import os
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+pytestmark = pytest.mark.once
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def assert_clean(notebook):
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    for output in outputs(notebook):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr"
+        assert "Warning" not in output.get("text", "")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_runs_in_quick_mode(name, monkeypatch):
+    monkeypatch.setenv("BALLOONLAB_MEMORY", "64MiB")
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    where = {"metadata": {"path": os.fspath(FOLDER)}}
+    NotebookClient(notebook, timeout=300, resources=where).execute()
+    assert_clean(notebook)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_is_committed_executed_with_its_pictures(name):
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    assert_clean(notebook)
+    assert any("image/png" in output.get("data", {}) for output in outputs(notebook))
+    assert notebook.cells[0].source.startswith(f"# {int(name[:2])}. ")
+    assert "**Question.**" in notebook.cells[0].source
+    assert any(cell.source.startswith("## Answer") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_defines_nothing_and_patches_no_path(name):
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    for cell in code_cells(notebook):
+        for line in cell.source.splitlines():
+            assert not line.lstrip().startswith(("def ", "class ", "%pip", "!"))
+            assert "sys.path" not in line
+            assert "filterwarnings" not in line
