@@ -88,4 +88,4 @@ def parse_pages(size: Size, name: str = "size") -> int:
 
 def format_size(n_bytes: int) -> str:
     """Write a size for people: ``format_size(7 << 30)`` is ``"7 GiB"``."""
-    return humanize.naturalsize(n_bytes, binary=True, format="%.4g")
+    return humanize.naturalsize(n_bytes, binary=True, format="%.4g").replace("Bytes", "B")

@@ -88,6 +88,28 @@ def test_buddy_does_what_its_twin_does(n_pages, actions):
     assert np.array_equal(buddy.free_blocks(), Buddy.idle(n_pages).free_blocks())
 
 
+@given(
+    n_pages=st.sampled_from([7, 300, 1024, 5000]),
+    holes=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 99)), max_size=20),
+    wanted=st.integers(0, 400),
+)
+def test_taking_in_batches_is_taking_one_by_one(n_pages, holes, wanted):
+    """The same pages, the same order, the same free blocks, from any state."""
+    buddy, twin, held = Buddy.idle(n_pages), naive.Buddy(zones(n_pages)), []
+    for order, which in holes:
+        held.append((twin.take(order), order))
+        assert buddy.take_block(order) == held[-1][0]
+        if which % 2 or held[-1][0] is None:
+            block = held.pop(which % len(held))
+            if block[0] is not None:
+                twin.give(*block)
+                buddy.free(*block)
+    one_by_one = [pfn for _ in range(wanted) if (pfn := twin.take(0)) is not None]
+    assert buddy.take(wanted).tolist() == one_by_one
+    starts = np.flatnonzero(buddy.blocks.order >= 0)
+    assert {(int(buddy.blocks.order[pfn]), int(pfn)) for pfn in starts} == twin.blocks()
+
+
 @given(pages=st.lists(st.integers(0, 999), unique=True))
 def test_an_allocator_holding_some_pages_hands_out_just_those_in_order(pages):
     assert Buddy.holding(1000, pages).take(1000).tolist() == pages

@@ -35,7 +35,7 @@ def _cell(row: str, value: float) -> str:
 def render_table(table: pd.DataFrame) -> Table:
     """Turn `Reproduction.table` into a table for the terminal."""
     title = "Inflating the balloon: stages of the repeat with the median total"
-    view = Table(title=title, box=SIMPLE_HEAD)
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("", no_wrap=True)
     for group, protocol in table.columns:
         source, state = group.split(", ")
