@@ -15,7 +15,8 @@ STAGES = {
     "send": ("b send", "#1f5a99", ""),
     "translate": ("c translate", "#e8a33d", "xxxx"),
     "discard": ("d discard", "#8fbbe0", "////"),
-    "remainder": ("remainder", "#4d4d4d", ""),
+    "remainder": ("remainder", "black", ""),
+    "total": ("not broken down", "white", "...."),
 }
 """Label, colour and hatch of each stage: told apart by lightness and hatch without colour."""
 
