@@ -12,8 +12,9 @@ memory, with every stage timed::
     run.frame                                      # where the time went
 """
 
-from . import figures, wire
-from .lab import compare, measure, reproduce
+from . import figures, lab, wire
+from .headline import reproduce
+from .lab import compare, measure
 from .pages import patterns
 
-__all__ = ["compare", "figures", "measure", "patterns", "reproduce", "wire"]
+__all__ = ["compare", "figures", "lab", "measure", "patterns", "reproduce", "wire"]

@@ -40,8 +40,8 @@ def reproduce(
     prints stages beside the paper's; leaves timings.csv, meta.json and the figure
     in the folder. About two minutes at 8 GiB.
     """
+    from .headline import reproduce as run
     from .lab.report import render
-    from .lab.reproduction import reproduce as run
 
     try:
         result = run(memory, balloon, repeats, out)

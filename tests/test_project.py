@@ -52,7 +52,7 @@ def test_the_readmes_numbers_are_those_of_the_data():
 
 def test_the_committed_figure_is_drawn_from_the_committed_data(tmp_path):
     result = bl.lab.Reproduction.load(TOP / "data" / "headline")
-    labels = [text.get_text() for text in result.figure().texts]
+    labels = [text.get_text() for text in bl.figures.headline(result.frame).texts]
     totals = result.table().loc["total, ms"]
     assert len(labels) == len(totals)
     assert labels[0] == "4,126 ms"

@@ -2,8 +2,8 @@
 
 from .measure import Run, compare, measure
 from .published import published
-from .report import findings
-from .reproduction import Reproduction, reproduce
+from .report import findings, readable
+from .reproduction import Reproduction
 from .store import load
 
 __all__ = [
@@ -14,5 +14,5 @@ __all__ = [
     "load",
     "measure",
     "published",
-    "reproduce",
+    "readable",
 ]

@@ -32,6 +32,15 @@ def _cell(row: str, value: float) -> str:
     return f"{value:,.1f}" if value >= 99.95 else f"{value:.3g}"
 
 
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn the numbers of `Reproduction.table` into text: counts whole, times to three digits."""
+    cells = {
+        column: [_cell(row, value) for row, value in table[column].items()]
+        for column in table.columns
+    }
+    return pd.DataFrame(cells, index=table.index)
+
+
 def render_table(table: pd.DataFrame) -> Table:
     """Turn `Reproduction.table` into a table for the terminal."""
     title = "Inflating the balloon: stages of the repeat with the median total"
@@ -40,9 +49,8 @@ def render_table(table: pd.DataFrame) -> Table:
     for group, protocol in table.columns:
         source, state = group.split(", ")
         view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
-    for row in table.index:
+    for row, cells in readable(table).iterrows():
         total = row == "total, ms"
-        cells = [_cell(row, value) for value in table.loc[row]]
         view.add_row(row, *cells, style="bold" if total else None, end_section=total)
     return view
 

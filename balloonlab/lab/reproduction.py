@@ -21,7 +21,6 @@ from .store import Store, load
 from .trials import Repeat, Trial, check_facilities, count_steps, inflate_once, run_trials
 
 DEFAULT_MEMORY = 8 * GIB
-DEFAULT_OUT = "balloonlab-reproduce"
 
 STAGE_LABELS = {
     "allocate": "a allocate, ms",
@@ -91,12 +90,6 @@ class Reproduction:
             return None
         return float(totals[0].median() / totals[1].median())
 
-    def figure(self) -> Any:
-        """Draw the headline figure; see `balloonlab.figures.headline`."""
-        from ..figures import headline
-
-        return headline(self.frame)
-
 
 def _paper_column(protocol: str) -> dict[str, float]:
     rows = published().query("protocol == @protocol")
@@ -143,43 +136,14 @@ def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataF
     ]
 
 
-def reproduce(
+def measure_headline(
     memory: Size | None = None,
     balloon: Size | None = None,
     repeats: int = 3,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Reproduction:
-    """Measure the headline comparison on this machine.
-
-    ``pfn`` with page-wise discard against ``bitmap-v4`` with range discard, on
-    memory that the host backs (touched) and does not (untouched), without huge
-    pages, and one ``madvise`` over the same bytes as the floor. Each case has one
-    warm-up and `repeats` measured repeats.
-
-    Parameters
-    ----------
-    memory : int or str, optional
-        RAM of the guest; 8 GiB, or as much as fits where that is short.
-    balloon : int or str, optional
-        7/8 of the memory by default.
-    repeats : int
-        Measured repeats of each case.
-    out : path-like, optional
-        Folder for ``timings.csv`` (each repeat is on disk before the next starts),
-        ``meta.json`` and the figure as SVG and PNG. Nothing is written without.
-    progress : bool
-        Show progress bars.
-
-    Returns
-    -------
-    Reproduction
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `balloonlab.measure`.
-    """
+    """Measure the cases of the headline; see `balloonlab.reproduce`, which also draws them."""
     check_facilities()
     memory_bytes, scaled = _choose_memory(memory)
     if balloon is None:
@@ -214,10 +178,7 @@ def reproduce(
         store.folder if store else None,
     )
     if store:
-        from ..figures import save
-
         store.write_meta(meta)
-        save(result.figure(), store.folder / "headline")
     return result
 
 

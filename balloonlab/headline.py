@@ -1,0 +1,53 @@
+"""The main job: the headline of 2016 measured here, stored, and drawn."""
+
+from __future__ import annotations
+
+import os
+
+from .figures import headline, save
+from .lab import Reproduction
+from .lab.reproduction import measure_headline
+from .sizes import Size
+
+
+def reproduce(
+    memory: Size | None = None,
+    balloon: Size | None = None,
+    repeats: int = 3,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Reproduction:
+    """Measure the headline comparison on this machine.
+
+    ``pfn`` with page-wise discard against ``bitmap-v4`` with range discard, on
+    memory that the host backs (touched) and does not (untouched), without huge
+    pages, and one ``madvise`` over the same bytes as the floor. Each case has one
+    warm-up and `repeats` measured repeats.
+
+    Parameters
+    ----------
+    memory : int or str, optional
+        RAM of the guest; 8 GiB, or as much as fits where that is short.
+    balloon : int or str, optional
+        7/8 of the memory by default.
+    repeats : int
+        Measured repeats of each case.
+    out : path-like, optional
+        Folder for ``timings.csv`` (each repeat is on disk before the next starts),
+        ``meta.json`` and the figure as SVG and PNG. Nothing is written without.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
+        As `balloonlab.measure`.
+    """
+    result = measure_headline(memory, balloon, repeats, out, progress)
+    if result.folder is not None:
+        save(headline(result.frame), result.folder / "headline")
+    return result
