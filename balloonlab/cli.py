@@ -46,9 +46,11 @@ def reproduce(
     try:
         result = run(memory, balloon, repeats, out)
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted. Finished repeats are in {out / 'timings.csv'}.", err=True)
+        kept = out / "timings.csv"
+        told = f"Finished repeats are in {kept}." if kept.exists() else "No repeat was finished."
+        typer.echo(f"Interrupted. {told}", err=True)
         raise typer.Exit(130) from None
-    except (ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, TypeError, MemoryError, OSError, RuntimeError) as error:
         typer.echo(f"balloonlab: {error}", err=True)
         raise typer.Exit(2) from None
     console = _console()

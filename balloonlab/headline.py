@@ -7,6 +7,7 @@ import os
 from .figures import headline, save
 from .lab import Reproduction
 from .lab.reproduction import measure_headline
+from .lab.store import FIGURE
 from .sizes import Size
 
 
@@ -47,7 +48,11 @@ def reproduce(
     ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
         As `balloonlab.measure`.
     """
+    import matplotlib.pyplot as plt
+
     result = measure_headline(memory, balloon, repeats, out, progress)
     if result.folder is not None:
-        save(headline(result.frame), result.folder / "headline")
+        ax = headline(result.frame)
+        save(ax, result.folder / FIGURE)
+        plt.close(ax.get_figure(root=True))
     return result

@@ -11,7 +11,6 @@ import humanize
 Size: TypeAlias = int | str
 
 PAGE_BYTES = 4096
-PAGE_SHIFT = 12
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 _UNITS = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}

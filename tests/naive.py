@@ -121,6 +121,44 @@ def decode_bitmap_v4(buffer):
     return result
 
 
+def decode_hostile(buffer):
+    """Ranges of any buffer at all, and the kinds of its bad records in order."""
+    if len(buffer) < 8:
+        return [], ["length"]
+    data_len = int.from_bytes(buffer[4:8], "little")
+    if buffer[0]:
+        return [], ["cmd"]
+    if data_len > len(buffer) - 8 or data_len % 8:
+        return [], ["data_len"]
+    ranges, kinds, at, end = [], [], 8, 8 + data_len
+    while at < end:
+        value = int.from_bytes(buffer[at : at + 8], "little")
+        start, shift, length = value & (1 << 52) - 1, value >> 52 & 63, value >> 58
+        if length % 8 or at + 8 + length > end:
+            return ranges, [*kinds, "bmap_len"]
+        n_pages = 8 * length if length else 1 << max(shift - 12, 0)
+        if shift < 12 or (length and shift != 12):
+            kinds.append("page_shift")
+        elif start + n_pages > 1 << 52:
+            kinds.append("range")
+        elif length:
+            bitmap = int.from_bytes(buffer[at + 8 : at + 8 + length], "little")
+            ranges += runs(start + i for i in range(8 * length) if bitmap >> i & 1)
+        else:
+            ranges.append((start, n_pages))
+        at += 8 + length
+    return ranges, kinds
+
+
+def resolve(slots, gpa, n_bytes):
+    """Offset of a buffer that lies in one slot, else -1."""
+    for start, n_pages, first_page, _ in slots:
+        low, high = start * 4096, (start + n_pages) * 4096
+        if n_bytes >= 0 and low <= gpa < high and gpa + n_bytes <= high:
+            return first_page * 4096 + gpa - low
+    return -1
+
+
 def translate(slots, ranges, by_page):
     """Extents (offset, length) in bytes and the number of refused ranges.
 

@@ -65,16 +65,23 @@ def test_settings_have_code_of_their_own(copy):
 def test_code_goes_where_the_user_wants_it(copy, tmp_path):
     folder = tmp_path / "cache"
     run(copy, NUMBA_CACHE_DIR=str(folder))
-    assert list(folder.glob("kernels-*/**/*.nbi"))
-    assert not list((copy / "balloonlab").glob("kernels/__pycache__/kernels-*/**/*.nbi"))
+    assert list(folder.glob("balloonlab-kernels-*/**/*.nbi"))
+    assert not list((copy / "balloonlab").glob("kernels/__pycache__/balloonlab-kernels-*/**/*.nbi"))
 
 
 def test_old_code_is_forgotten(copy):
     caches = copy / "balloonlab" / "kernels" / "__pycache__"
+    mine = caches / "balloonlab-kernels-of-my-thesis"
+    mine.mkdir(parents=True)
     for number in range(9):
-        (caches / f"kernels-{number}").mkdir(parents=True)
+        (caches / f"balloonlab-kernels-{number:016x}").mkdir()
     run(copy)
-    assert len(list(caches.glob("kernels-*"))) == 5
+    assert mine.exists()
+    assert len(list(caches.glob("balloonlab-kernels-*"))) == 6
+
+
+def test_a_user_without_a_home_can_import(copy):
+    assert run(copy, HOME="") == "1 [1, 2]"
 
 
 def test_the_digest_covers_every_kernel_source(tmp_path):

@@ -70,6 +70,16 @@ def test_resolve_finds_buffers_within_one_slot_only():
     assert resolve(memory, 0, -1) == -1
 
 
+@given(gpa=st.integers(0, 110 * 4096), n_bytes=st.integers(-1, 50 * 4096))
+def test_resolve_does_what_its_twin_does(gpa, n_bytes):
+    assert resolve(Slots(), gpa, n_bytes) == naive.resolve(SLOTS.tolist(), gpa, n_bytes)
+
+
+def test_an_untouched_guest_may_be_larger_than_the_host():
+    guest = GuestRam(64 << 18)
+    assert guest.memory.ram.size > 64 << 30
+
+
 def test_ram_of_a_large_guest_has_two_slots_and_its_kernels_own():
     guest = GuestRam(8 << 18)
     starts = guest.memory.slots[:, 0].tolist()

@@ -112,7 +112,17 @@ def test_taking_in_batches_is_taking_one_by_one(n_pages, holes, wanted):
 
 @given(pages=st.lists(st.integers(0, 999), unique=True))
 def test_an_allocator_holding_some_pages_hands_out_just_those_in_order(pages):
-    assert Buddy.holding(1000, pages).take(1000).tolist() == pages
+    buddy = Buddy.holding(1000, pages)
+    assert buddy.take(1000).tolist() == pages
+    for page in range(1000):
+        buddy.free(page)
+    assert np.array_equal(buddy.free_blocks(), Buddy.idle(1000).free_blocks())
+
+
+def test_pages_freed_beside_held_ones_are_joined_and_lost_to_nobody():
+    buddy = Buddy.holding(16384, [0, 2, 5000])
+    buddy.free(1)
+    assert sorted(buddy.take(10).tolist()) == [0, 1, 2, 5000]
 
 
 def test_buddy_refuses_bad_frees():

@@ -163,7 +163,7 @@ def test_a_head_outside_the_queue_stops_the_device(rig):
     ring.avail[vring.ENTRIES] = QUEUE_SIZE
     ring.avail[vring.INDEX] = 1
     r.queue.kick()
-    r.device._thread.join(10)
+    r.device._worker.wait()
     assert r.queue.broken == vring.BROKEN_REASONS[vring.BAD_HEAD]
 
 

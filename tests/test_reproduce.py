@@ -67,12 +67,14 @@ def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
     first.append(frame)
     first.write_meta({"run": 1})
     first.append(frame)
+    (tmp_path / "thesis.tex").write_text("mine")
     second = store.Store(tmp_path)
     second.write_meta({"run": 2})
     (aside,) = tmp_path.glob("earlier-*")
     assert len(pd.read_csv(aside / "timings.csv")) == 2
     assert json.loads((aside / "meta.json").read_text()) == {"run": 1}
     assert not (tmp_path / "timings.csv").exists()
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
     with pytest.raises(FileNotFoundError):
         store.load(tmp_path)
     (tmp_path / "timings.csv").write_text("a,b\n1,2\n")
@@ -96,6 +98,22 @@ def test_bad_arguments_are_one_clear_line(arguments, words, tmp_path):
     assert words in result.stderr
     assert "Traceback" not in result.output
     assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path):
+    (tmp_path / "x").write_text("")
+    result = runner.invoke(app, ["reproduce", "--memory", "8MiB", "--out", str(tmp_path / "x")])
+    assert result.exit_code == 2
+    assert "x" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_frame_with_several_runs_is_not_drawn_as_one(outcome):
+    _, out = outcome
+    frame = bl.lab.Reproduction.load(out).frame
+    twice = pd.concat([frame, frame.assign(run_id=frame["run_id"] + "x")])
+    with pytest.raises(ValueError, match="2 run_ids"):
+        bl.figures.headline(twice)
 
 
 def test_it_scales_down_where_memory_is_short_and_says_so(monkeypatch, tmp_path):

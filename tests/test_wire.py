@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab import patterns, wire
+from balloonlab.kernels import faults
+from balloonlab.kernels.bitmap_v4 import decode_records
 
 from . import naive
 from .strategies import page_sets
@@ -118,15 +120,89 @@ HEADER = (8 << 32).to_bytes(8, "little")
         (HEADER + naive.head(1, 12, 8), "bmap_len"),
         ((16 << 32).to_bytes(8, "little") + naive.head(1, 13, 8) + bytes(8), "page_shift"),
         (HEADER + naive.head(2**52 - 1, 13, 0), "52-bit"),
-        (HEADER + naive.head(1, 63, 0), "at byte 8"),
     ],
 )
 def test_decode_names_the_broken_rule(buffer, words):
-    if words == "at byte 8":  # 2**51 pages from page 1 on are page numbers still
-        assert wire.decode([buffer], "bitmap-v4").tolist() == [(1, 2**51)]
-        return
     with pytest.raises(ValueError, match=words):
         wire.decode([buffer], "bitmap-v4")
+
+
+def test_the_largest_block_is_2_to_the_51_pages():
+    buffer = HEADER + naive.head(1, 63, 0)
+    assert wire.decode([buffer], "bitmap-v4").tolist() == [(1, 2**51)]
+
+
+KINDS = {
+    "length": faults.BUFFER_LENGTH,
+    "cmd": faults.COMMAND,
+    "data_len": faults.DATA_LEN,
+    "bmap_len": faults.BMAP_LEN,
+    "page_shift": faults.PAGE_SHIFT,
+    "range": faults.RECORD_RANGE,
+}
+
+
+@st.composite
+def hostile_buffers(draw):
+    """Buffers near the format: plausible heads and bitmaps, cut or spoilt anywhere."""
+    word = st.one_of(
+        st.builds(
+            lambda start, shift, length: start | shift << 52 | length << 58,
+            st.one_of(st.integers(0, 2**52 - 1), st.just(2**52 - 1), st.integers(0, 99)),
+            st.one_of(st.just(12), st.integers(0, 63)),
+            st.one_of(st.sampled_from([0, 8, 16, 56]), st.integers(0, 63)),
+        ),
+        st.integers(0, 2**64 - 1),
+    )
+    words = draw(st.lists(word, max_size=10))
+    data = b"".join(value.to_bytes(8, "little") for value in words)
+    data_len = draw(st.one_of(st.just(len(data)), st.integers(0, 2**32 - 1), st.integers(0, 99)))
+    cmd = draw(st.sampled_from([0, 0, 0, 0, 7]))
+    buffer = bytes([cmd, 0, 0, 0]) + data_len.to_bytes(4, "little") + data
+    return buffer[: draw(st.one_of(st.just(len(buffer)), st.integers(0, len(buffer))))]
+
+
+@given(buffer=hostile_buffers())
+def test_hostile_records_are_counted_by_kind_and_the_rest_is_decoded(buffer):
+    words = np.full(len(buffer) // 8 + 1, 0xABABABABABABABAB, np.uint64)
+    words.view(np.uint8)[: len(buffer)] = np.frombuffer(buffer, np.uint8)
+    ranges = np.zeros((4 * max(len(buffer), 1), 2), np.int64)
+    fault = faults.no_faults()
+    n = decode_records(words, len(buffer), ranges, fault)
+    expected, kinds = naive.decode_hostile(buffer)
+    assert [tuple(row) for row in ranges[:n].tolist()] == expected
+    counts = np.bincount([KINDS[kind] for kind in kinds], minlength=faults.N_FAULTS)
+    assert fault[: faults.N_FAULTS].tolist() == counts.tolist()
+    assert fault[faults.FIRST_KIND] == (KINDS[kinds[0]] if kinds else -1)
+
+
+@given(pages=page_sets())
+def test_max_kicks_is_an_upper_bound(pages):
+    span = max(pages, default=0) + 1
+    for protocol in wire.formats():
+        kicks = len(wire.encode(pages, protocol))
+        assert kicks <= wire.get(protocol).max_kicks(len(pages), span)
+
+
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("step", [1, 2, 3, 64, 65, 128, 8 * 262_144])
+def test_max_kicks_holds_for_scattered_pages(step):
+    pages = np.arange(200_000 if step < 1000 else 40, dtype=np.uint64) * np.uint64(step)
+    for protocol in wire.formats():
+        kicks = len(wire.encode(pages, protocol))
+        assert kicks <= wire.get(protocol).max_kicks(pages.size, int(pages[-1]) + 1)
+
+
+@pytest.mark.parametrize("first", [2**40, 1000, 0])
+@pytest.mark.parametrize("step", [1, -1])
+def test_page_numbers_that_wrap_around_are_refused(first, step):
+    wrapped = np.arange(64, dtype=np.uint64) - np.uint64(32)
+    pages = np.r_[np.arange(first, first + 64, dtype=np.uint64), wrapped[::step]]
+    for call in (wire.pack, lambda p: wire.encode(p, "bitmap-v4"), lambda p: wire.encode(p, "pfn")):
+        with pytest.raises(ValueError, match="below 2"):
+            call(pages)
+        with pytest.raises(ValueError, match="below 2"):
+            call(wrapped[::step])
 
 
 def test_decode_names_the_buffer_and_the_byte():

@@ -9,7 +9,7 @@ import pandas as pd
 from ..lab.published import published
 from ..lab.reproduction import median_repeat
 from ..sizes import format_size
-from .style import STAGES, style
+from .style import LOOKS, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,14 +58,17 @@ def headline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with style():
         if ax is None:
             _, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-        legacy_ms = widest_ms = 0.0
+        legacy_ms: dict[str, float] = {}
+        widest_ms = 0.0
         for y, (label, stages) in enumerate(bars):
             total_ms = _stack(ax, y, stages)
-            legacy_ms = total_ms if label.endswith(": pfn") else legacy_ms
+            memory, protocol = label.split(": ")
+            if protocol == "pfn":
+                legacy_ms[memory] = total_ms
             widest_ms = max(widest_ms, total_ms)
             text = f"{total_ms:,.0f} ms" if total_ms >= 100 else f"{total_ms:.1f} ms"
-            if total_ms != legacy_ms:
-                text += f"  ({legacy_ms / total_ms:.1f}x)"
+            if protocol != "pfn" and memory in legacy_ms:
+                text += f"  ({legacy_ms[memory] / total_ms:.1f}x)"
             ax.annotate(text, (total_ms, y), (4, 0), textcoords="offset points", va="center")
         ax.set_yticks(range(len(bars)), [label for label, _ in bars])
         ax.tick_params(axis="y", length=0)
@@ -75,9 +78,9 @@ def headline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_title(_title(frame))
         handles = [
             Patch(facecolor=colour, hatch=hatch, edgecolor="black")
-            for _, colour, hatch in STAGES.values()
+            for _, colour, hatch in LOOKS.values()
         ]
-        names = [name for name, _, _ in STAGES.values()]
+        names = [name for name, _, _ in LOOKS.values()]
         ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.35, -0.17), ncols=6)
     return ax
 
@@ -85,7 +88,7 @@ def headline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def _stack(ax: Axes, y: int, stages: dict[str, float]) -> float:
     """Draw one bar, stage by stage; return its length in ms."""
     left = 0.0
-    for stage, (_, colour, hatch) in STAGES.items():
+    for stage, (_, colour, hatch) in LOOKS.items():
         width = stages.get(stage, 0.0)
         if width:
             ax.barh(y, width, left=left, color=colour, hatch=hatch, edgecolor="black")

@@ -10,7 +10,7 @@ from typing import Any
 
 SHEET = Path(__file__).with_name("balloonlab.mplstyle")
 
-STAGES = {
+LOOKS = {
     "allocate": ("a allocate", "#f2f2f2", ""),
     "send": ("b send", "#1f5a99", ""),
     "translate": ("c translate", "#e8a33d", "xxxx"),

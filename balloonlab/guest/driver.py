@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,16 +10,16 @@ import numpy.typing as npt
 from ..kernels import clock, vring
 from ..kernels import driver as kernels
 from ..kernels.bitmap_v4 import RECORD_WORDS
-from ..kernels.pfn import PFNS_PER_BUFFER
+from ..kernels.pfn import FORMAT, PFNS_PER_BUFFER
 from ..layout import DRIVER_GPA, ram_ranges
 from ..pages import Buddy
-from ..queue import QUEUE_BYTES, Virtqueue
+from ..queue import QUEUE_BYTES, Virtqueue, Worker
+from ..wire import Format
 from ..wire.bitmap import WINDOW_WORDS
 
 _PFNS_AT = QUEUE_BYTES
 _HEADER_AT = _PFNS_AT + 4096
 _RECORDS_AT = _HEADER_AT + 4096
-JOIN_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ class Inflation:
     pages : uint64 array
         The balloon, in the order the pages were taken.
     wall_ns : int
-        The whole operation, read around the compiled call.
+        The whole operation, from before the first page is taken to after the last
+        answer, read in the compiled code: Python's own threads have no part in it.
     n_kicks, wire_bytes, n_records : int
         What went over the queue.
     """
@@ -56,7 +55,8 @@ class BalloonDriver:
     queue : Virtqueue
     buddy : Buddy
         Where pages come from.
-    protocol : {"pfn", "bitmap-v4"}
+    wire_format : balloonlab.wire.Format
+        How pages are told.
     log_rows : int
         Intervals it can log.
     """
@@ -66,12 +66,12 @@ class BalloonDriver:
         own_memory: npt.NDArray[np.uint8],
         queue: Virtqueue,
         buddy: Buddy,
-        protocol: str,
+        wire_format: Format,
         log_rows: int,
     ) -> None:
         self._queue = queue
         self._buddy = buddy
-        self._protocol = protocol
+        self._format = wire_format
         self.log = clock.Log.empty(log_rows)
         span = ram_ranges(buddy.memory_pages)[-1].end
         offsets = (_PFNS_AT, _HEADER_AT, _RECORDS_AT)
@@ -95,42 +95,30 @@ class BalloonDriver:
             Both ends have left their loops by then.
         """
         pages = np.full(n_pages, 1, np.uint64)  # written once: no page faults in timed code
-        counters = np.zeros(3, np.int64)
-        result: list[int] = []
-
-        def run() -> None:
-            begin = time.monotonic_ns()
-            told = self._run_kernel(pages, counters)
-            result.extend((told, time.monotonic_ns() - begin))
-
-        thread = threading.Thread(target=run, name="balloon-driver", daemon=True)
-        thread.start()
+        counters = np.zeros(5, np.int64)
+        worker = Worker(lambda: self._inflate(pages, counters), "balloon-driver")
+        worker.start()
         try:
-            while thread.is_alive():
-                thread.join(JOIN_SECONDS)
-        except KeyboardInterrupt:
+            worker.wait()
+        except BaseException:
             self._queue.break_down(vring.INTERRUPTED)
-            thread.join()
+            worker.wait_out()
             raise
-        if not result or self._queue.broken:
+        told = worker.result()
+        if self._queue.broken:
             raise RuntimeError(f"the balloon device needs a reset: {self._queue.broken}")
-        told, wall_ns = result
         if told < n_pages:
             raise RuntimeError(f"the guest ran out of memory after {told} of {n_pages} pages")
         return Inflation(
             pages,
-            wall_ns,
+            wall_ns=int(counters[kernels.END_NS] - counters[kernels.BEGIN_NS]),
             n_kicks=int(counters[kernels.KICKS]),
             wire_bytes=int(counters[kernels.WIRE_BYTES]),
             n_records=int(counters[kernels.RECORDS]),
         )
 
-    def _run_kernel(self, pages: npt.NDArray[np.uint64], counters: npt.NDArray[np.int64]) -> int:
-        blocks, ring = self._buddy.blocks, self._queue.ring
-        if self._protocol == "pfn":
-            return int(kernels.inflate_pfns(blocks, pages, ring, self._buffers, counters, self.log))
-        return int(
-            kernels.inflate_bitmap(
-                blocks, pages, ring, self._buffers, WINDOW_WORDS, counters, self.log
-            )
-        )
+    def _inflate(self, pages: npt.NDArray[np.uint64], counters: npt.NDArray[np.int64]) -> int:
+        state = (self._buddy.blocks, pages, self._queue.ring, self._buffers)
+        if self._format.number == FORMAT:
+            return int(kernels.inflate_pfns(*state, counters, self.log))
+        return int(kernels.inflate_bitmap(*state, WINDOW_WORDS, counters, self.log))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import threading
 
 import numpy as np
 
 from ..kernels import clock, faults, vring
 from ..kernels import device as kernels
-from ..queue import Virtqueue
+from ..queue import Virtqueue, Worker
 from ..wire.format import RANGES_PER_BYTE, Format
 from .ram import GuestRam
 
@@ -42,6 +41,8 @@ class BalloonDevice:
     def __init__(
         self, ram: GuestRam, queue: Virtqueue, wire_format: Format, discard: str, log_rows: int
     ) -> None:
+        if discard not in DISCARDS:
+            raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
         self._ram = ram
         self._queue = queue
         self.log = clock.Log.empty(log_rows)
@@ -58,19 +59,17 @@ class BalloonDevice:
             counters=np.zeros(3, np.int64),
             faults=faults.no_faults(),
         )
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._serve, name="balloon-device", daemon=True)
+        self._worker = Worker(self._serve, "balloon-device")
 
     def start(self) -> None:
         """Start answering kicks."""
-        self._thread.start()
+        self._worker.start()
 
     def stop(self) -> None:
         """Leave the loop and wait for it; raises what ended the thread, if anything did."""
         self._queue.stop()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+        self._worker.wait_out()
+        self._worker.result()
 
     @property
     def n_translations(self) -> int:
@@ -99,6 +98,6 @@ class BalloonDevice:
     def _serve(self) -> None:
         try:
             kernels.serve(self._queue.ring, self._ram.memory, self._state, self.log)
-        except BaseException as error:
-            self._error = error
+        except BaseException:
             self._queue.break_down(vring.DEVICE_DIED)
+            raise

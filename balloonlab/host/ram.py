@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,11 @@ from ..sizes import GIB, MIB, PAGE_BYTES, format_size
 HUGE_BYTES = 2 * MIB
 DRIVER_BYTES = MIB
 """The guest kernel's own memory, a slot of its own: queue and message buffers."""
+
+MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+"""Lets an untouched guest be larger than the host's memory (Python names it from 3.13 on)."""
+
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
 
 TOUCH_STEP_PAGES = 64 * MIB // PAGE_BYTES
 THP_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -62,7 +68,7 @@ class GuestRam:
             self._mapping = mmap.mmap(
                 -1,
                 size + DRIVER_BYTES + HUGE_BYTES,
-                flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS,
+                flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE,
             )
         except OSError as error:
             raise MemoryError(
@@ -129,6 +135,18 @@ class GuestRam:
             if mincore(address, n_pages * PAGE_BYTES, result[first:].ctypes.data) != 0:
                 raise OSError(ctypes.get_errno(), "mincore of guest RAM failed")
         return result.astype(bool)
+
+    def huge_bytes(self) -> int:
+        """Ask the kernel how much of the mapping stands on transparent huge pages."""
+        first = self.memory.base_address
+        last = first + self.memory.ram.size
+        inside, total = False, 0
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if match := _MAPPING.match(line):
+                inside = int(match[1], 16) < last and int(match[2], 16) > first
+            elif inside and line.startswith("AnonHugePages:"):
+                total += int(line.split()[1]) * 1024
+        return total
 
 
 def missing_facilities() -> list[str]:

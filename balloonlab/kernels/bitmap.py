@@ -92,7 +92,7 @@ def survey(pfns, lowest):
         else:
             bottom, top = first, first + TOP
         low = min(low, bottom)
-        high = max(high, top)
+        high = max(high, bottom, top)  # a block may wrap at 2**64: its top is then small
     return low, high
 
 

@@ -13,6 +13,7 @@ from .bitmap import FULL, ONE, WORD, ZERO, append_runs
 from .compile import kernel
 from .faults import BMAP_LEN, BUFFER_LENGTH, COMMAND, DATA_LEN, PAGE_SHIFT, RECORD_RANGE, blame
 
+FORMAT = 1  # in `balloonlab.kernels.device.Device.format`
 RECORD_WORDS = 4096  # the record area: 32 KiB
 RESERVED_WORDS = 64  # it is sent when fewer words than these are left
 BITMAP_WORDS = 4096  # one bitmap: 32 KiB, 262,144 pages, 1 GiB of guest memory

@@ -150,12 +150,12 @@ def free_pages_in_order(blocks, pfns):
     """Make exactly these single pages free, to be taken first to last.
 
     They stay unjoined: the state of an allocator whose free memory is in pieces.
+    The order is kept across all memory, so the allocator has a single zone.
     """
-    zone = blocks.heads.shape[0] - 1
     for i in range(pfns.size):
         pfn = np.int64(pfns[i])
         blocks.next[pfn] = np.int64(pfns[i + 1]) if i + 1 < pfns.size else NONE
         blocks.previous[pfn] = np.int64(pfns[i - 1]) if i > 0 else NONE
         blocks.order[pfn] = 0
     if pfns.size > 0:
-        blocks.heads[zone, 0] = np.int64(pfns[0])
+        blocks.heads[0, 0] = np.int64(pfns[0])

@@ -12,14 +12,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import llvmlite
 import numba
 from numba import config, njit
+
+PREFIX = "balloonlab-kernels-"
+NAME = re.compile(PREFIX + "[0-9a-f]{16}")
 
 KEPT_CACHES = 4
 """Caches of older sources or other settings left beside the current one."""
@@ -42,16 +47,25 @@ def digest(folder: Path) -> str:
     return state.hexdigest()[:16]
 
 
+def _roots() -> Iterator[Path]:
+    """Places for compiled code, the best first."""
+    if config.CACHE_DIR:
+        yield Path(config.CACHE_DIR)
+    yield Path(__file__).parent / "__pycache__"
+    try:
+        yield Path.home() / ".cache" / "balloonlab"
+    except RuntimeError:  # no HOME and no entry in the password file, as in some containers
+        return
+
+
 def _cache_folder() -> Path | None:
     """Make this digest's folder where it can be written; None where it cannot."""
-    here = Path(__file__).parent
-    roots = [here / "__pycache__", Path.home() / ".cache" / "balloonlab"]
-    if config.CACHE_DIR:
-        roots.insert(0, Path(config.CACHE_DIR))
-    for root in roots:
-        folder = root / f"kernels-{digest(here)}"
+    name = PREFIX + digest(Path(__file__).parent)
+    for root in _roots():
+        folder = root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            os.utime(folder)
         except OSError:
             continue
         if os.access(folder, os.W_OK):
@@ -61,9 +75,13 @@ def _cache_folder() -> Path | None:
 
 
 def _forget_old(root: Path, keep: Path) -> None:
-    others = [path for path in root.glob("kernels-*") if path != keep]
-    others.sort(key=lambda path: path.stat().st_mtime if path.exists() else 0.0)
-    for path in others[:-KEPT_CACHES]:
+    """Delete the caches used longest ago; one that is in use is only compiled anew."""
+    found = []
+    for path in root.glob(f"{PREFIX}*"):
+        if path != keep and NAME.fullmatch(path.name):
+            with suppress(FileNotFoundError):  # another process was faster
+                found.append((path.stat().st_mtime, path))
+    for _, path in sorted(found)[:-KEPT_CACHES]:
         shutil.rmtree(path, ignore_errors=True)
 
 

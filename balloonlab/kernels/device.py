@@ -16,6 +16,7 @@ from .clock import DECODE, DISCARD, TRANSLATE, record
 from .compile import kernel
 from .intrinsics import load_acquire
 from .memory import discard, translate
+from .pfn import FORMAT as PFN_FORMAT
 from .pfn import decode_pfns
 from .syscalls import now_ns, wait_event
 from .vring import (
@@ -30,9 +31,6 @@ from .vring import (
     give_up,
 )
 
-PFN, BITMAP_V4 = range(2)
-"""Numbers of the wire formats in `Device.format`."""
-
 TRANSLATIONS, DISCARDS, DISCARD_ERRORS = range(3)
 """Cells of `Device.counters`."""
 
@@ -40,7 +38,7 @@ TRANSLATIONS, DISCARDS, DISCARD_ERRORS = range(3)
 class Device(NamedTuple):
     """A balloon device: how it reads messages and what it does with them."""
 
-    format: int
+    format: int  # FORMAT of the format's module
     by_page: bool  # discard="page"
     advice: int  # MADV_DONTNEED
     copy: np.ndarray  # uint8: the longest message it takes
@@ -53,18 +51,27 @@ class Device(NamedTuple):
 
 @kernel
 def _decode(device, n_bytes):
-    if device.format == PFN:
+    if device.format == PFN_FORMAT:
         return decode_pfns(device.words, n_bytes, device.ranges, device.faults)
     return decode_records(device.words, n_bytes, device.ranges, device.faults)
 
 
 @kernel
-def handle(device, memory, n_bytes, clock, log):
-    """Carry out the message in ``device.copy``; `clock` is when it was fetched."""
+def _told_to_stop(ring):
+    return load_acquire(ring.control, STOP) != 0
+
+
+@kernel
+def handle(device, ring, memory, n_bytes, clock, log):
+    """Carry out the message in ``device.copy``; `clock` is when it was fetched.
+
+    Between batches of extents it looks whether to stop: one message can name
+    memory often enough to keep a device busy for hours.
+    """
     ranges = device.ranges[: _decode(device, n_bytes)]
     clock = record(log, DECODE, clock)
     position = np.zeros(3, np.int64)
-    while position[0] < ranges.shape[0]:
+    while position[0] < ranges.shape[0] and not _told_to_stop(ring):
         n = translate(memory, ranges, position, device.by_page, device.extents, device.faults)
         clock = record(log, TRANSLATE, clock)
         device.counters[DISCARD_ERRORS] += discard(memory, device.extents[:n], device.advice)
@@ -89,9 +96,9 @@ def serve(ring, memory, device, log):
     used = 0
     while True:
         wait_event(ring.events[KICK], log.cell)
-        if load_acquire(ring.control, STOP) != 0:
-            return
         while True:
+            if _told_to_stop(ring):
+                return
             waiting = (np.int64(load_acquire(ring.avail, INDEX)) - used) & 0xFFFF
             if waiting == 0:
                 break
@@ -104,6 +111,6 @@ def serve(ring, memory, device, log):
             if n_bytes < 0:
                 give_up(ring, -n_bytes, log.cell)
                 return
-            handle(device, memory, n_bytes, clock, log)
+            handle(device, ring, memory, n_bytes, clock, log)
             give_back(ring, head, used, log.cell)
             used += 1

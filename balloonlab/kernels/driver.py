@@ -35,8 +35,8 @@ class Buffers(NamedTuple):
 
 PFNS_GPA, HEADER_GPA, RECORDS_GPA = range(3)
 
-KICKS, WIRE_BYTES, RECORDS = range(3)
-"""Cells of the driver's counters (int64)."""
+KICKS, WIRE_BYTES, RECORDS, BEGIN_NS, END_NS = range(5)
+"""Cells of the driver's counters (int64): what was sent, when the operation began and ended."""
 
 
 @kernel
@@ -51,7 +51,7 @@ def inflate_pfns(blocks, pages, ring, buffers, counters, log):
         The balloon: receives the pages in the order taken.
     ring : balloonlab.kernels.vring.Ring
     buffers : Buffers
-    counters : int64 array, shape (3,)
+    counters : int64 array, shape (5,)
     log : balloonlab.kernels.clock.Log
 
     Returns
@@ -61,6 +61,7 @@ def inflate_pfns(blocks, pages, ring, buffers, counters, log):
     """
     told = 0
     clock = now_ns(log.cell)
+    counters[BEGIN_NS] = clock
     while told < pages.size:
         batch = pages[told : min(told + PFNS_PER_BUFFER, pages.size)]
         n = take_blocks(blocks, 0, batch)
@@ -77,6 +78,7 @@ def inflate_pfns(blocks, pages, ring, buffers, counters, log):
         counters[KICKS] += 1
         counters[WIRE_BYTES] += 4 * n
         counters[RECORDS] += n
+    counters[END_NS] = now_ns(log.cell)
     return told
 
 
@@ -87,6 +89,7 @@ def inflate_bitmap(blocks, pages, ring, buffers, window_words, counters, log):
     Parameters as `inflate_pfns`; `window_words` as in `fill_records`.
     """
     clock = now_ns(log.cell)
+    counters[BEGIN_NS] = clock
     n = take_blocks(blocks, 0, pages)
     clock = record(log, ALLOCATE, clock)
     if n == 0:
@@ -114,4 +117,5 @@ def inflate_bitmap(blocks, pages, ring, buffers, window_words, counters, log):
         counters[WIRE_BYTES] += 8 + n_bytes
     clock = record(log, PACK, clock)
     counters[RECORDS] += cursor[1]
+    counters[END_NS] = now_ns(log.cell)
     return n

@@ -1,7 +1,8 @@
 """What a decoder or a device can find wrong, counted by kind.
 
 A fault vector is int64 of length ``N_FAULTS + 2``: one counter a kind, then the
-kind and the byte position of the first fault (-1 for none).
+kind and the position of the first fault (-1 for none): its byte in the message, or
+the number of the range that `translate` refused.
 """
 
 from __future__ import annotations

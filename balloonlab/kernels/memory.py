@@ -53,8 +53,7 @@ def resolve(memory, gpa, n_bytes):
 
 
 @kernel
-def _all_balloonable(slots, pfn, n_pages):
-    end = pfn + n_pages
+def _all_balloonable(slots, pfn, end):
     while pfn < end:
         row = find_slot(slots, pfn)
         if row < 0 or slots[row, BALLOONABLE] == 0:
@@ -96,12 +95,16 @@ def translate(memory, ranges, position, by_page, extents, faults):
     while i < ranges.shape[0]:
         pfn = ranges[i, 0] + done
         end = ranges[i, 0] + ranges[i, 1]
-        if done == 0 and not _all_balloonable(slots, pfn, ranges[i, 1]):
+        if done == 0 and ranges[i, 1] > 1 and not _all_balloonable(slots, pfn, end):
             blame(faults, OUTSIDE_RAM, i)
             i += 1
             continue
         while pfn < end and n < extents.shape[0]:
             row = find_slot(slots, pfn)
+            if row < 0 or slots[row, BALLOONABLE] == 0:  # a range of one page, refused here
+                blame(faults, OUTSIDE_RAM, i)
+                pfn = end
+                break
             position[2] += 1
             into = pfn - slots[row, START]
             step = 1 if by_page else min(end - pfn, slots[row, N_PAGES] - into)

@@ -7,6 +7,7 @@ import numpy as np
 from .compile import kernel
 from .faults import BUFFER_LENGTH, blame
 
+FORMAT = 0  # in `balloonlab.kernels.device.Device.format`
 PFNS_PER_BUFFER = 256
 
 

@@ -1,4 +1,4 @@
-"""The laboratory: measure, compare, reproduce; stages, provenance, storage."""
+"""The laboratory: measure, compare, reproduce's cases; stages, provenance, storage."""
 
 from .measure import Run, compare, measure
 from .published import published

@@ -14,6 +14,7 @@ from ..layout import check_sizes
 from ..pages import Buddy, as_pfns, check_in_ram
 from ..pages.patterns import PATTERNS
 from ..sizes import PAGE_BYTES, Size, format_size, parse_pages
+from .resources import check_available
 
 OPERATIONS = ("inflate",)
 HOSTS = ("lab",)
@@ -53,19 +54,20 @@ class Case:
     @classmethod
     def make(
         cls,
-        memory: Size,
-        balloon: Size | None,
-        protocol: str,
-        pattern: Pattern,
-        operation: str,
-        touched: bool,
-        thp: bool,
-        repeats: int,
-        host: str,
-        discard: str | None,
-        wait: str,
+        *,
+        memory: Size = "8GiB",
+        balloon: Size | None = None,
+        protocol: str = "bitmap-v4",
+        pattern: Pattern = "idle",
+        operation: str = "inflate",
+        touched: bool = True,
+        thp: bool = False,
+        repeats: int = 5,
+        host: str = "lab",
+        discard: str | None = None,
+        wait: str = "block",
     ) -> Case:
-        """Check every argument of `balloonlab.measure`; see there."""
+        """Check every argument of `balloonlab.measure`, and that the guest fits; see there."""
         default = wire.get(protocol).discard
         discard = default if discard is None else discard
         _check_choice("operation", operation, OPERATIONS)
@@ -83,6 +85,7 @@ class Case:
             if balloon is None:
                 balloon = parse_pages(memory, "memory") // 8 * 7 * PAGE_BYTES
             memory_pages, balloon_pages = check_sizes(memory, balloon)
+            check_available(memory_pages * PAGE_BYTES, bool(touched))
             pfns = None if name == "idle" else PATTERNS[name](memory, balloon)
         else:
             name = "custom"
@@ -94,6 +97,7 @@ class Case:
                     f"({format_size(size)}, {pfns.size} pages) or left out, got {balloon!r}"
                 )
             memory_pages, balloon_pages = check_sizes(memory, size)
+            check_available(memory_pages * PAGE_BYTES, bool(touched))
             check_in_ram(pfns, memory_pages)
         if balloon_pages == 0:
             raise ValueError("balloon must hold at least one page to be measured, got 0")

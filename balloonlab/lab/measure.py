@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import pandas as pd
@@ -101,7 +102,17 @@ def measure(
         Memory did not change as it must have; nothing is reported then.
     """
     case = Case.make(
-        memory, balloon, protocol, pattern, operation, touched, thp, repeats, host, discard, wait
+        memory=memory,
+        balloon=balloon,
+        protocol=protocol,
+        pattern=pattern,
+        operation=operation,
+        touched=touched,
+        thp=thp,
+        repeats=repeats,
+        host=host,
+        discard=discard,
+        wait=wait,
     )
     return _collect([case], progress)
 
@@ -128,18 +139,14 @@ def compare(cases: Iterable[Mapping[str, Any]], progress: bool = True, **common:
     >>> both = [{"protocol": "pfn"}, {"protocol": "bitmap-v4"}]
     >>> run = compare(both, memory="64MiB", repeats=1, progress=False)  # doctest: +SKIP
     """
-    defaults = {
-        "memory": "8GiB", "balloon": None, "protocol": "bitmap-v4", "pattern": "idle",
-        "operation": "inflate", "touched": True, "thp": False, "repeats": 5, "host": "lab",
-        "discard": None, "wait": "block",
-    }  # fmt: skip
+    known = signature(Case.make).parameters
     made = []
     for case in cases:
-        arguments = {**defaults, **common, **case}
-        unknown = set(arguments) - set(defaults)
+        arguments = {**common, **case}
+        unknown = [name for name in arguments if name not in known]
         if unknown:
             raise TypeError(
-                f"unknown argument {', '.join(sorted(unknown))}: a case takes {', '.join(defaults)}"
+                f"unknown argument {', '.join(unknown)}: a case takes {', '.join(known)}"
             )
         made.append(Case.make(**arguments))
     if not made:

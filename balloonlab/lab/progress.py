@@ -38,6 +38,7 @@ class Progress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            auto_refresh=False,  # a refreshing thread would run beside timed code
             disable=not self.shown,
         )
         self._n_steps = n_steps
@@ -46,12 +47,13 @@ class Progress:
 
     def describe(self, text: str) -> None:
         """Say what is going on."""
-        self._bars.update(self._task, description=text)
+        self._bars.update(self._task, description=text, refresh=True)
 
     def advance(self) -> None:
         """Finish a step."""
         self._done += 1
-        self._bars.update(self._task, completed=self._done, amount=f"{self._done}/{self._n_steps}")
+        amount = f"{self._done}/{self._n_steps}"
+        self._bars.update(self._task, completed=self._done, amount=amount, refresh=True)
 
     @contextmanager
     def bytes(self, text: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -63,7 +65,7 @@ class Progress:
             nonlocal done
             done += step
             amount = f"{format_size(done)} of {format_size(n_bytes)}"
-            self._bars.update(task, completed=done, amount=amount)
+            self._bars.update(task, completed=done, amount=amount, refresh=True)
 
         try:
             yield advance

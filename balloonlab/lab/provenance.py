@@ -42,18 +42,22 @@ def commit() -> str | None:
     """
     top = Path(__file__).parents[2]
     if (top / ".git").exists():
-        command = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=12"]
         try:
-            return subprocess.run(
-                command, capture_output=True, text=True, check=True
-            ).stdout.strip()
+            name = _git(top, "rev-parse", "--short=12", "HEAD")
+            changed = _git(top, "status", "--porcelain", "--untracked-files=no")
         except (OSError, subprocess.CalledProcessError):
             return None
+        return f"{name}-dirty" if changed else name
     try:
         origin = metadata.distribution("balloonlab").read_text("direct_url.json")
     except metadata.PackageNotFoundError:
         return None
     return json.loads(origin).get("vcs_info", {}).get("commit_id") if origin else None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def describe_machine() -> dict[str, Any]:

@@ -82,13 +82,13 @@ def findings(result: Reproduction) -> list[str]:
 
 
 def _memory_findings(result: Reproduction) -> list[str]:
-    checks = pd.DataFrame(result.meta["checks"])
-    touched = checks[checks["touched"]]
-    balloon = touched["balloon_pages"] * PAGE_BYTES
-    share = touched["rss_fall_bytes"] / balloon
-    lost = int(touched["lost_pages"].fillna(0).sum())
+    touched = [check for check in result.meta["checks"] if check["touched"]]
+    if not touched:
+        return []
+    falls = [100 * c["rss_fall_bytes"] / (c["balloon_pages"] * PAGE_BYTES) for c in touched]
+    lost = sum(check["lost_pages"] for check in touched)
     return [
-        f"lab, touched: RSS fell by {100 * share.min():.2f} to {100 * share.max():.2f} % of the "
+        f"lab, touched: RSS fell by {min(falls):.2f} to {max(falls):.2f} % of the "
         f"balloon in {len(touched)} repeats; mincore finds no ballooned page backed; "
         f"{lost} pages outside the balloon lost their contents."
     ]

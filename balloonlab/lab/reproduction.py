@@ -16,7 +16,7 @@ from .floor import floor
 from .progress import Progress
 from .provenance import describe_machine
 from .published import published
-from .resources import available_bytes, check_available, largest_guest
+from .resources import available_bytes, largest_guest
 from .store import Store, load
 from .trials import Repeat, Trial, check_facilities, count_steps, inflate_once, run_trials
 
@@ -118,9 +118,20 @@ def _sums(total_ms: float, row: pd.Series) -> dict[str, float]:
     }
 
 
+def _rows(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
+    """Rows of one case of a reproduction; refuses a frame in which there are several."""
+    rows = frame[(frame["protocol"] == protocol) & (frame["touched"] == touched)]
+    n_cases = len(rows["run_id"].unique())
+    if n_cases > 1:
+        raise ValueError(
+            f"frame must hold one case for protocol={protocol!r}, touched={touched}, got "
+            f"{n_cases} run_ids: choose the rows of one run first"
+        )
+    return rows
+
+
 def _totals(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.Series:
-    chosen = frame[(frame["protocol"] == protocol) & (frame["touched"] == touched)]
-    return chosen.groupby("repeat")["time_ns"].sum()
+    return _rows(frame, protocol, touched).groupby("repeat")["time_ns"].sum()
 
 
 def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
@@ -128,12 +139,8 @@ def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataF
     totals = _totals(frame, protocol, touched).sort_values()
     if totals.empty:
         return frame.iloc[:0]
-    repeat = totals.index[(len(totals) - 1) // 2]
-    return frame[
-        (frame["protocol"] == protocol)
-        & (frame["touched"] == touched)
-        & (frame["repeat"] == repeat)
-    ]
+    rows = _rows(frame, protocol, touched)
+    return rows[rows["repeat"] == totals.index[(len(totals) - 1) // 2]]
 
 
 def measure_headline(
@@ -149,8 +156,6 @@ def measure_headline(
     if balloon is None:
         balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES
     plan = _plan(memory_bytes, balloon, repeats)
-    for trial in plan:
-        check_available(trial.case.memory_bytes, trial.case.touched)
     meta = describe_machine() | {
         "command": "reproduce",
         "arguments": {
@@ -160,6 +165,7 @@ def measure_headline(
         },
         "scaled_down_from_bytes": DEFAULT_MEMORY if scaled else None,
         "finished": False,
+        "checks": [],
     }
     store = Store(out) if out is not None else None
     if store:
@@ -168,9 +174,10 @@ def measure_headline(
     with Progress(count_steps(plan), progress) as bar:
         for repeat in run_trials(plan, bar):
             done.append(repeat)
+            meta["checks"].append(repeat.check)
             if store:
                 store.append(repeat.frame)
-    meta["checks"] = [repeat.check for repeat in done]
+                store.write_meta(meta)
     meta["finished"] = True
     result = Reproduction(
         pd.concat([repeat.frame for repeat in done], ignore_index=True),
@@ -186,17 +193,7 @@ def _plan(memory: Size, balloon: Size, repeats: int) -> list[Trial]:
     """List the trials: both protocols, untouched and touched, and the floor."""
     cases = [
         Case.make(
-            memory=memory,
-            balloon=balloon,
-            protocol=protocol,
-            pattern="idle",
-            operation="inflate",
-            touched=touched,
-            thp=False,
-            repeats=repeats,
-            host="lab",
-            discard=None,
-            wait="block",
+            memory=memory, balloon=balloon, protocol=protocol, touched=touched, repeats=repeats
         )
         for touched in (False, True)
         for protocol in ("pfn", "bitmap-v4")

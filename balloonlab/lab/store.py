@@ -13,6 +13,9 @@ import pandas as pd
 from .stages import COLUMNS
 
 TIMINGS, META = "timings.csv", "meta.json"
+FIGURE = "headline"
+OWN = (TIMINGS, META, f"{FIGURE}.svg", f"{FIGURE}.png")
+"""The files of a run; nothing else in a folder is ever moved."""
 
 
 class Store:
@@ -54,9 +57,9 @@ class Store:
         when = datetime.fromtimestamp(old.stat().st_mtime, UTC)
         aside = self.folder / f"earlier-{when:%Y%m%dT%H%M%S.%f}"
         aside.mkdir(exist_ok=True)
-        for path in list(self.folder.iterdir()):
-            if path.is_file():
-                path.rename(aside / path.name)
+        for name in OWN:
+            if (self.folder / name).exists():
+                (self.folder / name).rename(aside / name)
 
 
 def load(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import psutil
 
@@ -17,11 +18,10 @@ from ..guest import BalloonDriver, Inflation
 from ..host import BalloonDevice, GuestRam
 from ..host.device import EXTENTS
 from ..host.ram import missing_facilities
-from ..kernels.pfn import PFNS_PER_BUFFER
+from ..layout import ram_ranges
 from ..queue import QUEUE_BYTES, Virtqueue
 from .case import Case
 from .progress import Progress
-from .resources import check_available
 from .stages import Work, make_frame, stage_times
 
 
@@ -71,8 +71,6 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
     drifting machine and the history of its memory are the same for all of them.
     """
     check_facilities()
-    for trial in trials:
-        check_available(trial.case.memory_bytes, trial.case.touched)
     ids = {id(trial): uuid.uuid4().hex[:12] for trial in trials}
     for _, group in groupby(sorted(trials, key=_memory_of), _memory_of):
         together = list(group)
@@ -97,26 +95,30 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
 
 def inflate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate the case's balloon once, with a fresh guest and a fresh device."""
-    n_buffers = case.balloon_pages // PFNS_PER_BUFFER + 3
-    rows = 3 * n_buffers + 2 * (case.balloon_pages // EXTENTS + 1)
-    resident_before = int(ram.resident().sum())
-    rss_before = psutil.Process().memory_info().rss
+    wire_format = wire.get(case.protocol)
+    span = ram_ranges(case.memory_pages)[-1].end
+    kicks = wire_format.max_kicks(case.balloon_pages, span)
+    rows = 3 * (kicks + 1) + 2 * (case.balloon_pages // EXTENTS + 1)
+    before = check_before(case, ram)
     with Virtqueue(ram.driver_memory()[:QUEUE_BYTES], case.wait == "busy") as queue:
-        device = BalloonDevice(ram, queue, wire.get(case.protocol), case.discard, rows)
-        driver = BalloonDriver(ram.driver_memory(), queue, case.allocator(), case.protocol, rows)
+        device = BalloonDevice(ram, queue, wire_format, case.discard, rows)
+        driver = BalloonDriver(ram.driver_memory(), queue, case.allocator(), wire_format, rows)
         device.start()
+        rss = psutil.Process().memory_info().rss
         try:
             inflation = driver.inflate(case.balloon_pages)
         finally:
             device.stop()
-        check = _check(case, ram, inflation, device, resident_before)
+        fall = rss - psutil.Process().memory_info().rss
+        after = _check_after(case, ram, inflation, device)
     check = {
         "run_id": run_id,
         "protocol": case.protocol,
         "touched": case.touched,
         "repeat": number,
-        "rss_fall_bytes": rss_before - psutil.Process().memory_info().rss,
-        **check,
+        "rss_fall_bytes": fall,
+        **before,
+        **after,
     }
     times = stage_times(driver.log, device.log, inflation.wall_ns)
     work = Work(
@@ -129,25 +131,46 @@ def inflate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     return Repeat(make_frame(case, run_id, number, work, times), check)
 
 
-def _check(
-    case: Case, ram: GuestRam, inflation: Inflation, device: BalloonDevice, before: int
-) -> dict[str, Any]:
-    """Look at memory after an inflation; refuse to report a run that did not do its work."""
-    ballooned = np.zeros(case.memory_pages, bool)
-    ballooned[ram.page_index(inflation.pages)] = True
+def check_before(case: Case, ram: GuestRam) -> dict[str, Any]:
+    """Refuse to time memory that is not in the state that the frame will claim."""
+    resident = int(ram.resident().sum())
+    huge = ram.huge_bytes()
+    expected = case.memory_pages if case.touched else 0
+    if resident != expected or (huge and not case.thp):
+        raise RuntimeError(
+            f"guest RAM is not as it should be for touched={case.touched}, thp={case.thp}: "
+            f"{resident} of {case.memory_pages} pages are backed, {huge} bytes by huge pages; "
+            "is this process being swapped or its memory merged?"
+        )
+    return {"resident_pages_before": resident, "huge_bytes_before": huge}
+
+
+def check_balloon(case: Case, ram: GuestRam, ballooned: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    """Check that exactly the ballooned pages (a flag for each of RAM) are gone."""
     resident = ram.resident()
     left = int((resident & ballooned).sum())
     lost = ram.count_lost(ballooned) if case.touched else 0
-    faults = device.faults()
-    if left or lost or device.n_discard_errors or faults or ballooned.sum() != case.balloon_pages:
+    if left or lost:
         raise RuntimeError(
-            f"the inflation went wrong: {left} ballooned pages still backed, {lost} pages outside "
-            f"the balloon lost their contents, {device.n_discard_errors} madvise calls failed, "
-            f"faults {faults}; nothing is reported"
+            f"the inflation went wrong: {left} ballooned pages are still backed, {lost} pages "
+            "outside the balloon lost their contents; nothing is reported"
         )
     return {
-        "resident_pages_before": before,
         "resident_pages_after": int(resident.sum()),
-        "balloon_pages": case.balloon_pages,
+        "balloon_pages": int(ballooned.sum()),
         "lost_pages": lost,
     }
+
+
+def _check_after(
+    case: Case, ram: GuestRam, inflation: Inflation, device: BalloonDevice
+) -> dict[str, Any]:
+    faults = device.faults()
+    if device.n_discard_errors or faults:
+        raise RuntimeError(
+            f"the inflation went wrong: {device.n_discard_errors} madvise calls failed, "
+            f"bad records {faults}; nothing is reported"
+        )
+    ballooned = np.zeros(case.memory_pages, bool)
+    ballooned[ram.page_index(inflation.pages)] = True
+    return check_balloon(case, ram, ballooned)

@@ -17,6 +17,8 @@ class Buddy:
     ----------
     memory_pages : int
         RAM in 4 KiB pages.
+    one_zone : bool
+        Take pages from all memory alike instead of zone by zone.
 
     Notes
     -----
@@ -25,7 +27,7 @@ class Buddy:
     freed block is joined with its buddy. Zones as in `balloonlab.layout.zones`.
     """
 
-    def __init__(self, memory_pages: int) -> None:
+    def __init__(self, memory_pages: int, one_zone: bool = False) -> None:
         self.memory_pages = memory_pages
         n = ram_ranges(memory_pages)[-1].end
         if n >= 1 << 31:
@@ -33,7 +35,7 @@ class Buddy:
                 f"memory_pages must stay below 2**31 (8 TiB), got {memory_pages}: "
                 "the allocator links pages by 32-bit numbers"
             )
-        ends = [zone.end for zone in zones(memory_pages)]
+        ends = [n] if one_zone else [zone.end for zone in zones(memory_pages)]
         self.blocks = kernels.Blocks(
             next=np.full(n, kernels.NONE, np.int32),
             previous=np.full(n, kernels.NONE, np.int32),
@@ -54,7 +56,7 @@ class Buddy:
     def holding(cls, memory_pages: int, pfns: npt.ArrayLike) -> Buddy:
         """Make an allocator whose free memory is exactly `pfns`, handed out in that order.
 
-        The pages stand on the free list of order 0, unjoined.
+        The pages stand on the free list of order 0, unjoined, in a single zone.
 
         Raises
         ------
@@ -63,7 +65,7 @@ class Buddy:
         """
         pages = as_pfns(pfns)
         check_in_ram(pages, memory_pages)
-        buddy = cls(memory_pages)
+        buddy = cls(memory_pages, one_zone=True)
         kernels.free_pages_in_order(buddy.blocks, pages)
         return buddy
 

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import bitmap_v4 as kernels
-from ..kernels import device
 from ..pages.checks import as_pfns
 from .bitmap import WINDOW_WORDS, pack_windows
 from .format import Format
@@ -33,11 +32,18 @@ def encode(pfns: npt.ArrayLike) -> list[bytes]:
     return stream
 
 
+def max_kicks(n_pages: int, span_pages: int) -> int:
+    """Bound the buffers: full areas, of two words a page at most, and one a window."""
+    full = 2 * n_pages // (kernels.RECORD_WORDS - kernels.RESERVED_WORDS)
+    return full + min(n_pages, span_pages // (64 * WINDOW_WORDS) + 1)
+
+
 BITMAP_V4 = Format(
-    "bitmap-v4",
-    device.BITMAP_V4,
-    MAX_MESSAGE_BYTES,
-    "range",
-    encode,
-    kernels.decode_records,
+    name="bitmap-v4",
+    number=kernels.FORMAT,
+    max_message_bytes=MAX_MESSAGE_BYTES,
+    discard="range",
+    encode=encode,
+    max_kicks=max_kicks,
+    decode_kernel=kernels.decode_records,
 )

@@ -35,6 +35,9 @@ class Format:
         How the host applies it by default: ``"page"`` or ``"range"``.
     encode : callable
         Page numbers to list of buffers.
+    max_kicks : callable
+        ``(n_pages, span_pages) -> int``: an upper bound on the buffers for that many
+        pages within that span of page numbers.
     decode_kernel : callable
         ``(words, n_bytes, ranges, faults) -> n``, see `balloonlab.kernels`.
     """
@@ -44,6 +47,7 @@ class Format:
     max_message_bytes: int
     discard: str
     encode: Callable[[npt.ArrayLike], list[bytes]]
+    max_kicks: Callable[[int, int], int]
     decode_kernel: Callable[..., int]
 
 

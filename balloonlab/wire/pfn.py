@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from ..kernels import device
 from ..kernels import pfn as kernels
 from ..pages.checks import as_pfns
 from .bitmap import pack_windows
@@ -32,4 +31,17 @@ def encode(pfns: npt.ArrayLike) -> list[bytes]:
     return [data[i : i + MAX_MESSAGE_BYTES] for i in range(0, len(data), MAX_MESSAGE_BYTES)]
 
 
-PFN = Format("pfn", device.PFN, MAX_MESSAGE_BYTES, "page", encode, kernels.decode_pfns)
+def max_kicks(n_pages: int, span_pages: int) -> int:
+    """Tell how many buffers there are: one for each 256 pages begun."""
+    return -(-n_pages // kernels.PFNS_PER_BUFFER)
+
+
+PFN = Format(
+    name="pfn",
+    number=kernels.FORMAT,
+    max_message_bytes=MAX_MESSAGE_BYTES,
+    discard="page",
+    encode=encode,
+    max_kicks=max_kicks,
+    decode_kernel=kernels.decode_pfns,
+)
