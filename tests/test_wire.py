@@ -193,6 +193,7 @@ def test_max_kicks_holds_for_scattered_pages(step):
         assert kicks <= wire.get(protocol).max_kicks(pages.size, int(pages[-1]) + 1)
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # numpy's, in plain Python only
 @pytest.mark.parametrize("first", [2**40, 1000, 0])
 @pytest.mark.parametrize("step", [1, -1])
 def test_page_numbers_that_wrap_around_are_refused(first, step):
