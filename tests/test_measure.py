@@ -18,10 +18,11 @@ from balloonlab.lab import resources, stages
 from balloonlab.sizes import GIB, MIB
 
 CASES = [
-    {"protocol": protocol, "discard": discard, "touched": touched}
+    {"protocol": protocol, "discard": discard, "touched": touched, "operation": operation}
     for protocol in bl.wire.formats()
     for discard in ("page", "range")
     for touched in (True, False)
+    for operation in ("inflate", "deflate")
 ]
 
 
@@ -37,6 +38,9 @@ def test_the_frame_is_tidy(run):
     assert frame["run_id"].nunique() == len(CASES)
     assert (frame["source"] == "lab").all()
     assert set(frame["stage"]) == set(stages.STAGES)
+    for operation, missing in (("inflate", "release"), ("deflate", "allocate")):
+        seen = set(frame.loc[frame["operation"] == operation, "stage"])
+        assert seen == set(stages.STAGES) - {missing}
     assert set(frame.loc[frame["stage"] == "send", "part"]) == {"pack", "notify", "decode"}
     assert (frame.groupby(["run_id", "repeat"]).size() == 7).all()
     assert (frame["memory_bytes"] == 64 * MIB).all()
@@ -45,16 +49,16 @@ def test_the_frame_is_tidy(run):
 
 def test_every_stage_has_a_time_and_none_is_negative(run):
     assert (run.frame["time_ns"] >= 0).all()
-    work = run.frame[run.frame["stage"].isin(["allocate", "discard"])]
+    work = run.frame[run.frame["stage"].isin(["allocate", "release", "discard"])]
     assert (work["time_ns"] > 0).all()
     totals = run.frame.groupby(["run_id", "repeat"])["time_ns"].sum()
     assert (totals > 0).all()
 
 
 def test_counts_are_the_formats_own(run):
-    frame = run.frame.drop_duplicates("run_id").set_index(["protocol", "discard", "touched"])
+    frame = run.frame.drop_duplicates("run_id").set_index(["protocol", "discard"])
     n = 56 * MIB // 4096
-    for (protocol, discard, _), row in frame.iterrows():
+    for (protocol, discard), row in frame.iterrows():
         stream = bl.wire.encode(bl.patterns.idle("64MiB", "56MiB"), protocol)
         assert row["n_pages"] == n
         assert row["n_kicks"] == len(stream)
@@ -73,7 +77,9 @@ def test_memory_really_goes_away(run):
     touched = checks[checks["touched"]]
     assert (touched["resident_pages_before"] == n).all()
     assert (touched["resident_pages_after"] == n - balloon).all()
-    assert (touched["rss_fall_bytes"] > 0.9 * 56 * MIB).all()
+    inflated = touched["operation"] == "inflate"
+    assert (touched.loc[inflated, "rss_fall_bytes"] > 0.9 * 56 * MIB).all()
+    assert (touched.loc[~inflated, "rss_fall_bytes"].abs() < 0.1 * 56 * MIB).all()
     assert (checks.loc[~checks["touched"], "resident_pages_before"] == 0).all()
 
 
@@ -112,10 +118,10 @@ def running():
 
 
 def test_what_ends_the_drivers_thread_is_what_the_user_sees(monkeypatch):
-    def fail(self, pages, counters):
+    def fail(*arguments):
         raise ZeroDivisionError("deep inside")
 
-    monkeypatch.setattr("balloonlab.guest.BalloonDriver._inflate", fail)
+    monkeypatch.setattr("balloonlab.kernels.driver.inflate_bitmap", fail)
     with pytest.raises(ZeroDivisionError, match="deep inside"):
         bl.measure(memory="8MiB", repeats=1)
     assert running() == []
@@ -166,7 +172,7 @@ def test_an_interrupt_leaves_no_thread_behind(monkeypatch, wait):
         ({"pattern": [256], "memory": "1MiB"}, ValueError, r"\[0, 256\).*the first is 256"),
         ({"pattern": [1], "memory": "1MiB", "balloon": "8KiB"}, ValueError, "size of the pages"),
         ({"pattern": [0.5], "memory": "1MiB"}, TypeError, "integers"),
-        ({"operation": "explode"}, ValueError, "operation must be one of inflate"),
+        ({"operation": "explode"}, ValueError, "operation must be one of inflate, deflate"),
         ({"host": "xen"}, ValueError, "host must be one of lab"),
         ({"discard": "all"}, ValueError, "discard must be one of page, range"),
         ({"wait": "sleep"}, ValueError, "wait must be one of block, busy"),

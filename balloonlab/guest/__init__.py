@@ -1,5 +1,5 @@
 """The guest's balloon driver."""
 
-from .driver import BalloonDriver, Inflation
+from .driver import DEFLATE_QUEUE_AT, INFLATE_QUEUE_AT, BalloonDriver, Operation
 
-__all__ = ["BalloonDriver", "Inflation"]
+__all__ = ["DEFLATE_QUEUE_AT", "INFLATE_QUEUE_AT", "BalloonDriver", "Operation"]

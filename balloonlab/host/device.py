@@ -1,4 +1,4 @@
-"""The balloon device: a thread in compiled code that answers the queue's kicks."""
+"""One queue of the balloon device: a thread in compiled code that answers its kicks."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ class BalloonDevice:
     discard : {"page", "range"}
     log_rows : int
         Intervals it can log.
+    operation : {"inflate", "deflate"}
+        Which of the device's queues this is: what is told is discarded
+        (``MADV_DONTNEED``) or announced as needed soon (``MADV_WILLNEED``), as QEMU does.
 
     Attributes
     ----------
@@ -39,7 +42,13 @@ class BalloonDevice:
     """
 
     def __init__(
-        self, ram: GuestRam, queue: Virtqueue, wire_format: Format, discard: str, log_rows: int
+        self,
+        ram: GuestRam,
+        queue: Virtqueue,
+        wire_format: Format,
+        discard: str,
+        log_rows: int,
+        operation: str = "inflate",
     ) -> None:
         if discard not in DISCARDS:
             raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
@@ -51,7 +60,7 @@ class BalloonDevice:
         self._state = kernels.Device(
             format=wire_format.number,
             by_page=discard == "page",
-            advice=mmap.MADV_DONTNEED,
+            advice=mmap.MADV_DONTNEED if operation == "inflate" else mmap.MADV_WILLNEED,
             copy=copy,
             words=words,
             ranges=np.zeros((RANGES_PER_BYTE * copy.size, 2), np.int64),

@@ -14,7 +14,7 @@ import numpy as np
 from .compile import kernel
 from .syscalls import now_ns
 
-ALLOCATE, PACK, ROUND_TRIP, DECODE, TRANSLATE, DISCARD = range(6)
+ALLOCATE, PACK, ROUND_TRIP, DECODE, TRANSLATE, DISCARD, RELEASE = range(7)
 
 
 class Log(NamedTuple):
@@ -30,6 +30,10 @@ class Log(NamedTuple):
         return cls(
             np.full((capacity, 3), -1, np.int64), np.zeros(1, np.int64), np.zeros(2, np.int64)
         )
+
+    def clear(self) -> None:
+        """Forget every interval; the side that writes must be idle."""
+        self.length[0] = 0
 
 
 @kernel

@@ -1,6 +1,6 @@
-"""The guest's side of an inflation: take pages, build the message, send it.
+"""The guest's side: take or give back pages, build the message, send it.
 
-Two drivers, as in the seed patch. The legacy one sends every 256 pages. The
+Two drivers, as in the seed patch. The legacy one works 256 pages at a time. The
 bitmap one takes all its pages first, sets their bits in one pass over the list,
 then sends records by the area. Interval by interval goes to the log: one clock
 read (24 ns) at each batch boundary.
@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from .bitmap import WORD, ZERO, set_bits, survey
-from .bitmap_v4 import fill_records
-from .buddy import take_blocks
-from .clock import ALLOCATE, PACK, ROUND_TRIP, record
+from .bitmap_v4 import WINDOW_WORDS, fill_records
+from .buddy import free_blocks, take_blocks
+from .clock import ALLOCATE, PACK, RELEASE, ROUND_TRIP, record
 from .compile import kernel
 from .pfn import PFNS_PER_BUFFER, write_pfns
 from .syscalls import now_ns
@@ -40,6 +40,48 @@ KICKS, WIRE_BYTES, RECORDS, BEGIN_NS, END_NS = range(5)
 
 
 @kernel
+def _tell_pfns(batch, ring, buffers, counters, log, clock):
+    """Tell at most 256 pages in one buffer; the clock after it, -1 when the device broke."""
+    write_pfns(batch, buffers.pfns)
+    describe(ring, 0, buffers.gpas[PFNS_GPA], 4 * batch.size, False)
+    clock = record(log, PACK, clock)
+    if not send(ring, log.cell):
+        return -1
+    counters[KICKS] += 1
+    counters[WIRE_BYTES] += 4 * batch.size
+    counters[RECORDS] += batch.size
+    return record(log, ROUND_TRIP, clock)
+
+
+@kernel
+def _tell_bitmap(pages, ring, buffers, counters, log, clock):
+    """Tell any number of pages as records; the clock after it, -1 when the device broke."""
+    lowest = buffers.lowest[: (pages.size + WORD - 1) // WORD]
+    low, high = survey(pages, lowest)
+    first_pfn = np.int64(low) // WORD * WORD
+    words = buffers.words[: (np.int64(high) - first_pfn) // WORD + 1]
+    words[:] = ZERO
+    set_bits(pages, lowest, first_pfn, words)
+    cursor = np.zeros(2, np.int64)
+    while True:
+        used = fill_records(words, first_pfn, WINDOW_WORDS, cursor, buffers.records)
+        if used == 0:
+            break
+        n_bytes = 8 * used
+        buffers.header[0] = np.uint64(n_bytes << 32)
+        describe(ring, 0, buffers.gpas[HEADER_GPA], 8, True)
+        describe(ring, 1, buffers.gpas[RECORDS_GPA], n_bytes, False)
+        clock = record(log, PACK, clock)
+        if not send(ring, log.cell):
+            return -1
+        clock = record(log, ROUND_TRIP, clock)
+        counters[KICKS] += 1
+        counters[WIRE_BYTES] += 8 + n_bytes
+    counters[RECORDS] += cursor[1]
+    return record(log, PACK, clock)
+
+
+@kernel
 def inflate_pfns(blocks, pages, ring, buffers, counters, log):
     """Legacy inflation: 256 pages taken, told and waited for at a time.
 
@@ -48,8 +90,9 @@ def inflate_pfns(blocks, pages, ring, buffers, counters, log):
     blocks : balloonlab.kernels.buddy.Blocks
         The guest's allocator.
     pages : uint64 array, shape (n,)
-        The balloon: receives the pages in the order taken.
+        The free end of the balloon's list: receives the pages in the order taken.
     ring : balloonlab.kernels.vring.Ring
+        The inflate queue.
     buffers : Buffers
     counters : int64 array, shape (5,)
     log : balloonlab.kernels.clock.Log
@@ -68,54 +111,89 @@ def inflate_pfns(blocks, pages, ring, buffers, counters, log):
         clock = record(log, ALLOCATE, clock)
         if n == 0:
             break
-        write_pfns(batch[:n], buffers.pfns)
-        describe(ring, 0, buffers.gpas[PFNS_GPA], 4 * n, False)
-        clock = record(log, PACK, clock)
-        if not send(ring, log.cell):
+        clock = _tell_pfns(batch[:n], ring, buffers, counters, log, clock)
+        if clock < 0:
             break
-        clock = record(log, ROUND_TRIP, clock)
         told += n
-        counters[KICKS] += 1
-        counters[WIRE_BYTES] += 4 * n
-        counters[RECORDS] += n
     counters[END_NS] = now_ns(log.cell)
     return told
 
 
 @kernel
-def inflate_bitmap(blocks, pages, ring, buffers, window_words, counters, log):
+def inflate_bitmap(blocks, pages, ring, buffers, counters, log):
     """Bitmap inflation, corrected: every page told once, in one pass over the list.
 
-    Parameters as `inflate_pfns`; `window_words` as in `fill_records`.
+    Parameters and result as `inflate_pfns`.
     """
     clock = now_ns(log.cell)
     counters[BEGIN_NS] = clock
     n = take_blocks(blocks, 0, pages)
     clock = record(log, ALLOCATE, clock)
-    if n == 0:
-        return 0
-    lowest = buffers.lowest[: (n + WORD - 1) // WORD]
-    low, high = survey(pages[:n], lowest)
-    first_pfn = np.int64(low) // WORD * WORD
-    words = buffers.words[: (np.int64(high) - first_pfn) // WORD + 1]
-    words[:] = ZERO
-    set_bits(pages[:n], lowest, first_pfn, words)
-    cursor = np.zeros(2, np.int64)
-    while True:
-        used = fill_records(words, first_pfn, window_words, cursor, buffers.records)
-        if used == 0:
-            break
-        n_bytes = 8 * used
-        buffers.header[0] = np.uint64(n_bytes << 32)
-        describe(ring, 0, buffers.gpas[HEADER_GPA], 8, True)
-        describe(ring, 1, buffers.gpas[RECORDS_GPA], n_bytes, False)
-        clock = record(log, PACK, clock)
-        if not send(ring, log.cell):
-            return 0
-        clock = record(log, ROUND_TRIP, clock)
-        counters[KICKS] += 1
-        counters[WIRE_BYTES] += 8 + n_bytes
-    clock = record(log, PACK, clock)
-    counters[RECORDS] += cursor[1]
+    if n > 0:
+        clock = _tell_bitmap(pages[:n], ring, buffers, counters, log, clock)
     counters[END_NS] = now_ns(log.cell)
-    return n
+    return n if clock >= 0 else 0
+
+
+@kernel
+def _move_newest(pages, leaving):
+    """Copy the newest pages of the list into `leaving`, the newest first."""
+    for i in range(leaving.size):
+        leaving[i] = pages[pages.size - 1 - i]
+
+
+@kernel
+def deflate_pfns(blocks, pages, leaving, ring, buffers, counters, log):
+    """Legacy deflation: 256 pages told, waited for and released at a time.
+
+    The newest page goes first: ``balloon_page_dequeue`` takes the head of the list,
+    where ``balloon_page_enqueue`` put it. Pages are released only after the host was
+    told, as MUST_TELL_HOST demands.
+
+    Parameters
+    ----------
+    pages : uint64 array
+        The balloon's list, oldest first.
+    leaving : uint64 array, shape (n,)
+        Receives the pages that leave, newest first; n is at most the list's length.
+    ring : balloonlab.kernels.vring.Ring
+        The deflate queue.
+    blocks, buffers, counters, log
+        As in `inflate_pfns`.
+
+    Returns
+    -------
+    int
+        Pages released; fewer than n when the device broke.
+    """
+    clock = now_ns(log.cell)
+    counters[BEGIN_NS] = clock
+    done = 0
+    while done < leaving.size:
+        batch = leaving[done : min(done + PFNS_PER_BUFFER, leaving.size)]
+        _move_newest(pages[: pages.size - done], batch)
+        clock = _tell_pfns(batch, ring, buffers, counters, log, clock)
+        if clock < 0:
+            break
+        free_blocks(blocks, 0, batch)
+        clock = record(log, RELEASE, clock)
+        done += batch.size
+    counters[END_NS] = now_ns(log.cell)
+    return done
+
+
+@kernel
+def deflate_bitmap(blocks, pages, leaving, ring, buffers, counters, log):
+    """Bitmap deflation: all pages told in one pass, then released.
+
+    Parameters and result as `deflate_pfns`.
+    """
+    clock = now_ns(log.cell)
+    counters[BEGIN_NS] = clock
+    _move_newest(pages, leaving)
+    clock = _tell_bitmap(leaving, ring, buffers, counters, log, clock)
+    if clock >= 0:
+        free_blocks(blocks, 0, leaving)
+        record(log, RELEASE, clock)
+    counters[END_NS] = now_ns(log.cell)
+    return leaving.size if clock >= 0 else 0

@@ -16,7 +16,7 @@ from ..pages.patterns import PATTERNS
 from ..sizes import PAGE_BYTES, Size, format_size, parse_pages
 from .resources import check_available
 
-OPERATIONS = ("inflate",)
+OPERATIONS = ("inflate", "deflate")
 HOSTS = ("lab",)
 WAITS = ("block", "busy")
 
@@ -111,6 +111,7 @@ class Case:
             thp=bool(thp),
             wait=wait,
             repeats=repeats,
+            operation=operation,
             pfns=pfns,
         )
 
@@ -133,4 +134,4 @@ class Case:
     def label(self) -> str:
         """Name the case on one line, for progress bars."""
         state = "touched" if self.touched else "untouched"
-        return f"{self.protocol} + {self.discard} discard, {state}"
+        return f"{self.operation}, {self.protocol} by {self.discard}, {state}"

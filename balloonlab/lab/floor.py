@@ -43,6 +43,7 @@ def discard_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     check = {
         "run_id": run_id,
         "protocol": case.protocol,
+        "operation": case.operation,
         "touched": case.touched,
         "repeat": number,
         "rss_fall_bytes": fall,

@@ -1,4 +1,4 @@
-"""Measure inflations on real memory: one call, one tidy frame."""
+"""Measure balloons on real memory: one call, one tidy frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..sizes import Size
 from .case import Case, Pattern
 from .progress import Progress
 from .provenance import describe_machine
-from .trials import Trial, count_steps, inflate_once, run_trials
+from .trials import Trial, count_steps, operate_once, run_trials
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def measure(
     wait: str = "block",
     progress: bool = True,
 ) -> Run:
-    """Inflate a balloon in a guest of real memory and time every stage.
+    """Inflate or deflate a balloon in a guest of real memory and time every stage.
 
     Guest driver and host device run as two threads of compiled code; messages go
     over a split virtqueue in shared memory, and the host discards real pages of a
@@ -69,7 +69,10 @@ def measure(
         How pages are told: one of `balloonlab.wire.formats`.
     pattern : str or array-like of int
         Which pages: a name in `balloonlab.patterns`, or page numbers in order.
-    operation : {"inflate"}
+    operation : {"inflate", "deflate"}
+        What is timed. A deflation starts from a full balloon and empties it: pages are
+        told newest first, announced with ``MADV_WILLNEED`` and released to the
+        allocator (stage ``release`` in the place of ``allocate``).
     touched : bool
         Whether the host has pages behind all of the guest's RAM beforehand.
     thp : bool
@@ -155,7 +158,7 @@ def compare(cases: Iterable[Mapping[str, Any]], progress: bool = True, **common:
 
 
 def _collect(cases: list[Case], show: bool) -> Run:
-    trials = [Trial(case, inflate_once) for case in cases]
+    trials = [Trial(case, operate_once) for case in cases]
     with Progress(count_steps(trials), show) as progress:
         repeats = list(run_trials(trials, progress))
     return Run(

@@ -18,7 +18,7 @@ from .provenance import describe_machine
 from .published import published
 from .resources import available_bytes, largest_guest
 from .store import Store, load
-from .trials import Repeat, Trial, check_facilities, count_steps, inflate_once, run_trials
+from .trials import Repeat, Trial, check_facilities, count_steps, operate_once, run_trials
 
 DEFAULT_MEMORY = 8 * GIB
 
@@ -198,7 +198,7 @@ def _plan(memory: Size, balloon: Size, repeats: int) -> list[Trial]:
         for touched in (False, True)
         for protocol in ("pfn", "bitmap-v4")
     ]
-    return [*(Trial(case, inflate_once) for case in cases), floor(cases[-1])]
+    return [*(Trial(case, operate_once) for case in cases), floor(cases[-1])]
 
 
 def _choose_memory(memory: Size | None) -> tuple[int, bool]:

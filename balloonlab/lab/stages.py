@@ -19,8 +19,9 @@ COLUMNS = [
 """One row a stage part. Within a repeat, ``time_ns`` of all rows sums to the wall time;
 the counts stand for the whole operation and are the same in each of its rows."""
 
-STAGES = ("allocate", "send", "translate", "discard", "remainder")
-"""The paper's stages a to d, and what of the wall time is in none of them."""
+STAGES = ("allocate", "release", "send", "translate", "discard", "remainder")
+"""The paper's stages a to d (`release` takes the place of `allocate` on deflate), and what of
+the wall time is in none of them."""
 
 
 def _sums(log: clock.Log) -> npt.NDArray[np.int64]:
@@ -31,13 +32,15 @@ def _sums(log: clock.Log) -> npt.NDArray[np.int64]:
             "this is a bug in balloonlab, please report the case"
         )
     rows = log.rows[:length]
-    sums = np.zeros(6, np.int64)
+    sums = np.zeros(clock.RELEASE + 1, np.int64)
     np.add.at(sums, rows[:, 0], rows[:, 2] - rows[:, 1])
     return sums
 
 
-def stage_times(guest: clock.Log, host: clock.Log, wall_ns: int) -> dict[tuple[str, str], int]:
-    """Attribute the wall time of an inflation to its stages.
+def stage_times(
+    operation: str, guest: clock.Log, host: clock.Log, wall_ns: int
+) -> dict[tuple[str, str], int]:
+    """Attribute the wall time of an operation to its stages.
 
     The guest waits while the host works, so the two logs form one sequence: what
     the round trips took beyond the host's own intervals is notification (kick,
@@ -46,9 +49,10 @@ def stage_times(guest: clock.Log, host: clock.Log, wall_ns: int) -> dict[tuple[s
 
     Parameters
     ----------
+    operation : {"inflate", "deflate"}
     guest, host : balloonlab.kernels.clock.Log
     wall_ns : int
-        The operation, read outside the compiled code.
+        The operation from its first to its last instant.
 
     Returns
     -------
@@ -57,11 +61,13 @@ def stage_times(guest: clock.Log, host: clock.Log, wall_ns: int) -> dict[tuple[s
     """
     own, device = _sums(guest), _sums(host)
     served = int(device.sum())
-    notify = int(own[clock.ROUND_TRIP]) - served
+    stage, interval = ("allocate", clock.ALLOCATE)
+    if operation == "deflate":
+        stage, interval = ("release", clock.RELEASE)
     return {
-        ("allocate", "all"): int(own[clock.ALLOCATE]),
+        (stage, "all"): int(own[interval]),
         ("send", "pack"): int(own[clock.PACK]),
-        ("send", "notify"): notify,
+        ("send", "notify"): int(own[clock.ROUND_TRIP]) - served,
         ("send", "decode"): int(device[clock.DECODE]),
         ("translate", "all"): int(device[clock.TRANSLATE]),
         ("discard", "all"): int(device[clock.DISCARD]),

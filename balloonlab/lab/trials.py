@@ -14,7 +14,7 @@ import pandas as pd
 import psutil
 
 from .. import wire
-from ..guest import BalloonDriver, Inflation
+from ..guest import DEFLATE_QUEUE_AT, INFLATE_QUEUE_AT, BalloonDriver, Operation
 from ..host import BalloonDevice, GuestRam
 from ..host.device import EXTENTS
 from ..host.ram import missing_facilities
@@ -93,38 +93,53 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
         del ram
 
 
-def inflate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
-    """Inflate the case's balloon once, with a fresh guest and a fresh device."""
-    wire_format = wire.get(case.protocol)
-    span = ram_ranges(case.memory_pages)[-1].end
-    kicks = wire_format.max_kicks(case.balloon_pages, span)
-    rows = 3 * (kicks + 1) + 2 * (case.balloon_pages // EXTENTS + 1)
+def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
+    """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
+    own_memory = ram.driver_memory()
+    starts = (INFLATE_QUEUE_AT, DEFLATE_QUEUE_AT)
+    areas = [own_memory[start : start + QUEUE_BYTES] for start in starts]
+    busy = case.wait == "busy"
     before = check_before(case, ram)
-    with Virtqueue(ram.driver_memory()[:QUEUE_BYTES], case.wait == "busy") as queue:
-        device = BalloonDevice(ram, queue, wire_format, case.discard, rows)
-        driver = BalloonDriver(ram.driver_memory(), queue, case.allocator(), wire_format, rows)
-        device.start()
-        rss = psutil.Process().memory_info().rss
+    with Virtqueue(areas[0], busy) as inflate_queue, Virtqueue(areas[1], busy) as deflate_queue:
+        wire_format = wire.get(case.protocol)
+        span = ram_ranges(case.memory_pages)[-1].end
+        kicks = wire_format.max_kicks(case.balloon_pages, span)
+        rows = 3 * (kicks + 1) + 2 * (case.balloon_pages // EXTENTS + 1)
+        devices = {
+            operation: BalloonDevice(ram, queue, wire_format, case.discard, rows, operation)
+            for operation, queue in (("inflate", inflate_queue), ("deflate", deflate_queue))
+        }
+        buddy = case.allocator()
+        driver = BalloonDriver(own_memory, inflate_queue, deflate_queue, buddy, wire_format, rows)
+        for device in devices.values():
+            device.start()
+        device = devices[case.operation]
         try:
-            inflation = driver.inflate(case.balloon_pages)
+            if case.operation == "deflate":
+                driver.inflate(case.balloon_pages)
+            rss = psutil.Process().memory_info().rss
+            target = case.balloon_pages if case.operation == "inflate" else 0
+            done = driver.set_target(target)
         finally:
-            device.stop()
+            for each in devices.values():
+                each.stop()
         fall = rss - psutil.Process().memory_info().rss
-        after = _check_after(case, ram, inflation, device)
+        after = _check_after(case, ram, done, device)
     check = {
         "run_id": run_id,
         "protocol": case.protocol,
+        "operation": case.operation,
         "touched": case.touched,
         "repeat": number,
         "rss_fall_bytes": fall,
         **before,
         **after,
     }
-    times = stage_times(driver.log, device.log, inflation.wall_ns)
+    times = stage_times(case.operation, driver.log, device.log, done.wall_ns)
     work = Work(
-        n_kicks=inflation.n_kicks,
-        wire_bytes=inflation.wire_bytes,
-        n_records=inflation.n_records,
+        n_kicks=done.n_kicks,
+        wire_bytes=done.wire_bytes,
+        n_records=done.n_records,
         n_translations=device.n_translations,
         n_discards=device.n_discards,
     )
@@ -163,14 +178,16 @@ def check_balloon(case: Case, ram: GuestRam, ballooned: npt.NDArray[np.bool_]) -
 
 
 def _check_after(
-    case: Case, ram: GuestRam, inflation: Inflation, device: BalloonDevice
+    case: Case, ram: GuestRam, done: Operation, device: BalloonDevice
 ) -> dict[str, Any]:
+    """Check what was told and what became of it; a deflated balloon's pages stay away."""
     faults = device.faults()
-    if device.n_discard_errors or faults:
-        raise RuntimeError(
-            f"the inflation went wrong: {device.n_discard_errors} madvise calls failed, "
-            f"bad records {faults}; nothing is reported"
-        )
     ballooned = np.zeros(case.memory_pages, bool)
-    ballooned[ram.page_index(inflation.pages)] = True
+    ballooned[ram.page_index(done.pages)] = True
+    missing = case.balloon_pages - int(ballooned.sum())
+    if device.n_discard_errors or faults or missing:
+        raise RuntimeError(
+            f"the operation went wrong: {device.n_discard_errors} madvise calls failed, "
+            f"bad records {faults}, {missing} pages not told; nothing is reported"
+        )
     return check_balloon(case, ram, ballooned)

@@ -8,13 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import bitmap as kernels
-from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS
+from ..kernels.bitmap_v4 import WINDOW_WORDS
 from ..pages.checks import PFN_LIMIT, as_pfns, duplicates_message
 from .format import RANGE
-
-WINDOW_WORDS = MAX_BITMAPS * BITMAP_WORDS
-"""Bitmap words of one window: 32 GiB, 1 MiB of bitmap. A smaller guest sees only one."""
-
 
 SPARE_RUNS = kernels.GROUP
 """Entries that `find_runs` needs beyond the runs."""

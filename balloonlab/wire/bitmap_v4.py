@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ..kernels import bitmap_v4 as kernels
 from ..pages.checks import as_pfns
-from .bitmap import WINDOW_WORDS, pack_windows
+from .bitmap import pack_windows
 from .format import Format
 
 HEADER_BYTES = 8
@@ -26,7 +26,7 @@ def encode(pfns: npt.ArrayLike) -> list[bytes]:
     stream = []
     for first_pfn, words in pack_windows(pages):
         cursor = np.zeros(2, np.int64)
-        while n := kernels.fill_records(words, first_pfn, WINDOW_WORDS, cursor, area):
+        while n := kernels.fill_records(words, first_pfn, kernels.WINDOW_WORDS, cursor, area):
             header = (8 * n << 32).to_bytes(HEADER_BYTES, "little")
             stream.append(header + area[:n].tobytes())
     return stream
@@ -35,7 +35,7 @@ def encode(pfns: npt.ArrayLike) -> list[bytes]:
 def max_kicks(n_pages: int, span_pages: int) -> int:
     """Bound the buffers: full areas, of two words a page at most, and one a window."""
     full = 2 * n_pages // (kernels.RECORD_WORDS - kernels.RESERVED_WORDS)
-    return full + min(n_pages, span_pages // (64 * WINDOW_WORDS) + 1)
+    return full + min(n_pages, span_pages // (64 * kernels.WINDOW_WORDS) + 1)
 
 
 BITMAP_V4 = Format(
