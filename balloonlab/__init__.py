@@ -12,9 +12,13 @@ memory, with every stage timed::
     run.frame                                      # where the time went
 """
 
+from importlib.metadata import version
+
 from . import figures, lab, wire
 from .headline import reproduce
 from .lab import compare, measure
 from .pages import patterns
+
+__version__ = version("balloonlab")
 
 __all__ = ["compare", "figures", "lab", "measure", "patterns", "reproduce", "wire"]

@@ -19,17 +19,16 @@ app = typer.Typer(
 def _console() -> Console:
     from .lab.report import WIDTH
 
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    return Console(width=max(Console().width, WIDTH))  # cut cells would be worse than long lines
 
 
 @app.command()
 def reproduce(
     memory: Annotated[
-        str | None, typer.Option(help="RAM of the guest [default: 8GiB, less where it is short]")
+        str | None, typer.Option(help="RAM of the guest (default: 8GiB, less where it is short)")
     ] = None,
     balloon: Annotated[
-        str | None, typer.Option(help="Size of the balloon [default: 7/8 of the memory]")
+        str | None, typer.Option(help="Size of the balloon (default: 7/8 of the memory)")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-reproduce"),

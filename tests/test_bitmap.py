@@ -65,5 +65,11 @@ def test_find_runs_into_room_that_is_used_again(rng):
     assert np.array_equal(found, expected)
     with pytest.raises(ValueError, match="out must be"):
         wire.find_runs(words, out=out[:-1])
+    for bad in (np.zeros((2, 200), wire.RANGE), [1]):
+        with pytest.raises(ValueError, match="out must be"):
+            wire.find_runs(words, out=bad)
+    for bad, error in ((-64, ValueError), (2**52, ValueError), (1.5, TypeError)):
+        with pytest.raises(error):
+            wire.find_runs(words, first_pfn=bad)
     with pytest.raises(TypeError, match="uint64"):
         wire.find_runs(words.astype(np.int64))

@@ -171,7 +171,8 @@ def test_an_interrupt_leaves_no_thread_behind(monkeypatch, wait):
         ({"pattern": [1, 1], "memory": "1MiB"}, ValueError, "1 of 1 do, the first is 1"),
         ({"pattern": [256], "memory": "1MiB"}, ValueError, r"\[0, 256\).*the first is 256"),
         ({"pattern": [1], "memory": "1MiB", "balloon": "8KiB"}, ValueError, "size of the pages"),
-        ({"pattern": [0.5], "memory": "1MiB"}, TypeError, "integers"),
+        ({"pattern": [0.5], "memory": "1MiB"}, TypeError, "pattern must be an array of integers"),
+        ({"pattern": None, "memory": "1MiB"}, TypeError, "pattern must be an array of integers"),
         ({"operation": "explode"}, ValueError, "operation must be one of inflate, deflate"),
         ({"host": "xen"}, ValueError, "host must be one of lab"),
         ({"discard": "all"}, ValueError, "discard must be one of page, range"),
@@ -193,6 +194,9 @@ def test_compare_refuses():
         bl.compare([{"memmory": "1GiB"}])
     with pytest.raises(ValueError, match="at least one case"):
         bl.compare([])
+    for cases in (["pfn"], "pfn", [{}, 1]):
+        with pytest.raises(TypeError, match="cases must be a list of dicts"):
+            bl.compare(cases)
 
 
 def test_a_platform_without_eventfd_or_madvise_can_do_all_but_measure(monkeypatch):

@@ -39,12 +39,14 @@ def test_environment_yml_has_the_versions_of_pyproject_toml(project):
 def test_the_version_is_the_same_everywhere(project):
     citation = yaml.safe_load((TOP / "CITATION.cff").read_text())
     assert str(citation["version"]) == project["version"] == version("balloonlab")
+    assert bl.__version__ == project["version"]
     assert citation["license"] == project["license"]
 
 
 def test_the_readmes_numbers_are_those_of_the_data():
     result = bl.lab.Reproduction.load(TOP / "data" / "headline")
     assert result.meta["finished"]
+    assert not result.meta["commit"].endswith("-dirty")
     assert to_text(result) in README, (
         "README.md and data/headline disagree: python -m tests.readme writes the table anew"
     )
@@ -56,7 +58,11 @@ def test_the_committed_figure_is_drawn_from_the_committed_data(tmp_path):
     totals = result.table().loc["total, ms"]
     assert len(labels) == len(totals)
     assert labels[0] == "4,126 ms"
-    assert (TOP / "data" / "headline" / "headline.svg").stat().st_size > 10_000
+    drawn, _ = bl.figures.save(bl.figures.headline(result.frame), tmp_path / "headline")
+    committed = (TOP / "data" / "headline" / "headline.svg").read_text()
+    assert re.findall(r"<!-- (.*?) -->", committed) == re.findall(
+        r"<!-- (.*?) -->", drawn.read_text()
+    )
 
 
 def test_the_readmes_library_example_runs():

@@ -75,7 +75,10 @@ def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
     assert json.loads((aside / "meta.json").read_text()) == {"run": 1}
     assert not (tmp_path / "timings.csv").exists()
     assert (tmp_path / "thesis.tex").read_text() == "mine"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"must contain timings.csv and meta.json"):
+        store.load(tmp_path)
+    (tmp_path / "timings.csv").write_text("")
+    with pytest.raises(ValueError, match="no repeat was finished"):
         store.load(tmp_path)
     (tmp_path / "timings.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="lacks the columns run_id"):
@@ -114,6 +117,19 @@ def test_a_frame_with_several_runs_is_not_drawn_as_one(outcome):
     twice = pd.concat([frame, frame.assign(run_id=frame["run_id"] + "x")])
     with pytest.raises(ValueError, match="2 run_ids"):
         bl.figures.headline(twice)
+    for bad, words in ((frame.iloc[:0], "no rows"), (frame[["stage"]], "one without run_id")):
+        with pytest.raises(ValueError, match=words):
+            bl.figures.headline(bad)
+
+
+def test_table_and_sentences_agree(outcome):
+    _, out = outcome
+    result = bl.lab.Reproduction.load(out)
+    table = result.table()
+    for touched in (False, True):
+        group = "lab, touched" if touched else "lab, untouched"
+        shown = table.loc["speed-up", (group, "bitmap-v4")]
+        assert result.ratio("pfn", "bitmap-v4", touched) == pytest.approx(shown)
 
 
 def test_it_scales_down_where_memory_is_short_and_says_so(monkeypatch, tmp_path):

@@ -77,7 +77,7 @@ class Case:
         for name, value in (("touched", touched), ("thp", thp)):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
-        if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        if isinstance(repeats, bool) or not isinstance(repeats, int | np.integer) or repeats < 1:
             raise ValueError(f"repeats must be a whole number of at least 1, got {repeats!r}")
         if isinstance(pattern, str):
             _check_choice("pattern", pattern, tuple(PATTERNS))
@@ -89,7 +89,7 @@ class Case:
             pfns = None if name == "idle" else PATTERNS[name](memory, balloon)
         else:
             name = "custom"
-            pfns = as_pfns(pattern)
+            pfns = as_pfns(pattern, "pattern")
             size = pfns.size * PAGE_BYTES
             if balloon is not None and parse_pages(balloon, "balloon") != pfns.size:
                 raise ValueError(
@@ -110,7 +110,7 @@ class Case:
             touched=bool(touched),
             thp=bool(thp),
             wait=wait,
-            repeats=repeats,
+            repeats=int(repeats),
             operation=operation,
             pfns=pfns,
         )

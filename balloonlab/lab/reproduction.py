@@ -17,6 +17,7 @@ from .progress import Progress
 from .provenance import describe_machine
 from .published import published
 from .resources import available_bytes, largest_guest
+from .stages import COLUMNS
 from .store import Store, load
 from .trials import Repeat, Trial, check_facilities, count_steps, operate_once, run_trials
 
@@ -84,11 +85,14 @@ class Reproduction:
         return table
 
     def ratio(self, protocol: str, over: str, touched: bool) -> float | None:
-        """Divide the median totals of two protocols; None where one was not measured."""
-        totals = [_totals(self.frame, name, touched) for name in (protocol, over)]
-        if any(total.empty for total in totals):
-            return None
-        return float(totals[0].median() / totals[1].median())
+        """Divide the totals of two protocols, each of the repeat that `table` shows.
+
+        None where one was not measured.
+        """
+        totals = [
+            median_repeat(self.frame, name, touched)["time_ns"].sum() for name in (protocol, over)
+        ]
+        return float(totals[0] / totals[1]) if all(totals) else None
 
 
 def _paper_column(protocol: str) -> dict[str, float]:
@@ -120,6 +124,12 @@ def _sums(total_ms: float, row: pd.Series) -> dict[str, float]:
 
 def _rows(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
     """Rows of one case of a reproduction; refuses a frame in which there are several."""
+    missing = [name for name in COLUMNS if name not in frame.columns]
+    if missing or frame.empty:
+        raise ValueError(
+            "frame must be the frame of a reproduction or a measurement, got "
+            + (f"one without {', '.join(missing)}" if missing else "no rows")
+        )
     rows = frame[(frame["protocol"] == protocol) & (frame["touched"] == touched)]
     n_cases = len(rows["run_id"].unique())
     if n_cases > 1:

@@ -73,7 +73,12 @@ def load(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
         The file lacks columns of the tidy frame.
     """
     path = Path(folder)
-    frame = pd.read_csv(path / TIMINGS)
+    if not (path / TIMINGS).is_file() or not (path / META).is_file():
+        raise FileNotFoundError(f"{path} holds no run: it must contain {TIMINGS} and {META}")
+    try:
+        frame = pd.read_csv(path / TIMINGS)
+    except pd.errors.EmptyDataError:
+        raise ValueError(f"{path / TIMINGS} is empty: no repeat was finished") from None
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing:
         raise ValueError(f"{path / TIMINGS} lacks the columns {', '.join(missing)}")

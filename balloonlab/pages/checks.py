@@ -12,13 +12,15 @@ PFN_LIMIT = 1 << 52
 """Physical addresses have 64 bits, page numbers 52 (seed patch, record head)."""
 
 
-def as_pfns(pfns: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
     """Bring page numbers into the form that kernels take.
 
     Parameters
     ----------
     pfns : array-like of int, shape (n,)
         Any integer type. A contiguous ``uint64`` array is not copied.
+    name : str
+        The argument's name, for error messages.
 
     Returns
     -------
@@ -35,11 +37,11 @@ def as_pfns(pfns: npt.ArrayLike) -> npt.NDArray[np.uint64]:
     if array.size == 0 and array.ndim == 1:
         return np.zeros(0, np.uint64)
     if array.dtype.kind not in "iu":
-        raise TypeError(f"pfns must be an array of integers, got dtype {array.dtype}")
+        raise TypeError(f"{name} must be an array of integers, got dtype {array.dtype}")
     if array.ndim != 1:
-        raise ValueError(f"pfns must have one dimension, got shape {array.shape}")
+        raise ValueError(f"{name} must have one dimension, got shape {array.shape}")
     if array.dtype.kind == "i" and array.min() < 0:
-        raise ValueError(f"pfns must not be negative, got {array.min()}")
+        raise ValueError(f"{name} must not be negative, got {array.min()}")
     return np.ascontiguousarray(array, dtype=np.uint64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 import numpy as np
@@ -128,13 +129,21 @@ def find_runs(
             f"words must be a one-dimensional uint64 array, got {bitmap.dtype} of shape "
             f"{bitmap.shape}"
         )
+    if not 0 <= operator.index(first_pfn) < PFN_LIMIT:
+        raise ValueError(f"first_pfn must be a page number below 2**52, got {first_pfn}")
     needed = int(kernels.count_runs(bitmap)) + SPARE_RUNS
     if out is None:
         out = np.empty(needed, RANGE)
-    elif out.dtype != RANGE or out.size < needed or not out.flags.c_contiguous:
+    elif (
+        not isinstance(out, np.ndarray)
+        or out.dtype != RANGE
+        or out.ndim != 1
+        or out.size < needed
+        or not (out.flags.c_contiguous and out.flags.writeable)
+    ):
         raise ValueError(
-            f"out must be a contiguous array of {needed} or more entries of dtype "
-            f"{RANGE}, got {out.size} of {out.dtype}"
+            f"out must be a writeable, contiguous, one-dimensional array of {needed} or more "
+            f"entries of balloonlab.wire.RANGE, got {out!r:.80}"
         )
     n = kernels.find_runs(bitmap, first_pfn, out.view(np.int64).reshape(-1, 2))
     return out[:n]
