@@ -1,19 +1,30 @@
-"""Write the README's table anew from ``data/headline``: ``python -m tests.readme``."""
+"""The README's tables, made from ``data/``; ``python -m tests.readme`` writes them anew."""
 
 import re
 from pathlib import Path
 
+import pandas as pd
+
 import balloonlab as bl
-from balloonlab.lab.report import to_text
+from balloonlab.lab.report import render, render_fuzz, to_text
 
 TOP = Path(__file__).parents[1]
-BLOCK = re.compile(r"(<!-- headline -->\n```text\n).*?(```)", re.DOTALL)
+README = TOP / "README.md"
+
+
+def blocks() -> dict[str, str]:
+    """Text of each generated block by the name in its marker."""
+    headline = bl.lab.Reproduction.load(TOP / "data" / "headline")
+    hostile = pd.read_csv(TOP / "data" / "reliability" / "fuzz.csv")
+    return {"headline": to_text(render(headline)), "reliability": to_text(render_fuzz(hostile))}
 
 
 def main() -> None:
-    readme = TOP / "README.md"
-    text = to_text(bl.lab.Reproduction.load(TOP / "data" / "headline"))
-    readme.write_text(BLOCK.sub(lambda match: match[1] + text + match[2], readme.read_text()))
+    readme = README.read_text()
+    for name, text in blocks().items():
+        block = re.compile(rf"(<!-- {name} -->\n```text\n).*?(```)", re.DOTALL)
+        readme = block.sub(lambda match, text=text: match[1] + text + match[2], readme)
+    README.write_text(readme)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,25 @@ EXTENTS = 4096
 """Extents translated before they are discarded, 64 KiB: they stay in the cache."""
 
 
+def make_state(wire_format: Format, discard: str, operation: str) -> kernels.Device:
+    """Make the state of a device queue as `BalloonDevice` describes it."""
+    if discard not in DISCARDS:
+        raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
+    words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
+    copy = words.view(np.uint8)
+    return kernels.Device(
+        format=wire_format.number,
+        by_page=discard == "page",
+        advice=mmap.MADV_DONTNEED if operation == "inflate" else mmap.MADV_WILLNEED,
+        copy=copy,
+        words=words,
+        ranges=np.zeros((RANGES_PER_BYTE * copy.size, 2), np.int64),
+        extents=np.zeros((EXTENTS, 2), np.int64),
+        counters=np.zeros(3, np.int64),
+        faults=faults.no_faults(),
+    )
+
+
 class BalloonDevice:
     """The host's end: validates, decodes, translates, discards.
 
@@ -50,24 +69,10 @@ class BalloonDevice:
         log_rows: int,
         operation: str = "inflate",
     ) -> None:
-        if discard not in DISCARDS:
-            raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
         self._ram = ram
         self._queue = queue
         self.log = clock.Log.empty(log_rows)
-        words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
-        copy = words.view(np.uint8)
-        self._state = kernels.Device(
-            format=wire_format.number,
-            by_page=discard == "page",
-            advice=mmap.MADV_DONTNEED if operation == "inflate" else mmap.MADV_WILLNEED,
-            copy=copy,
-            words=words,
-            ranges=np.zeros((RANGES_PER_BYTE * copy.size, 2), np.int64),
-            extents=np.zeros((EXTENTS, 2), np.int64),
-            counters=np.zeros(3, np.int64),
-            faults=faults.no_faults(),
-        )
+        self._state = make_state(wire_format, discard, operation)
         self._worker = Worker(self._serve, "balloon-device")
 
     def start(self) -> None:

@@ -20,7 +20,6 @@ from .pfn import FORMAT as PFN_FORMAT
 from .pfn import decode_pfns
 from .syscalls import now_ns, wait_event
 from .vring import (
-    BAD_HEAD,
     BAD_INDEX,
     ENTRIES,
     INDEX,
@@ -90,27 +89,43 @@ def timed_discard(memory, extents, advice):
 
 
 @kernel
+def answer(ring, memory, device, used, log):
+    """Answer the next kick if there is one; `used` is how many were answered before.
+
+    Returns
+    -------
+    int
+        1 when a message was carried out and given back, 0 when none is waiting, or
+        minus the reason (BAD_...) that the queue is corrupt.
+    """
+    waiting = (np.int64(load_acquire(ring.avail, INDEX)) - used) & 0xFFFF
+    if waiting == 0:
+        return 0
+    clock = now_ns(log.cell)
+    if waiting > ring.desc.size:
+        return -BAD_INDEX
+    head = np.int64(ring.avail[ENTRIES + used % ring.desc.size])
+    n_bytes = fetch(ring, memory, head, device.copy)
+    if n_bytes < 0:
+        return n_bytes
+    handle(device, ring, memory, n_bytes, clock, log)
+    give_back(ring, head, used, log.cell)
+    return 1
+
+
+@kernel
 def serve(ring, memory, device, log):
     """Answer kicks until told to stop or until the queue is found corrupt."""
-    size = ring.desc.size
     used = 0
     while True:
         wait_event(ring.events[KICK], log.cell)
         while True:
             if _told_to_stop(ring):
                 return
-            waiting = (np.int64(load_acquire(ring.avail, INDEX)) - used) & 0xFFFF
-            if waiting == 0:
+            outcome = answer(ring, memory, device, used, log)
+            if outcome < 0:
+                give_up(ring, -outcome, log.cell)
+                return
+            if outcome == 0:
                 break
-            clock = now_ns(log.cell)
-            if waiting > size:
-                give_up(ring, BAD_INDEX, log.cell)
-                return
-            head = np.int64(ring.avail[ENTRIES + used % size])
-            n_bytes = fetch(ring, memory, head, device.copy) if head < size else -BAD_HEAD
-            if n_bytes < 0:
-                give_up(ring, -n_bytes, log.cell)
-                return
-            handle(device, ring, memory, n_bytes, clock, log)
-            give_back(ring, head, used, log.cell)
             used += 1

@@ -7,7 +7,7 @@ import math
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -116,10 +116,24 @@ def render(result: Reproduction) -> Group:
     return Group(render_table(result.table()), lines)
 
 
-def to_text(result: Reproduction) -> str:
-    """Write the whole report as plain text, `WIDTH` columns wide."""
+def render_fuzz(rows: pd.DataFrame) -> Table:
+    """Build the table of ``balloonlab fuzz``."""
+    view = Table(title="The device against a hostile guest (lab)", box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("")
+    counts = rows.pivot_table(
+        index="finding", columns=["protocol", "discard"], values="count", sort=False
+    )
+    for protocol, discard in counts.columns:
+        view.add_column(f"{protocol}\nby {discard}", justify="right", no_wrap=True)
+    for finding, row in counts.iterrows():
+        view.add_row(str(finding), *(f"{count:,.0f}" for count in row))
+    return view
+
+
+def to_text(report: RenderableType) -> str:
+    """Write a report as plain text, `WIDTH` columns wide, as the README holds it."""
     with io.StringIO() as file:
-        Console(file=file, width=WIDTH).print(render(result))
+        Console(file=file, width=WIDTH).print(report)
         lines = file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
 

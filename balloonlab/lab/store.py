@@ -62,6 +62,13 @@ class Store:
                 (self.folder / name).rename(aside / name)
 
 
+def write_table(frame: pd.DataFrame, meta: dict[str, Any], folder: Path, name: str) -> None:
+    """Write a finished table and what it was made on, into a folder made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(folder / name, index=False)
+    (folder / META).write_text(json.dumps(meta, indent=2) + "\n")
+
+
 def load(folder: str | os.PathLike[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read a stored run: its frame and its metadata.
 

@@ -1,0 +1,212 @@
+"""A hostile guest: messages and queues near the rules, and a judge of what the host did.
+
+Everything is drawn by one xorshift generator, so a case can be made again from its
+seed. Most fields are plausible and some are not: bytes at random would all be
+turned away at the first check.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .bitmap_v4 import FORMAT as BITMAP_V4
+from .compile import kernel
+from .device import DISCARDS, answer
+from .memory import BALLOONABLE, FIRST_PAGE, N_PAGES, PAGE_BYTES, SIGNATURE
+from .vring import DESC_NEXT, ENTRIES, INDEX
+
+MESSAGE_WORDS = 48
+
+
+class Guest(NamedTuple):
+    """What the hostile guest writes to, and where it stands."""
+
+    ring: tuple
+    message: np.ndarray  # uint64 view of guest memory
+    gpa: int  # where the guest finds `message`
+    span: int  # page numbers from 0 that are worth naming
+    state: np.ndarray  # uint64, shape (1,): the generator; never 0
+
+
+CARRIED_OUT, STOPPED = 0, 1  # then one cell a reason (BAD_...)
+CANARIES_CHANGED, DISCARDS_OUTSIDE = 10, 11
+N_TALLIES = 12
+"""Cells of the tallies (int64)."""
+
+
+@kernel
+def draw(state):
+    """Draw 64 random bits (Marsaglia's xorshift64)."""
+    x = state[0]
+    x ^= x << np.uint64(13)
+    x ^= x >> np.uint64(7)
+    x ^= x << np.uint64(17)
+    state[0] = x
+    return x
+
+
+@kernel
+def below(state, n):
+    """Draw a number from 0 to n - 1."""
+    return np.int64(draw(state) >> np.uint64(1)) % n
+
+
+@kernel
+def _page(guest):
+    """Draw a page number: most near the guest's memory, some anywhere."""
+    if below(guest.state, 8) > 0:
+        return draw(guest.state) % np.uint64(guest.span)
+    return draw(guest.state) >> np.uint64(below(guest.state, 64))
+
+
+@kernel
+def _write_pfns(guest):
+    n = below(guest.state, 2 * MESSAGE_WORDS)
+    for i in range(n // 2 + 1):
+        low = _page(guest) & np.uint64(0xFFFFFFFF)
+        guest.message[i] = low | ((_page(guest) & np.uint64(0xFFFFFFFF)) << np.uint64(32))
+    return 4 * n
+
+
+@kernel
+def _write_records(guest):
+    state = guest.state
+    n = below(state, MESSAGE_WORDS - 9)
+    at = 1
+    while at <= n:
+        shift = 12
+        bmap_words = below(state, 3)
+        if bmap_words == 0:
+            shift += below(state, 6)
+        odd = below(state, 16)
+        if odd == 0:
+            shift = below(state, 64)
+        if odd == 1:
+            bmap_words = below(state, 8)
+        bmap_len = 8 * bmap_words if odd != 2 else below(state, 64)
+        head = _page(guest) & np.uint64((1 << 52) - 1)
+        head |= np.uint64(shift) << np.uint64(52)
+        guest.message[at] = head | (np.uint64(bmap_len) << np.uint64(58))
+        for k in range(bmap_words):
+            guest.message[at + 1 + k] = draw(state) & draw(state)
+        at += 1 + bmap_words
+    data_len = 8 * (at - 1)
+    if below(state, 16) == 0:
+        data_len = below(state, 1 << (1 + below(state, 32)))
+    cmd = 1 if below(state, 64) == 0 else 0
+    guest.message[0] = np.uint64(cmd) | (np.uint64(data_len) << np.uint64(32))
+    return 8 * at
+
+
+@kernel
+def _write_queue(guest, n_bytes, used):
+    """Offer the message: most chains are right, one in eight has a field at random."""
+    state, ring = guest.state, guest.ring
+    parts = 1 + below(state, 3)
+    done = 0
+    for i in range(parts):
+        length = n_bytes - done if i + 1 == parts else below(state, n_bytes - done + 1)
+        ring.desc[i]["addr"] = np.uint64(guest.gpa + done)
+        ring.desc[i]["len"] = np.uint32(length)
+        ring.desc[i]["flags"] = np.uint16(DESC_NEXT if i + 1 < parts else 0)
+        ring.desc[i]["next"] = np.uint16(i + 1)
+        done += length
+    head = 0
+    ahead = 1
+    spoilt = below(state, 64)
+    i = below(state, parts)
+    wild = draw(state) >> np.uint64(below(state, 64))
+    if spoilt == 0:
+        ring.desc[i]["addr"] = wild
+    if spoilt == 1:
+        ring.desc[i]["len"] = np.uint32(wild & np.uint64(0xFFFFFFFF))
+    if spoilt == 2:
+        ring.desc[i]["flags"] = np.uint16(wild & np.uint64(7))
+    if spoilt == 3:
+        ring.desc[i]["flags"] = np.uint16(DESC_NEXT)
+        ring.desc[i]["next"] = np.uint16(wild & np.uint64(0xFFFF))
+    if spoilt == 4:
+        ring.desc[i]["addr"] = np.uint64(_page(guest) & np.uint64((1 << 51) - 1)) << np.uint64(12)
+    if spoilt == 5:
+        head = np.int64(wild & np.uint64(0xFFFF))
+    if spoilt == 6:
+        ahead = np.int64(wild & np.uint64(0xFFFF))
+    if spoilt == 7:
+        ring.desc[parts - 1]["flags"] = np.uint16(DESC_NEXT)
+        ring.desc[parts - 1]["next"] = np.uint16(0)
+    ring.avail[ENTRIES + used % ring.desc.size] = np.uint16(head)
+    ring.avail[INDEX] = np.uint16((used + ahead) & 0xFFFF)
+
+
+@kernel
+def count_changed(ram, canaries):
+    """Count the canary pages (numbers in `ram`) that lost their signature; mend them."""
+    words = ram.view(np.uint64)
+    changed = 0
+    for i in range(canaries.size):
+        expected = np.uint64(canaries[i]) ^ SIGNATURE
+        for at in (canaries[i] * (PAGE_BYTES // 8), (canaries[i] + 1) * (PAGE_BYTES // 8) - 1):
+            if words[at] != expected:
+                changed += 1
+                words[at] = expected
+    return changed
+
+
+@kernel
+def _outside(memory, extents):
+    """Count the extents that are not wholly within one balloonable slot's memory.
+
+    Written apart from `translate`, which it judges.
+    """
+    bad = 0
+    slots = memory.slots
+    for i in range(extents.shape[0]):
+        inside = False
+        for row in range(slots.shape[0]):
+            low = slots[row, FIRST_PAGE] * PAGE_BYTES
+            high = low + slots[row, N_PAGES] * PAGE_BYTES
+            within = low <= extents[i, 0] and extents[i, 0] + extents[i, 1] <= high
+            inside |= within and slots[row, BALLOONABLE] != 0
+        if not inside:
+            bad += 1
+    return bad
+
+
+@kernel
+def run_cases(guest, memory, device, canaries, n_cases, tallies, log):
+    """Play `n_cases` hostile messages against the device and judge each.
+
+    Parameters
+    ----------
+    guest : Guest
+    memory : balloonlab.kernels.memory.Memory
+        Balloonable slots must not touch each other in the mapping.
+    device : balloonlab.kernels.device.Device
+        Its counters and faults add up over the cases.
+    canaries : int64 array
+        Pages of the mapping that are no RAM and hold signatures.
+    n_cases : int
+    tallies : int64 array, shape (N_TALLIES,)
+    log : balloonlab.kernels.clock.Log
+    """
+    ring = guest.ring
+    used = 0
+    for _ in range(n_cases):
+        n_bytes = _write_records(guest) if device.format == BITMAP_V4 else _write_pfns(guest)
+        if below(guest.state, 16) == 0:
+            n_bytes = below(guest.state, n_bytes + 1)
+        _write_queue(guest, n_bytes, used)
+        before = device.counters[DISCARDS]
+        outcome = answer(ring, memory, device, used, log)
+        log.length[0] = 0
+        n_extents = min(device.counters[DISCARDS] - before, device.extents.shape[0])
+        tallies[DISCARDS_OUTSIDE] += _outside(memory, device.extents[:n_extents])
+        tallies[CANARIES_CHANGED] += count_changed(memory.ram, canaries)
+        if outcome < 0:
+            tallies[STOPPED - outcome] += 1  # the driver resets the device and goes on
+            ring.avail[INDEX] = np.uint16(used & 0xFFFF)
+        elif outcome == 1:
+            tallies[CARRIED_OUT] += 1
+            used += 1

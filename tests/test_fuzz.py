@@ -1,0 +1,99 @@
+"""The hostile guest: 100,000 cases in the normal suite, and a judge that can fail."""
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from balloonlab import wire
+from balloonlab.cli import app
+from balloonlab.host.device import make_state
+from balloonlab.kernels import clock
+from balloonlab.kernels import fuzz as kernels
+from balloonlab.lab import fuzz as lab
+from balloonlab.queue import Virtqueue
+
+from .conftest import INTERPRETED
+
+CASES = 800 if INTERPRETED else 100_000
+
+
+@pytest.fixture(scope="module")
+def found():
+    return lab.fuzz(CASES, seed=7, progress=False)
+
+
+def test_nothing_outside_ram_is_ever_touched(found):
+    worst = found[found["finding"].isin(lab.MUST_BE_ZERO)]
+    assert len(worst) == 12
+    assert not worst["count"].any()
+
+
+def test_every_case_ends_and_is_accounted_for(found):
+    for _, group in found.groupby(["protocol", "discard"]):
+        counts = group.set_index("finding")["count"]
+        ends = counts[[name for name in counts.index if name.startswith(("queue", "kicks"))]]
+        assert counts["messages carried out"] + ends.sum() == counts["cases"] == CASES / 4
+        assert (counts >= 0).all()
+        assert counts["madvise calls"] > 0
+
+
+@pytest.mark.slow_interpreted
+def test_every_way_to_be_refused_is_met(found):
+    refused = found[found["finding"].str.contains("refused")].groupby("finding")["count"].sum()
+    rare = refused.index.str.contains("52-bit")
+    assert (refused[~rare] > 0).all()
+
+
+def test_the_same_seed_plays_the_same_cases():
+    first, second = (lab.fuzz(400, seed=3, progress=False) for _ in range(2))
+    other = lab.fuzz(400, seed=4, progress=False)
+    assert first.equals(second)
+    assert not first.equals(other)
+
+
+def play(memory, canaries, own):
+    state = make_state(wire.get("bitmap-v4"), "range", "inflate")
+    tallies = np.zeros(kernels.N_TALLIES, np.int64)
+    area = memory.ram[own * 4096 :][: 4096 * lab.QUEUE_PAGES]
+    message = memory.ram[(own + lab.QUEUE_PAGES) * 4096 :][: 8 * kernels.MESSAGE_WORDS]
+    with Virtqueue(area, busy_wait=True) as queue:
+        guest = kernels.Guest(
+            queue.ring,
+            message.view(np.uint64),
+            (120 + lab.QUEUE_PAGES) * 4096,
+            lab.SPAN,
+            np.array([99], np.uint64),
+        )
+        log = clock.Log.empty(100)
+        kernels.run_cases(guest, memory, state, canaries, 500, tallies, log)
+    return tallies
+
+
+def test_the_judge_notices_a_host_that_takes_rom_for_ram():
+    memory, canaries, own = lab._map_memory()
+    assert not play(memory, canaries, own)[
+        [kernels.CANARIES_CHANGED, kernels.DISCARDS_OUTSIDE]
+    ].any()
+    memory.slots[1, 3] = 1
+    assert play(memory, canaries, own)[kernels.CANARIES_CHANGED] > 0
+
+
+def test_the_judge_notices_an_extent_outside_ram():
+    memory, _, _ = lab._map_memory()
+    first = int(memory.slots[0, 2]) * 4096
+    good = [(first, 24 * 4096), (first + 4096, 4096)]
+    bad = [(first - 4096, 4096), (first, 25 * 4096), (0, 4096), (1 << 40, 4096)]
+    assert kernels._outside(memory, np.array(good, np.int64)) == 0
+    assert kernels._outside(memory, np.array(bad, np.int64)) == 4
+
+
+def test_the_command_prints_and_keeps_the_table(tmp_path):
+    out = tmp_path / "reliability"
+    result = CliRunner().invoke(app, ["fuzz", "--cases", "400", "--out", str(out)])
+    assert result.exit_code == 0
+    assert "canary words changed" in result.stdout
+    assert (out / "fuzz.csv").exists()
+    assert (out / "meta.json").exists()
+    result = CliRunner().invoke(app, ["fuzz", "--cases", "2"])
+    assert result.exit_code == 2
+    assert "cases must be at least 4" in result.stderr
