@@ -24,7 +24,8 @@ from .resources import available_bytes
 
 Contenders = dict[str, Callable[[], object]]
 HALF_FULL_WORDS = 8 * GIB // PAGE_BYTES // 64
-LARGE_GUEST, LARGE_BALLOON = TIB, TIB - GIB
+LARGE_GUEST, LARGE_BALLOON = TIB, TIB - GIB  # a guest keeps something
+IDLE_TASK, LARGE_TASK = "encode 7 of 8 GiB, idle", "encode 1 TiB, idle"
 PEERS = {"pyroaring": "pyroaring", "bitarray": "bitarray.util"}
 
 
@@ -90,7 +91,7 @@ def rows_of(task: Task) -> pd.DataFrame:
 def tasks() -> Iterator[Task]:
     """Yield the tasks one by one, each with its data made on the spot."""
     idle = patterns.idle("8GiB", "7GiB")
-    yield Task("encode 7 of 8 GiB, idle", "page", idle.size, 31, _encoders(idle))
+    yield Task(IDLE_TASK, "page", idle.size, 31, _encoders(idle))
     scattered = patterns.random("8GiB", "4GiB")
     yield Task("encode 4 of 8 GiB, random", "page", scattered.size, 11, _encoders(scattered))
     words = np.random.default_rng(0).integers(0, 2**64, HALF_FULL_WORDS, dtype=np.uint64)
@@ -105,7 +106,7 @@ def tasks() -> Iterator[Task]:
         "read the PFNs once": lambda: read_once(large),
         "balloonlab": lambda: wire.encode(large, "bitmap-v4"),
     }
-    yield Task("encode 1 TiB less 1 GiB, idle", "page", n_pages, 5, contenders)
+    yield Task(LARGE_TASK, "page", n_pages, 5, contenders)
 
 
 def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:

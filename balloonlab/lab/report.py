@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..sizes import PAGE_BYTES, format_size
+from .bench import IDLE_TASK, LARGE_TASK
 from .floor import PROTOCOL as FLOOR
 from .reproduction import Reproduction, median_repeat
 
@@ -143,8 +144,8 @@ def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
     view = Table(title="Kernels against memory and peers, this machine (lab)", box=SIMPLE_HEAD)
     for heading in ("task", "contender"):
         view.add_column(heading, no_wrap=True)
-    for heading in ("median, ms", "ns an item", "ratio to reading"):
-        view.add_column(heading, justify="right")
+    for heading in ("ms", "ns", "x reading"):
+        view.add_column(heading, justify="right", no_wrap=True)
     for task, group in rows.groupby("task", sort=False):
         last = len(group) - 1
         for i, row in enumerate(group.itertuples()):
@@ -152,11 +153,22 @@ def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
                 str(task) if i == 0 else "",
                 str(row.contender),
                 f"{row.median_ms:.3g}",
-                f"{row.ns_per_item:.2f} ns/{row.item}",
+                f"{row.ns_per_item:.2f} a {row.item}",
                 f"{row.ratio:.2f}",
                 end_section=i == last,
             )
-    lines = ["numpy, bitarray and pyroaring make a bitmap only; balloonlab makes the message."]
+    lines = [
+        "numpy, bitarray and pyroaring make a bitmap only; balloonlab makes the message.",
+        "ms, ns: medians of rounds in which all contenders of a task take turns; "
+        "x reading: time over that of reading the input once, round by round.",
+    ]
+    ours = rows[rows["contender"] == "balloonlab"].set_index("task")["ns_per_item"]
+    if {IDLE_TASK, LARGE_TASK} <= set(ours.index):
+        lines.append(
+            f"1 TiB takes {ours[LARGE_TASK] / ours[IDLE_TASK]:.2f} times the ns a page of 8 GiB."
+        )
+    else:
+        lines.append("1 TiB left out: its page numbers do not fit the memory that is available.")
     if missing:
         lines.append(f"Left out, not installed: {', '.join(missing)} (pip install -e '.[test]').")
     return Group(view, Text("\n".join(lines)))
