@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab import wire
-from balloonlab.guest import DEFLATE_QUEUE_AT, INFLATE_QUEUE_AT, BalloonDriver
+from balloonlab.guest import QUEUES_AT, BalloonDriver
 from balloonlab.host import BalloonDevice, GuestRam
 from balloonlab.layout import zones
 from balloonlab.pages import Buddy
@@ -29,8 +29,7 @@ def machine(protocol, buddy=None, discard=None):
     wire_format = wire.get(protocol)
     with ExitStack() as stack:
         queues, devices = [], []
-        starts = {"inflate": INFLATE_QUEUE_AT, "deflate": DEFLATE_QUEUE_AT}
-        for operation, start in starts.items():
+        for operation, start in QUEUES_AT.items():
             queue = stack.enter_context(Virtqueue(own[start : start + QUEUE_BYTES]))
             apply = discard or wire_format.discard
             device = BalloonDevice(ram, queue, wire_format, apply, ROWS, operation)

@@ -17,7 +17,7 @@ from ..pages import Buddy
 from ..queue import QUEUE_BYTES, Virtqueue, Worker
 from ..wire import Format
 
-INFLATE_QUEUE_AT, DEFLATE_QUEUE_AT = 0, QUEUE_BYTES
+QUEUES_AT = {"inflate": 0, "deflate": QUEUE_BYTES}
 """Where the two queues stand in the guest kernel's own memory; buffers follow."""
 
 _PFNS_AT = 2 * QUEUE_BYTES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ import pandas as pd
 import psutil
 
 from .. import wire
-from ..guest import DEFLATE_QUEUE_AT, INFLATE_QUEUE_AT, BalloonDriver, Operation
+from ..guest import QUEUES_AT, BalloonDriver, Operation
 from ..host import BalloonDevice, GuestRam
 from ..host.device import EXTENTS
 from ..host.ram import missing_facilities
@@ -93,38 +94,39 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
         del ram
 
 
+@contextmanager
+def _machine(case: Case, ram: GuestRam) -> Iterator[tuple[BalloonDriver, dict[str, BalloonDevice]]]:
+    """Build a guest's driver and a device that answers both its queues; stop them at the end."""
+    own_memory = ram.driver_memory()
+    wire_format = wire.get(case.protocol)
+    span = ram_ranges(case.memory_pages)[-1].end
+    kicks = wire_format.max_kicks(case.balloon_pages, span)
+    rows = 3 * (kicks + 1) + 2 * (case.balloon_pages // EXTENTS + 1)
+    devices = {}
+    with ExitStack() as stack:
+        queues = []
+        for operation, start in QUEUES_AT.items():
+            area = own_memory[start : start + QUEUE_BYTES]
+            queue = stack.enter_context(Virtqueue(area, case.wait == "busy"))
+            device = BalloonDevice(ram, queue, wire_format, case.discard, rows, operation)
+            device.start()
+            stack.callback(device.stop)
+            queues.append(queue)
+            devices[operation] = device
+        yield BalloonDriver(own_memory, *queues, case.allocator(), wire_format, rows), devices
+
+
 def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
-    own_memory = ram.driver_memory()
-    starts = (INFLATE_QUEUE_AT, DEFLATE_QUEUE_AT)
-    areas = [own_memory[start : start + QUEUE_BYTES] for start in starts]
-    busy = case.wait == "busy"
     before = check_before(case, ram)
-    with Virtqueue(areas[0], busy) as inflate_queue, Virtqueue(areas[1], busy) as deflate_queue:
-        wire_format = wire.get(case.protocol)
-        span = ram_ranges(case.memory_pages)[-1].end
-        kicks = wire_format.max_kicks(case.balloon_pages, span)
-        rows = 3 * (kicks + 1) + 2 * (case.balloon_pages // EXTENTS + 1)
-        devices = {
-            operation: BalloonDevice(ram, queue, wire_format, case.discard, rows, operation)
-            for operation, queue in (("inflate", inflate_queue), ("deflate", deflate_queue))
-        }
-        buddy = case.allocator()
-        driver = BalloonDriver(own_memory, inflate_queue, deflate_queue, buddy, wire_format, rows)
-        for device in devices.values():
-            device.start()
-        device = devices[case.operation]
-        try:
-            if case.operation == "deflate":
-                driver.inflate(case.balloon_pages)
-            rss = psutil.Process().memory_info().rss
-            target = case.balloon_pages if case.operation == "inflate" else 0
-            done = driver.set_target(target)
-        finally:
-            for each in devices.values():
-                each.stop()
+    with _machine(case, ram) as (driver, devices):
+        if case.operation == "deflate":
+            driver.inflate(case.balloon_pages)
+        rss = psutil.Process().memory_info().rss
+        done = driver.set_target(case.balloon_pages if case.operation == "inflate" else 0)
         fall = rss - psutil.Process().memory_info().rss
-        after = _check_after(case, ram, done, device)
+    device = devices[case.operation]
+    after = _check_after(case, ram, done, device)
     check = {
         "run_id": run_id,
         "protocol": case.protocol,
