@@ -28,16 +28,16 @@ def machine(protocol, buddy=None, discard=None):
     own = ram.driver_memory()
     wire_format = wire.get(protocol)
     with ExitStack() as stack:
-        queues, devices = [], []
+        queues, devices = {}, []
         for operation, start in QUEUES_AT.items():
             queue = stack.enter_context(Virtqueue(own[start : start + QUEUE_BYTES]))
             apply = discard or wire_format.discard
             device = BalloonDevice(ram, queue, wire_format, apply, ROWS, operation)
             device.start()
             stack.callback(device.stop)
-            queues.append(queue)
+            queues[operation] = queue
             devices.append(device)
-        driver = BalloonDriver(own, *queues, buddy or Buddy.idle(N_PAGES), wire_format, ROWS)
+        driver = BalloonDriver(own, queues, buddy or Buddy.idle(N_PAGES), wire_format, ROWS)
         yield ram, driver, devices
 
 

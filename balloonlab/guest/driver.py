@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,8 @@ class BalloonDriver:
     own_memory : uint8 array
         The guest kernel's own memory at ``DRIVER_GPA``; message buffers stand there,
         behind the queues.
-    inflate_queue, deflate_queue : Virtqueue
+    queues : mapping of str to Virtqueue
+        The inflate and the deflate queue, by the names in `QUEUES_AT`.
     buddy : Buddy
         Where pages come from and go back to.
     wire_format : balloonlab.wire.Format
@@ -72,13 +73,12 @@ class BalloonDriver:
     def __init__(
         self,
         own_memory: npt.NDArray[np.uint8],
-        inflate_queue: Virtqueue,
-        deflate_queue: Virtqueue,
+        queues: Mapping[str, Virtqueue],
         buddy: Buddy,
         wire_format: Format,
         log_rows: int,
     ) -> None:
-        self._inflate_queue, self._deflate_queue = inflate_queue, deflate_queue
+        self._queues = queues
         self._buddy = buddy
         self._format = wire_format
         self.log = clock.Log.empty(log_rows)
@@ -122,7 +122,7 @@ class BalloonDriver:
             raise ValueError(f"n_pages must be 0 to {room}, the guest's other pages, got {n_pages}")
         entering = self._list[self._held : self._held + n_pages]
         kernel = kernels.inflate_pfns if self._legacy else kernels.inflate_bitmap
-        done = self._run(kernel, self._inflate_queue, entering)
+        done = self._run(kernel, self._queues["inflate"], entering)
         told = done.pages.size
         self._held += told
         if told < n_pages:
@@ -145,7 +145,7 @@ class BalloonDriver:
             )
         leaving = np.full(n_pages, 1, np.uint64)
         kernel = kernels.deflate_pfns if self._legacy else kernels.deflate_bitmap
-        done = self._run(kernel, self._deflate_queue, self._list[: self._held], leaving)
+        done = self._run(kernel, self._queues["deflate"], self._list[: self._held], leaving)
         self._held -= n_pages
         return done
 

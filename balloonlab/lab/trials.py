@@ -104,16 +104,15 @@ def _machine(case: Case, ram: GuestRam) -> Iterator[tuple[BalloonDriver, dict[st
     rows = 3 * (kicks + 1) + 2 * (case.balloon_pages // EXTENTS + 1)
     devices = {}
     with ExitStack() as stack:
-        queues = []
+        queues = {}
         for operation, start in QUEUES_AT.items():
             area = own_memory[start : start + QUEUE_BYTES]
             queue = stack.enter_context(Virtqueue(area, case.wait == "busy"))
             device = BalloonDevice(ram, queue, wire_format, case.discard, rows, operation)
             device.start()
             stack.callback(device.stop)
-            queues.append(queue)
-            devices[operation] = device
-        yield BalloonDriver(own_memory, *queues, case.allocator(), wire_format, rows), devices
+            queues[operation], devices[operation] = queue, device
+        yield BalloonDriver(own_memory, queues, case.allocator(), wire_format, rows), devices
 
 
 def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
