@@ -87,8 +87,8 @@ def measure(
     wait : {"block", "busy"}
         Whether the driver sleeps or polls until the host has answered. A driver that
         polls saves wake-ups but stays on its processor, which every ``madvise`` must
-        then interrupt to flush its TLB: page-wise discard of touched memory took seven
-        times as long.
+        then interrupt to flush its TLB (one shootdown a page in ``/proc/interrupts``):
+        page-wise discard of touched memory took seven times as long.
     progress : bool
         Show a progress bar when standard error is a terminal or in a notebook.
 
