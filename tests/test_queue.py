@@ -1,6 +1,7 @@
 """The virtqueue: layout, and a device that survives what a driver should not do."""
 
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from balloonlab import wire
 from balloonlab.host import BalloonDevice, GuestRam
 from balloonlab.kernels import vring
 from balloonlab.layout import DRIVER_GPA
-from balloonlab.queue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue
+from balloonlab.queue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue, Worker
 
 BUFFER_AT = QUEUE_BYTES
 CELL = np.zeros(2, np.int64)
@@ -170,3 +171,30 @@ def test_a_head_outside_the_queue_stops_the_device(rig):
 def test_queue_memory_has_a_fixed_size():
     with pytest.raises(ValueError, match="8192 bytes"):
         Virtqueue(np.zeros(100, np.uint8))
+
+
+def test_an_interrupt_while_waiting_for_a_thread_is_passed_on_afterwards(monkeypatch):
+    """A Ctrl-C that arrives while a device is being stopped must still end the run."""
+    release = threading.Event()
+    worker = Worker(lambda: release.wait(20), "balloon-test")
+    worker.start()
+    wait, presses = Worker.wait, []
+
+    def interrupted(self):
+        presses.append(1)
+        if len(presses) < 3:
+            raise KeyboardInterrupt
+        release.set()
+        wait(self)
+
+    monkeypatch.setattr(Worker, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.wait_out()
+    assert len(presses) == 3
+    assert worker.result() is True
+
+
+def test_a_worker_that_never_started_is_not_waited_for():
+    worker = Worker(lambda: 1, "balloon-test")
+    worker.wait_out()
+    assert worker.result() is None

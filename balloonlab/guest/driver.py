@@ -166,15 +166,15 @@ class BalloonDriver:
             return Operation(lists[-1], 0, 0, 0, 0)
         arguments = (self._buddy.blocks, *lists, queue.ring, self._buffers, counters, self.log)
         worker = Worker(lambda: int(kernel(*arguments)), "balloon-driver")
-        worker.start()
         try:
+            worker.start()
             worker.wait()
         except BaseException:
             queue.break_down(vring.INTERRUPTED)
             worker.wait_out()
             raise
         told = worker.result()
-        if queue.broken:
+        if queue.broken or told is None:
             raise RuntimeError(f"the balloon device needs a reset: {queue.broken}")
         return Operation(
             lists[-1][:told].copy(),

@@ -109,8 +109,8 @@ def _machine(case: Case, ram: GuestRam) -> Iterator[tuple[BalloonDriver, dict[st
             area = own_memory[start : start + QUEUE_BYTES]
             queue = stack.enter_context(Virtqueue(area, case.wait == "busy"))
             device = BalloonDevice(ram, queue, wire_format, case.discard, rows, operation)
-            device.start()
             stack.callback(device.stop)
+            device.start()
             queues[operation], devices[operation] = queue, device
         yield BalloonDriver(own_memory, queues, case.allocator(), wire_format, rows), devices
 

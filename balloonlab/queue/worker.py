@@ -26,7 +26,7 @@ class Worker(Generic[T]):
     def __init__(self, function: Callable[[], T], name: str) -> None:
         self._function = function
         self._done = threading.Event()
-        self._result: T
+        self._result: T | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -40,15 +40,21 @@ class Worker(Generic[T]):
             pass
 
     def wait_out(self) -> None:
-        """Wait for the end, however often the user presses Ctrl-C."""
-        while not self._done.is_set():
+        """Wait for the end, however often the user presses Ctrl-C; then pass that on.
+
+        Returns at once where the thread never came to life.
+        """
+        interrupt: KeyboardInterrupt | None = None
+        while self._thread.ident is not None and not self._done.is_set():
             try:
                 self.wait()
-            except KeyboardInterrupt:
-                continue
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
-    def result(self) -> T:
-        """Return what the function returned, or raise what it raised; it must have ended."""
+    def result(self) -> T | None:
+        """Return what the function returned (None before its end), or raise what it raised."""
         if self._error is not None:
             raise self._error
         return self._result
