@@ -39,7 +39,7 @@ class Device(NamedTuple):
 
     format: int  # FORMAT of the format's module
     by_page: bool  # discard="page"
-    advice: int  # MADV_DONTNEED
+    advice: int  # MADV_DONTNEED on the inflate queue, MADV_WILLNEED on the deflate queue
     copy: np.ndarray  # uint8: the longest message it takes
     words: np.ndarray  # uint64 view of `copy`
     ranges: np.ndarray  # int64, shape (4 * copy.size, 2)

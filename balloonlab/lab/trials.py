@@ -168,7 +168,7 @@ def check_balloon(case: Case, ram: GuestRam, ballooned: npt.NDArray[np.bool_]) -
     lost = ram.count_lost(ballooned) if case.touched else 0
     if left or lost:
         raise RuntimeError(
-            f"the inflation went wrong: {left} ballooned pages are still backed, {lost} pages "
+            f"the operation went wrong: {left} ballooned pages are still backed, {lost} pages "
             "outside the balloon lost their contents; nothing is reported"
         )
     return {
