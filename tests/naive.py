@@ -159,27 +159,35 @@ def resolve(slots, gpa, n_bytes):
     return -1
 
 
-def translate(slots, ranges, by_page):
-    """Extents (offset, length) in bytes and the number of refused ranges.
+def translate(slots, ranges, by_page, balloon, entering):
+    """Extents (offset, length) in bytes, and the numbers of ranges refused and repeating.
 
-    `slots`: (start_pfn, n_pages, first_page, balloonable).
+    `slots`: (start_pfn, n_pages, first_page, balloonable). `balloon`: the set of mapping
+    pages in the balloon, moved on here.
     """
     where = {}
     for number, (start, n_pages, first_page, balloonable) in enumerate(slots):
         if balloonable:
             where |= {start + i: (number, first_page + i) for i in range(n_pages)}
-    extents, refused = [], 0
-    for start, n_pages in ranges:
+    extents, refused, repeating = [], [], []
+    for at, (start, n_pages) in enumerate(ranges):
         pages = range(start, start + n_pages)
         if not all(page in where for page in pages):
-            refused += 1
+            refused.append(at)
             continue
-        pieces = {}
+        pieces = []
         for page in pages:
             number, index = where[page]
-            pieces.setdefault(page if by_page else number, []).append(index)
-        for piece in pieces.values():
-            offset, length = piece[0] * 4096, len(piece) * 4096
+            if (index in balloon) == entering:
+                repeating += [at] if at not in repeating else []
+                continue
+            balloon ^= {index}
+            if not by_page and pieces and pieces[-1][0] == number and pieces[-1][2] + 1 == index:
+                pieces[-1][2] = index
+            else:
+                pieces.append([number, index, index])
+        for _, first, last_page in pieces:
+            offset, length = first * 4096, (last_page + 1 - first) * 4096
             last = extents[-1] if extents and not by_page else None
             if last and last[0] + last[1] == offset:
                 last[1] += length
@@ -187,7 +195,66 @@ def translate(slots, ranges, by_page):
                 last[0], last[1] = offset, last[1] + length
             else:
                 extents.append([offset, length])
-    return [tuple(extent) for extent in extents], refused
+    return [tuple(extent) for extent in extents], refused, repeating
+
+
+def split_by_window(pages, first_pfn, window_pages, n_windows):
+    """Pages of each window in list order."""
+    return [
+        [page for page in pages if (page - first_pfn) // window_pages == number]
+        for number in range(n_windows)
+    ]
+
+
+def tell_as_posted(pages, earlier, n_bitmaps, failing_sends=()):
+    """Buffers that the posted driver sends, and what stopped it: a word, or None."""
+    buffers, area, left, tried = [], b"", n_bitmaps, 0
+    window = n_bitmaps * PFNS_PER_BITMAP
+
+    def send():
+        nonlocal area, left, tried
+        tried += 1
+        if tried - 1 not in failing_sends:
+            buffers.append((len(area) << 32).to_bytes(8, "little") + area)
+            area, left = b"", 1
+
+    start, stop = min(pages) // 64 * 64, -(-max(pages) // 64) * 64
+    while start < stop:
+        bits = [set() for _ in range(n_bitmaps)]
+        for page in reversed([*earlier, *pages]):
+            number, bit = divmod(page - start, PFNS_PER_BITMAP)
+            if 0 <= page - start < window:
+                if number >= left:
+                    return buffers, "set"
+                bits[number].add(bit)
+        highest = max((n * PFNS_PER_BITMAP + max(b) for n, b in enumerate(bits) if b), default=-1)
+        for number in range(highest // PFNS_PER_BITMAP + 1):
+            if number >= left:
+                return buffers, "null"
+            base = start + number * PFNS_PER_BITMAP
+            end = min(PFNS_PER_BITMAP, (highest // 64 + 1) * 64 - number * PFNS_PER_BITMAP)
+            position = 0
+            while position < end:
+                run = position
+                while run < end and run not in bits[number]:
+                    run += 1
+                if len(area) // 8 + 64 > AREA_WORDS:
+                    send()
+                if run == end:
+                    break
+                if number >= left:
+                    return buffers, "freed"
+                after = run
+                while after < end and after in bits[number]:
+                    after += 1
+                area += b"".join(run_records(bits[number], base, run, after))
+                if len(area) > 8 * AREA_WORDS:
+                    return buffers, "overrun"
+                position = -(-after // 64) * 64
+        if area and highest >= 0:
+            send()
+        start += window
+    return buffers, None
 
 
 class Buddy:

@@ -3,7 +3,12 @@
 import numpy as np
 from hypothesis import strategies as st
 
+from balloonlab import wire
+
 BITMAP = 262_144
+
+FAITHFUL = [name for name in wire.formats() if wire.get(name).faithful]
+"""Protocols that tell every page once; the posted one is there to be caught."""
 
 EDGES = [0, 1, 62, 63, 64, 65, 127, 128, 4095, 4096, BITMAP - 1, BITMAP, BITMAP + 1, 2 * BITMAP]
 
@@ -34,6 +39,15 @@ def page_sets(draw, limit=3 * BITMAP, highest=None):
     elif order == "any":
         np.random.default_rng(draw(st.integers(0, 99))).shuffle(ordered)
     return ordered
+
+
+def strewn_pages(limit=3 * BITMAP):
+    """Up to three arithmetic progressions: enough records to fill the area several times."""
+    first = st.one_of(st.sampled_from(EDGES), st.integers(0, limit))
+    step = st.sampled_from([1, 2, 64, 65, 1000])
+    count = st.one_of(st.integers(1, 70), st.sampled_from([2017, 2018, 4100]))
+    parts = st.lists(st.tuples(first, step, count), min_size=1, max_size=3)
+    return parts.map(lambda parts: sorted({f + s * i for f, s, n in parts for i in range(n)}))
 
 
 def bitmaps():

@@ -1,6 +1,6 @@
-"""The driver: its page list, in both directions, to any target, several times in a row."""
+"""The driver: its page list, in both directions, its bitmaps, negotiation, migration."""
 
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -8,37 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab import wire
-from balloonlab.guest import QUEUES_AT, BalloonDriver
-from balloonlab.host import BalloonDevice, GuestRam
+from balloonlab.guest import OFFERED
+from balloonlab.host import GuestRam
+from balloonlab.kernels.windows import split_by_window
+from balloonlab.lab.machine import machine
 from balloonlab.layout import zones
 from balloonlab.pages import Buddy
-from balloonlab.queue import QUEUE_BYTES, Virtqueue
+from balloonlab.wire import Feature
 
 from . import naive
+from .strategies import BITMAP, FAITHFUL
 
 N_PAGES = 1500
-ROWS = 4000
+GIB = BITMAP  # in pages
 
 
 @contextmanager
-def machine(protocol, buddy=None, discard=None):
+def running(protocol, buddy=None, ram=None, **settings):
     """A guest of 1500 touched pages with its driver, and a device on both queues."""
-    ram = GuestRam(N_PAGES)
-    ram.touch()
-    own = ram.driver_memory()
-    wire_format = wire.get(protocol)
-    with ExitStack() as stack:
-        queues, devices = {}, []
-        for operation, start in QUEUES_AT.items():
-            queue = stack.enter_context(Virtqueue(own[start : start + QUEUE_BYTES]))
-            apply = discard or wire_format.discard
-            device = BalloonDevice(ram, queue, wire_format, apply, ROWS, operation)
-            device.start()
-            stack.callback(device.stop)
-            queues[operation] = queue
-            devices.append(device)
-        driver = BalloonDriver(own, queues, buddy or Buddy.idle(N_PAGES), wire_format, ROWS)
-        yield ram, driver, devices
+    if ram is None:
+        ram = GuestRam(N_PAGES)
+        ram.touch()
+    buddy = buddy or Buddy.idle(ram.memory_pages)
+    with machine(ram, buddy, protocol, operations=8, **settings) as both:
+        yield ram, both.driver, both.devices
 
 
 def blocks_of(buddy):
@@ -46,11 +39,11 @@ def blocks_of(buddy):
     return {(int(buddy.blocks.order[pfn]), int(pfn)) for pfn in starts}
 
 
-@pytest.mark.parametrize("protocol", wire.formats())
+@pytest.mark.parametrize("protocol", FAITHFUL)
 @given(targets=st.lists(st.integers(0, N_PAGES), min_size=1, max_size=6))
 def test_the_balloon_follows_any_targets_in_a_row(protocol, targets):
     buddy, twin, held = Buddy.idle(N_PAGES), naive.Buddy(zones(N_PAGES)), []
-    with machine(protocol, buddy) as (ram, driver, _):
+    with running(protocol, buddy) as (ram, driver, devices):
         gone = set()
         for target in targets:
             done = driver.set_target(target)
@@ -67,18 +60,20 @@ def test_the_balloon_follows_any_targets_in_a_row(protocol, targets):
             assert driver.pages.tolist() == held
             assert blocks_of(buddy) == twin.blocks()
             assert set(np.flatnonzero(~ram.resident()).tolist()) == gone
+        assert [device.faults() for device in devices.values()] == [{}, {}]
 
 
-@pytest.mark.parametrize("protocol", wire.formats())
+@pytest.mark.parametrize("protocol", FAITHFUL)
 @pytest.mark.parametrize("discard", ["page", "range"])
 def test_each_direction_tells_its_queue_the_pages_and_nothing_twice(protocol, discard):
     pages = np.random.default_rng(3).permutation(N_PAGES)[:700]
-    with machine(protocol, Buddy.holding(N_PAGES, pages), discard) as (_, driver, devices):
+    buddy = Buddy.holding(N_PAGES, pages)
+    with running(protocol, buddy, discard=discard) as (_, driver, devices):
         inflated = driver.inflate(600)
         assert inflated.pages.tolist() == pages[:600].tolist()
         deflated = driver.deflate(450)
         assert deflated.pages.tolist() == pages[150:600][::-1].tolist()
-        for done, device in zip((inflated, deflated), devices, strict=True):
+        for done, device in zip((inflated, deflated), devices.values(), strict=True):
             stream = wire.encode(done.pages, protocol)
             assert done.n_kicks == len(stream)
             assert done.wire_bytes == sum(len(buffer) for buffer in stream)
@@ -89,9 +84,9 @@ def test_each_direction_tells_its_queue_the_pages_and_nothing_twice(protocol, di
         assert sorted(driver.pages.tolist()) == sorted(pages[:150].tolist())
 
 
-@pytest.mark.parametrize("protocol", wire.formats())
+@pytest.mark.parametrize("protocol", FAITHFUL)
 def test_deflated_pages_are_the_guests_again_and_read_zero(protocol):
-    with machine(protocol) as (ram, driver, _):
+    with running(protocol) as (ram, driver, _):
         inside = driver.inflate(1000).pages
         driver.deflate(1000)
         words = ram.memory.ram[: N_PAGES * 4096].view(np.uint64).reshape(N_PAGES, -1)
@@ -103,15 +98,17 @@ def test_deflated_pages_are_the_guests_again_and_read_zero(protocol):
         assert (words[ballooned, 0] == 7).all()
 
 
-@pytest.mark.parametrize("protocol", wire.formats())
+@pytest.mark.parametrize("protocol", FAITHFUL)
 def test_refusals_change_nothing(protocol):
-    with machine(protocol) as (_, driver, _):
+    with running(protocol) as (_, driver, _):
         driver.inflate(10)
         for call, words in (
             (lambda: driver.deflate(11), "0 to 10, the pages in the balloon, got 11"),
             (lambda: driver.deflate(-1), "got -1"),
             (lambda: driver.inflate(N_PAGES), "0 to 1490, the guest's other pages"),
             (lambda: driver.set_target(-5), "got 15"),
+            (lambda: driver.migrate(700), "a page in the balloon, got 700"),
+            (lambda: driver.migrate(-1), "a page in the balloon, got -1"),
         ):
             with pytest.raises(ValueError, match=words):
                 call()
@@ -119,24 +116,184 @@ def test_refusals_change_nothing(protocol):
         assert driver.pages.size == 10
 
 
-@pytest.mark.parametrize("protocol", wire.formats())
+@pytest.mark.parametrize("protocol", FAITHFUL)
 def test_a_guest_that_runs_dry_keeps_what_it_got(protocol):
-    with machine(protocol, Buddy.holding(N_PAGES, np.arange(300))) as (ram, driver, _):
+    with running(protocol, Buddy.holding(N_PAGES, np.arange(300))) as (ram, driver, _):
         with pytest.raises(RuntimeError, match="after 300 of 400 pages"):
             driver.inflate(400)
         assert driver.pages.tolist() == list(range(300))
         assert np.flatnonzero(~ram.resident()).tolist() == list(range(300))
+        with pytest.raises(RuntimeError, match="no page to put in the place of 7"):
+            driver.migrate(7)
         driver.set_target(0)
         assert driver.pages.size == 0
 
 
 @pytest.mark.parametrize("operation", ["inflate", "deflate"])
 def test_the_device_has_two_queues_with_one_job_each(operation):
-    with machine("pfn") as (ram, driver, (inflating, deflating)):
+    with running("pfn") as (ram, driver, devices):
         driver.inflate(20)
         resident = ram.resident().sum()
         if operation == "deflate":
             driver.deflate(5)
             assert ram.resident().sum() == resident
-        assert inflating.n_discards == 20
-        assert deflating.n_discards == (5 if operation == "deflate" else 0)
+        assert devices["inflate"].n_discards == 20
+        assert devices["deflate"].n_discards == (5 if operation == "deflate" else 0)
+
+
+@pytest.mark.parametrize("offered", [OFFERED, OFFERED & ~Feature.PAGE_BITMAP, Feature(0)])
+@pytest.mark.parametrize("protocol", FAITHFUL)
+def test_records_are_used_where_both_ends_know_them(protocol, offered):
+    with running(protocol, offered=offered) as (ram, driver, devices):
+        spoken = protocol if offered & wire.get(protocol).feature else "pfn"
+        assert driver.features in offered
+        assert Feature.STATS_VQ not in driver.features
+        done = driver.inflate(900)
+        assert driver.told_as == done.told_as == spoken
+        assert done.wire_bytes == sum(map(len, wire.encode(done.pages, spoken)))
+        assert devices["inflate"].faults() == {}
+        assert (~ram.resident()).sum() == 900
+
+
+def test_without_a_single_bitmap_the_feature_is_not_accepted():
+    with running("bitmap-v4", bitmaps=0) as (ram, driver, devices):
+        assert Feature.PAGE_BITMAP not in driver.features
+        done = driver.inflate(900)
+        assert (done.told_as, done.n_bitmaps, done.n_kicks) == ("pfn", 0, 4)
+        assert (~ram.resident()).sum() == 900
+        driver.set_target(100)
+        assert [device.faults() for device in devices.values()] == [{}, {}]
+
+
+def test_as_posted_the_feature_is_accepted_and_then_not_kept():
+    with running("bitmap-v4-posted", bitmaps=0) as (ram, driver, devices):
+        assert Feature.PAGE_BITMAP in driver.features
+        assert driver.inflate(900).told_as == "pfn"
+        assert sum(devices["inflate"].faults().values()) == 4
+        assert [message for message, _, _ in devices["inflate"].fault_log()] == [1, 2, 3, 4]
+        assert ram.resident().all()
+
+
+@given(
+    pages=st.lists(st.integers(100, 900), max_size=60),
+    window=st.integers(1, 300),
+)
+def test_pages_are_split_by_window_as_the_twin_does(pages, window):
+    n_windows = (900 - 100) // window + 1
+    ends, out = np.zeros(n_windows, np.int64), np.zeros(len(pages), np.uint64)
+    split_by_window(np.array(pages, np.uint64), 100, window, ends, out)
+    parts = naive.split_by_window(pages, 100, window, n_windows)
+    assert out.tolist() == [page for part in parts for page in part]
+    assert ends.tolist() == np.cumsum([len(part) for part in parts]).tolist()
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A guest of 6 GiB, untouched, and pages in all of its gigabytes, in no order."""
+    ram = GuestRam(6 * GIB)
+    pages = np.r_[0:3000:7, GIB - 70 : GIB + 70, 2 * GIB : 2 * GIB + 200, 4 * GIB + 64, 6 * GIB + 1]
+    return ram, np.random.default_rng(1).permutation(pages)
+
+
+@pytest.mark.parametrize("bitmaps", [1, 2, 3, 5, 32])
+def test_bitmaps_are_had_on_demand_and_the_window_is_as_wide_as_they_are(wide, bitmaps):
+    ram, pages = wide
+    buddy = Buddy.holding(ram.memory_pages, pages)
+    with running("bitmap-v4", buddy, ram, bitmaps=bitmaps) as (_, driver, devices):
+        done = driver.inflate(pages.size)
+        assert done.n_bitmaps == min(bitmaps, 7)  # page numbers up to 7 GiB
+        stream = naive.encode_bitmap_v4(pages.tolist(), done.n_bitmaps)
+        assert done.n_kicks == len(stream)
+        assert done.wire_bytes == sum(map(len, stream))
+        assert devices["inflate"].faults() == {}
+        assert driver.deflate(pages.size).n_kicks == len(stream)
+        assert devices["deflate"].faults() == {}
+
+
+@given(granted=st.lists(st.integers(0, 32), min_size=2, max_size=4))
+def test_memory_for_bitmaps_may_come_and_go(wide, granted):
+    ram, pages = wide
+    buddy = Buddy.holding(ram.memory_pages, pages)
+    with running("bitmap-v4", buddy, ram) as (_, driver, devices):
+        for step, bitmaps in enumerate(granted, 1):
+            driver.bitmaps = bitmaps
+            done = driver.inflate(pages.size * step // len(granted) - driver.pages.size)
+            assert done.n_bitmaps == min(max(bitmaps, 1), 7)  # the first one is never given back
+            assert done.told_as == "bitmap-v4"
+        assert driver.pages.tolist() == pages.tolist()
+        assert devices["inflate"].faults() == {}
+        balloon = devices["inflate"]._state.balloon
+        assert np.unpackbits(balloon.view(np.uint8)).sum() == pages.size
+
+
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("gib", [33, 100])
+def test_beyond_32_gib_each_page_is_told_once(gib):
+    """A driver on page numbers alone: nothing of this memory is ever backed."""
+    ram = GuestRam(gib * GIB)
+    rng = np.random.default_rng(gib)
+    pages = np.unique(rng.integers(4 * GIB, (gib + 1) * GIB, 20_000))
+    pages = np.r_[rng.permutation(pages), 0, 3 * GIB - 1]
+    buddy = Buddy.holding(gib * GIB, pages)
+    with running("bitmap-v4", buddy, ram) as (_, driver, devices):
+        done = driver.inflate(pages.size)
+        stream = naive.encode_bitmap_v4(pages.tolist())
+        assert (done.n_bitmaps, done.n_kicks) == (32, len(stream))
+        assert done.wire_bytes == sum(map(len, stream))
+        assert devices["inflate"].faults() == {}
+        told = devices["inflate"]._state.balloon
+        expected = np.zeros(told.size * 64, bool)
+        expected[ram.page_index(pages.astype(np.uint64))] = True
+        assert (told.view(np.uint8) == np.packbits(expected, bitorder="little")).all()
+
+
+@pytest.mark.parametrize("protocol", FAITHFUL)
+def test_migration_tells_the_new_page_then_the_old_one(protocol):
+    with running(protocol, Buddy.holding(N_PAGES, np.arange(100, 110))) as (ram, driver, devices):
+        driver.inflate(6)
+        ram.memory.ram[102 * 4096] = 1  # what the guest does when the page is its own again
+        done = driver.migrate(102)
+        assert done.pages.tolist() == [106, 102]
+        assert (done.n_kicks, done.n_records) == (2, 2)
+        assert done.wire_bytes == (8 if protocol == "pfn" else 32)
+        assert driver.pages.tolist() == [100, 101, 103, 104, 105, 106]
+        assert np.flatnonzero(~ram.resident()).tolist() == [100, 101, 103, 104, 105, 106]
+        assert driver.inflate(1).pages.tolist() == [102]  # freed last, taken first
+        assert [device.faults() for device in devices.values()] == [{}, {}]
+
+
+def test_ballooned_pages_count_as_memory_only_where_the_guest_can_have_them_back():
+    for offered, managed, given_back in (
+        (OFFERED, N_PAGES - 700, 0),
+        (OFFERED | Feature.DEFLATE_ON_OOM, N_PAGES, 256),
+    ):
+        buddy = Buddy.idle(N_PAGES)
+        with running("bitmap-v4", buddy, offered=offered) as (_, driver, _):
+            driver.inflate(700)
+            assert buddy.managed_pages == managed
+            assert driver.give_on_oom().pages.size == given_back
+            assert driver.pages.size == 700 - given_back
+            driver.set_target(100)
+            assert driver.give_on_oom().pages.size == min(given_back, 100)
+            driver.set_target(0)
+            assert buddy.managed_pages == N_PAGES
+
+
+@pytest.mark.parametrize("protocol", FAITHFUL)
+def test_pages_that_the_host_was_not_told_of_are_not_used_again(protocol):
+    """MUST_TELL_HOST: the deflate queue is broken, so no page may leave the balloon."""
+    buddy = Buddy.idle(N_PAGES)
+    with running(protocol, buddy) as (_, driver, _):
+        assert Feature.MUST_TELL_HOST in driver.features
+        driver.inflate(700)
+        free = blocks_of(buddy)
+        driver._queues["deflate"].break_down(1)
+        with pytest.raises(RuntimeError, match="needs a reset"):
+            driver.deflate(300)
+        assert blocks_of(buddy) == free
+        assert driver.pages.size == 700
+
+
+def test_bitmaps_are_0_to_32():
+    with pytest.raises(ValueError, match="0 to 32, got 33"), running("bitmap-v4", bitmaps=33):
+        pass

@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from balloonlab import wire
 from balloonlab.cli import app
-from balloonlab.host.device import make_state
+from balloonlab.host.device import make_state, no_balloon
 from balloonlab.kernels import clock
 from balloonlab.kernels import fuzz as kernels
 from balloonlab.lab import fuzz as lab
@@ -24,7 +24,7 @@ def found():
 
 def test_nothing_outside_ram_is_ever_touched(found):
     worst = found[found["finding"].isin(lab.MUST_BE_ZERO)]
-    assert len(worst) == 12
+    assert len(worst) == 16
     assert not worst["count"].any()
 
 
@@ -52,7 +52,7 @@ def test_the_same_seed_plays_the_same_cases():
 
 
 def play(memory, canaries, own):
-    state = make_state(wire.get("bitmap-v4"), "range", "inflate")
+    state = make_state(wire.get("bitmap-v4"), "range", "inflate", no_balloon(memory.ram.size))
     tallies = np.zeros(kernels.N_TALLIES, np.int64)
     area = memory.ram[own * 4096 :][: 4096 * lab.QUEUE_PAGES]
     message = memory.ram[(own + lab.QUEUE_PAGES) * 4096 :][: 8 * kernels.MESSAGE_WORDS]
@@ -85,6 +85,12 @@ def test_the_judge_notices_an_extent_outside_ram():
     bad = [(first - 4096, 4096), (first, 25 * 4096), (0, 4096), (1 << 40, 4096)]
     assert kernels._outside(memory, np.array(good, np.int64)) == 0
     assert kernels._outside(memory, np.array(bad, np.int64)) == 4
+
+
+def test_the_judge_notices_a_page_discarded_again():
+    before = np.array([1 << 5, 0], np.uint64)
+    extents = np.array([(4 * 4096, 3 * 4096), (5 * 4096, 4096), (64 * 4096, 4096)], np.int64)
+    assert kernels._again(before, extents) == 2
 
 
 def test_the_command_prints_and_keeps_the_table(tmp_path):

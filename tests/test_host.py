@@ -30,34 +30,76 @@ class Slots:
 @given(
     ranges=st.lists(st.tuples(st.integers(0, 110), st.integers(1, 30)), max_size=8),
     by_page=st.booleans(),
+    entering=st.booleans(),
+    inside=st.one_of(st.just(set()), st.sets(st.integers(0, 79))),
     capacity=st.integers(1, 9),
 )
-def test_translate_does_what_its_twin_does(ranges, by_page, capacity):
+def test_translate_does_what_its_twin_does(ranges, by_page, entering, inside, capacity):
     array = np.array(ranges, np.int64).reshape(-1, 2)
-    position, fault = np.zeros(3, np.int64), faults.no_faults()
+    position, fault = np.zeros(4, np.int64), faults.no_faults()
+    balloon = np.array(naive.bitmap_words(inside, 0, 2), np.uint64)
     extents, found = np.zeros((capacity, 2), np.int64), []
     while position[0] < len(ranges):
-        n = translate(Slots(), array, position, by_page, extents, fault)
-        if not by_page and found and n and sum(found[-1]) == extents[0, 0]:
-            found[-1][1] += extents[0, 1]  # joined across two calls
-            found += extents[1:n].tolist()
-        else:
-            found += extents[:n].tolist()
-    expected, refused = naive.translate(SLOTS.tolist(), ranges, by_page)
-    assert fault[faults.OUTSIDE_RAM] == refused
-    assert sum(length for _, length in found) == sum(length for _, length in expected)
+        n = translate(Slots(), array, position, by_page, balloon, entering, extents, fault)
+        found += extents[:n].tolist()
+    expected, refused, repeating = naive.translate(
+        SLOTS.tolist(), ranges, by_page, inside, entering
+    )
+    assert fault[faults.OUTSIDE_RAM] == len(refused)
+    assert fault[faults.REPEATED] == len(repeating)
+    assert balloon.tolist() == naive.bitmap_words(inside, 0, 2)
+    assert as_pages(found) == as_pages(expected)
     if by_page or capacity == 9:
-        assert [tuple(extent) for extent in found] == expected
-    assert position[2] >= len(expected)
+        assert [tuple(extent) for extent in found[:8]] == expected[:8]
+
+
+def as_pages(extents):
+    """The pages of extents in order, as they are discarded."""
+    assert all(offset % 4096 == length % 4096 == 0 and length for offset, length in extents)
+    return sorted(
+        page
+        for offset, length in extents
+        for page in range(offset // 4096, (offset + length) // 4096)
+    )
 
 
 def test_neighbours_in_either_direction_become_one_extent():
     extents = np.zeros((9, 2), np.int64)
     for order in ([3, 4, 5], [5, 4, 3]):
         array = np.array([(page, 1) for page in order], np.int64)
-        position = np.zeros(3, np.int64)
-        assert translate(Slots(), array, position, False, extents, faults.no_faults()) == 1
+        args = (array, np.zeros(4, np.int64), False, np.zeros(2, np.uint64), True, extents)
+        assert translate(Slots(), *args, faults.no_faults()) == 1
         assert extents[0].tolist() == [3 * 4096, 3 * 4096]
+
+
+def test_what_is_in_the_balloon_is_discarded_no_second_time():
+    balloon, extents = np.zeros(2, np.uint64), np.zeros((9, 2), np.int64)
+    for ranges, expected, bad in (
+        ([(4, 4)], [(4, 4)], 0),
+        ([(2, 8)], [(2, 2), (8, 2)], 1),  # overlaps what an earlier message told
+        ([(20, 2), (20, 2), (21, 3)], [(20, 4)], 2),  # repeats itself
+    ):
+        fault, position = faults.no_faults(), np.zeros(4, np.int64)
+        array = np.array(ranges, np.int64)
+        n = translate(Slots(), array, position, False, balloon, True, extents, fault)
+        assert (extents[:n] // 4096).tolist() == [list(extent) for extent in expected]
+        assert fault[faults.REPEATED] == bad
+    fault = faults.no_faults()
+    array = np.array([(0, 10)], np.int64)  # pages 0 and 1 never entered
+    n = translate(Slots(), array, np.zeros(4, np.int64), False, balloon, False, extents, fault)
+    assert (extents[:n] // 4096).tolist() == [[2, 8]]
+    assert fault[faults.REPEATED] == 1
+
+
+def test_bad_records_are_logged_one_by_one_up_to_a_limit():
+    fault = faults.no_faults()
+    for number in range(faults.LOG_ROWS + 3):
+        fault[faults.MESSAGE] = number + 1
+        faults.blame(fault, faults.PAGE_SHIFT, 8 * number)
+    rows = faults.logged(fault)
+    assert rows[:2].tolist() == [[1, faults.PAGE_SHIFT, 0], [2, faults.PAGE_SHIFT, 8]]
+    assert len(rows) == faults.LOG_ROWS
+    assert fault[faults.PAGE_SHIFT] == faults.LOG_ROWS + 3
 
 
 def test_resolve_finds_buffers_within_one_slot_only():

@@ -19,9 +19,11 @@ from balloonlab.kernels import device
 from balloonlab.lab import resources, stages
 from balloonlab.sizes import GIB, MIB
 
+from .strategies import FAITHFUL
+
 CASES = [
     {"protocol": protocol, "discard": discard, "touched": touched, "operation": operation}
-    for protocol in bl.wire.formats()
+    for protocol in FAITHFUL
     for discard in ("page", "range")
     for touched in (True, False)
     for operation in ("inflate", "deflate")
@@ -85,7 +87,7 @@ def test_memory_really_goes_away(run):
     assert (checks.loc[~checks["touched"], "resident_pages_before"] == 0).all()
 
 
-@pytest.mark.parametrize("protocol", bl.wire.formats())
+@pytest.mark.parametrize("protocol", FAITHFUL)
 @pytest.mark.parametrize("wait", ["block", "busy"])
 def test_scattered_pages_and_both_ways_of_waiting(protocol, wait):
     pages = np.random.default_rng(5).permutation(2048)[:900]
@@ -123,7 +125,7 @@ def test_what_ends_the_drivers_thread_is_what_the_user_sees(monkeypatch):
     def fail(*arguments):
         raise ZeroDivisionError("deep inside")
 
-    monkeypatch.setattr("balloonlab.kernels.driver.inflate_bitmap", fail)
+    monkeypatch.setattr("balloonlab.kernels.driver.inflate", fail)
     with pytest.raises(ZeroDivisionError, match="deep inside"):
         bl.measure(memory="8MiB", repeats=1)
     assert running() == []

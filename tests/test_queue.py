@@ -8,6 +8,7 @@ import pytest
 
 from balloonlab import wire
 from balloonlab.host import BalloonDevice, GuestRam
+from balloonlab.host.device import no_balloon
 from balloonlab.kernels import vring
 from balloonlab.layout import DRIVER_GPA
 from balloonlab.queue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue, Worker
@@ -24,7 +25,10 @@ class Rig:
         self.ram.touch()
         self.own = self.ram.driver_memory()
         self.queue = Virtqueue(self.own[:QUEUE_BYTES])
-        self.device = BalloonDevice(self.ram, self.queue, wire.get(protocol), discard, 1000)
+        balloon = no_balloon(self.ram.memory.ram.size)
+        self.device = BalloonDevice(
+            self.ram, self.queue, wire.get(protocol), discard, 1000, balloon
+        )
         self.device.start()
 
     def send(self, data, chain=None):

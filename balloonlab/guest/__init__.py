@@ -1,5 +1,5 @@
 """The guest's balloon driver."""
 
-from .driver import QUEUES_AT, BalloonDriver, Operation
+from .driver import OFFERED, QUEUES_AT, BalloonDriver, Operation
 
-__all__ = ["QUEUES_AT", "BalloonDriver", "Operation"]
+__all__ = ["OFFERED", "QUEUES_AT", "BalloonDriver", "Operation"]

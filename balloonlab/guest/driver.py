@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import clock, vring
+from ..kernels import clock, posted, tell, vring
 from ..kernels import driver as kernels
-from ..kernels.bitmap_v4 import RECORD_WORDS
-from ..kernels.pfn import FORMAT, PFNS_PER_BUFFER
+from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS, RECORD_WORDS
+from ..kernels.pfn import PFNS_PER_BUFFER
 from ..layout import DRIVER_GPA, ram_ranges
 from ..pages import Buddy
 from ..queue import QUEUE_BYTES, Virtqueue, Worker
-from ..wire import Format
+from ..wire import Feature, Format, PostedDriverError
+from ..wire.posted import fault_of
 
 QUEUES_AT = {"inflate": 0, "deflate": QUEUE_BYTES}
 """Where the two queues stand in the guest kernel's own memory; buffers follow."""
@@ -24,15 +25,26 @@ _PFNS_AT = 2 * QUEUE_BYTES
 _HEADER_AT = _PFNS_AT + 4096
 _RECORDS_AT = _HEADER_AT + 4096
 
+OFFERED = Feature.MUST_TELL_HOST | Feature.STATS_VQ | Feature.PAGE_BITMAP
+"""What the device offers unless told otherwise."""
+
+OOM_PAGES = 256
+"""Pages that a guest out of memory gets back at a time (``oom_pages`` of the Linux driver)."""
+
 
 @dataclass(frozen=True)
 class Operation:
-    """What one inflation or deflation did.
+    """What one inflation, deflation or migration did.
 
     Attributes
     ----------
     pages : uint64 array
-        Pages told, in the order in which they entered or left the balloon.
+        Pages told, in the order in which they entered or left the balloon; of a
+        migration the page that entered, then the one that left.
+    told_as : str
+        How they were told: ``"pfn"`` where records could not be used.
+    n_bitmaps : int
+        Bitmaps that there was memory for; 0 where none was used.
     wall_ns : int
         The whole operation, read at its two ends in the compiled code: Python's own
         threads have no part in it.
@@ -41,14 +53,16 @@ class Operation:
     """
 
     pages: npt.NDArray[np.uint64]
-    wall_ns: int
-    n_kicks: int
-    wire_bytes: int
-    n_records: int
+    told_as: str
+    n_bitmaps: int
+    wall_ns: int = 0
+    n_kicks: int = 0
+    wire_bytes: int = 0
+    n_records: int = 0
 
 
 class BalloonDriver:
-    """The guest's end of the balloon: its page list, and both queues.
+    """The guest's end of the balloon: negotiation, its page list, and both queues.
 
     Parameters
     ----------
@@ -60,14 +74,31 @@ class BalloonDriver:
     buddy : Buddy
         Where pages come from and go back to.
     wire_format : balloonlab.wire.Format
-        How pages are told.
+        How pages shall be told.
     log_rows : int
         Intervals it can log.
+    offered : Feature
+        What the device offers.
+    bitmaps : int
+        Bitmaps of 32 KiB that the guest has memory for, 0 to 32. May be changed between
+        operations, as memory gets short.
 
     Attributes
     ----------
+    features : Feature
+        What was negotiated: the device must speak accordingly.
+    told_as : str
+        How pages are told: `wire_format`, or ``"pfn"`` where that was not offered or
+        there is no memory for a single bitmap.
     log : balloonlab.kernels.clock.Log
-        Intervals of the last operation.
+        Intervals since it was cleared last.
+
+    Notes
+    -----
+    The first bitmap is taken before the feature is accepted. As posted, the driver
+    accepted first, and cleared the bit on its own side when the allocation failed:
+    its device went on to read page numbers as records (``bitmap-v4-posted`` with
+    ``bitmaps=0`` does that).
     """
 
     def __init__(
@@ -77,24 +108,44 @@ class BalloonDriver:
         buddy: Buddy,
         wire_format: Format,
         log_rows: int,
+        offered: Feature = OFFERED,
+        bitmaps: int = MAX_BITMAPS,
     ) -> None:
+        if not 0 <= bitmaps <= MAX_BITMAPS:
+            raise ValueError(f"bitmaps must be 0 to {MAX_BITMAPS}, got {bitmaps}")
         self._queues = queues
         self._buddy = buddy
         self._format = wire_format
+        self.bitmaps = bitmaps
+        self.features = self._negotiate(offered)
+        uses_records = bool(wire_format.feature & self.features) and bitmaps > 0
+        self.told_as = wire_format.name if uses_records else "pfn"
         self.log = clock.Log.empty(log_rows)
         # Written once here and below, so that timed code meets no page fault.
         self._list = np.full(buddy.memory_pages, 1, np.uint64)
         self._held = 0
+        self._words = np.full(BITMAP_WORDS, 1, np.uint64)
         span = ram_ranges(buddy.memory_pages)[-1].end
+        self._wanted_bitmaps = min(-(-span // (64 * BITMAP_WORDS)), MAX_BITMAPS)
         offsets = (_PFNS_AT, _HEADER_AT, _RECORDS_AT)
-        self._buffers = kernels.Buffers(
+        records = tell.BITMAPS if wire_format.faithful else tell.AS_POSTED
+        self._message = tell.Message(
+            how=records if uses_records else tell.PFN_ARRAY,
             pfns=own_memory[_PFNS_AT : _PFNS_AT + 4 * PFNS_PER_BUFFER].view(np.uint32),
             header=own_memory[_HEADER_AT : _HEADER_AT + 8].view(np.uint64),
             records=own_memory[_RECORDS_AT : _RECORDS_AT + 8 * RECORD_WORDS].view(np.uint64),
             gpas=np.array([DRIVER_GPA + offset for offset in offsets], np.int64),
-            words=np.full(-(-span // 64), 1, np.uint64),
-            lowest=np.full(-(-span // 64), 1, np.uint64),
+            bitmaps=self._words,
+            lowest=np.full(-(-buddy.memory_pages // 64), 1, np.uint64),
+            sorted=np.zeros(0, np.uint64),
+            posted=np.zeros(posted.N_STATE, np.int64),
         )
+
+    def _negotiate(self, offered: Feature) -> Feature:
+        wanted = Feature.MUST_TELL_HOST | Feature.DEFLATE_ON_OOM | self._format.feature
+        if self.bitmaps == 0 and self._format.faithful:
+            wanted &= ~Feature.PAGE_BITMAP
+        return offered & wanted
 
     @property
     def pages(self) -> npt.NDArray[np.uint64]:
@@ -120,11 +171,20 @@ class BalloonDriver:
         room = self._buddy.memory_pages - self._held
         if not 0 <= n_pages <= room:
             raise ValueError(f"n_pages must be 0 to {room}, the guest's other pages, got {n_pages}")
-        entering = self._list[self._held : self._held + n_pages]
-        kernel = kernels.inflate_pfns if self._legacy else kernels.inflate_bitmap
-        done = self._run(kernel, self._queues["inflate"], entering)
+        if n_pages == 0:
+            return self._nothing()
+        blocks, queue, log = self._buddy.blocks, self._queues["inflate"], self.log
+        held, pages = self._held, self._list[: self._held + n_pages]
+        done = self._run(
+            lambda message, counters: kernels.inflate(
+                blocks, pages, held, message, queue.ring, counters, log
+            ),
+            [queue],
+            pages[held:],
+            pages.size,
+        )
         told = done.pages.size
-        self._held += told
+        self._count_in(told)
         if told < n_pages:
             raise RuntimeError(f"the guest ran out of memory after {told} of {n_pages} pages")
         return done
@@ -143,43 +203,122 @@ class BalloonDriver:
             raise ValueError(
                 f"n_pages must be 0 to {self._held}, the pages in the balloon, got {n_pages}"
             )
-        leaving = np.full(n_pages, 1, np.uint64)
-        kernel = kernels.deflate_pfns if self._legacy else kernels.deflate_bitmap
-        done = self._run(kernel, self._queues["deflate"], self._list[: self._held], leaving)
-        self._held -= n_pages
+        if n_pages == 0:
+            return self._nothing()
+        blocks, queue, log = self._buddy.blocks, self._queues["deflate"], self.log
+        pages, leaving = self._list[: self._held], np.full(n_pages, 1, np.uint64)
+        done = self._run(
+            lambda message, counters: kernels.deflate(
+                blocks, pages, leaving, message, queue.ring, counters, log
+            ),
+            [queue],
+            leaving,
+            n_pages,
+        )
+        self._count_in(-n_pages)
         return done
 
-    @property
-    def _legacy(self) -> bool:
-        return self._format.number == FORMAT
+    def give_on_oom(self) -> Operation:
+        """Give pages back to a guest that is out of memory: 256 where that was negotiated."""
+        agreed = Feature.DEFLATE_ON_OOM in self.features
+        return self.deflate(min(OOM_PAGES, self._held) if agreed else 0)
+
+    def migrate(self, pfn: int) -> Operation:
+        """Put another page in the place of `pfn`, as memory compaction asks a driver to.
+
+        The new page is told on the inflate queue, then the old one on the deflate
+        queue; only then is it the guest's again. The new page is the list's newest.
+
+        Raises
+        ------
+        ValueError
+            The page is not in the balloon.
+        RuntimeError
+            There is no other page, or the device broke; it says why.
+        """
+        (at,) = np.nonzero(self._list[: self._held] == np.uint64(max(pfn, 0)))
+        if pfn < 0 or at.size == 0:
+            raise ValueError(f"pfn must be a page in the balloon, got {pfn}")
+        blocks, log = self._buddy.blocks, self.log
+        queues = [self._queues["inflate"], self._queues["deflate"]]
+        rings = [queue.ring for queue in queues]
+        pages = np.array([0, pfn], np.uint64)
+        done = self._run(
+            lambda message, counters: kernels.migrate(
+                blocks, pages[1:], pages[:1], message, *rings, counters, log
+            ),
+            queues,
+            pages,
+            1,
+        )
+        if done.pages.size == 0:
+            raise RuntimeError(f"the guest has no page to put in the place of {pfn}")
+        self._list[at[0] : self._held - 1] = self._list[at[0] + 1 : self._held]
+        self._list[self._held - 1] = pages[0]
+        return done
+
+    def _nothing(self) -> Operation:
+        return Operation(np.zeros(0, np.uint64), self.told_as, 0)
+
+    def _count_in(self, n_pages: int) -> None:
+        """Account for pages that entered the balloon (left it, where negative).
+
+        Without DEFLATE_ON_OOM they are no longer the guest's memory; with it the guest
+        can get them back at need, and they stay.
+        """
+        self._held += n_pages
+        if Feature.DEFLATE_ON_OOM not in self.features:
+            self._buddy.managed_pages -= n_pages
+
+    def _with_bitmaps(self, n_pages: int) -> tuple[tell.Message, int]:
+        """Take as many bitmaps as the guest's page numbers need and memory allows.
+
+        Taken before the operation, when an inflation has not yet taken the memory.
+        The first one is always at hand; the caller drops the others.
+        """
+        if self._message.how == tell.PFN_ARRAY:
+            return self._message, 0
+        n = max(1, min(self._wanted_bitmaps, self.bitmaps))
+        short = n < -(-ram_ranges(self._buddy.memory_pages)[-1].end // (64 * BITMAP_WORDS))
+        words = self._words if n == 1 else np.full(n * BITMAP_WORDS, 1, np.uint64)
+        room = np.full(n_pages if short else 0, 1, np.uint64)
+        return self._message._replace(bitmaps=words, sorted=room), n
 
     def _run(
         self,
-        kernel: Callable[..., int],
-        queue: Virtqueue,
-        *lists: npt.NDArray[np.uint64],
+        operate: Callable[[tell.Message, npt.NDArray[np.int64]], int],
+        queues: list[Virtqueue],
+        pages: npt.NDArray[np.uint64],
+        n_walked: int,
     ) -> Operation:
-        """Run an operation in a thread of its own; both ends have left when this raises."""
-        self.log.clear()
+        """Run an operation in a thread of its own; both ends have left when this raises.
+
+        `operate` takes the message buffers and the counters, and returns how many of
+        `pages` it told; `n_walked` is the length of the list they are part of.
+        """
+        message, n_bitmaps = self._with_bitmaps(n_walked)
         counters = np.zeros(5, np.int64)
-        if lists[-1].size == 0:
-            return Operation(lists[-1], 0, 0, 0, 0)
-        arguments = (self._buddy.blocks, *lists, queue.ring, self._buffers, counters, self.log)
-        worker = Worker(lambda: int(kernel(*arguments)), "balloon-driver")
+        worker = Worker(lambda: int(operate(message, counters)), "balloon-driver")
         try:
             worker.start()
             worker.wait()
         except BaseException:
-            queue.break_down(vring.INTERRUPTED)
+            for queue in queues:
+                queue.break_down(vring.INTERRUPTED)
             worker.wait_out()
             raise
-        told = worker.result()
-        if queue.broken or told is None:
-            raise RuntimeError(f"the balloon device needs a reset: {queue.broken}")
+        n_told = worker.result()
+        if fault := fault_of(message.posted):
+            raise PostedDriverError(f"as posted, the guest crashes here: {fault}")
+        for queue in queues:
+            if queue.broken or n_told is None:
+                raise RuntimeError(f"the balloon device needs a reset: {queue.broken}")
         return Operation(
-            lists[-1][:told].copy(),
-            wall_ns=int(counters[kernels.END_NS] - counters[kernels.BEGIN_NS]),
-            n_kicks=int(counters[kernels.KICKS]),
-            wire_bytes=int(counters[kernels.WIRE_BYTES]),
-            n_records=int(counters[kernels.RECORDS]),
+            pages[:n_told].copy(),
+            told_as=self.told_as,
+            n_bitmaps=n_bitmaps,
+            wall_ns=int(counters[tell.END_NS] - counters[tell.BEGIN_NS]),
+            n_kicks=int(counters[tell.KICKS]),
+            wire_bytes=int(counters[tell.WIRE_BYTES]),
+            n_records=int(counters[tell.RECORDS]),
         )

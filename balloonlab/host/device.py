@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 
 import numpy as np
+import numpy.typing as npt
 
 from ..kernels import clock, faults, vring
 from ..kernels import device as kernels
 from ..queue import Virtqueue, Worker
+from ..sizes import PAGE_BYTES
 from ..wire.format import RANGES_PER_BYTE, Format
 from .ram import GuestRam
+
+LOGGER = logging.getLogger("balloonlab.host")
+LOGGER.addHandler(logging.NullHandler())  # silent unless the user sets up logging
 
 DISCARDS = ("page", "range")
 """How the device applies a message: page by page as QEMU does, or one call a range."""
@@ -19,7 +25,14 @@ EXTENTS = 4096
 """Extents translated before they are discarded, 64 KiB: they stay in the cache."""
 
 
-def make_state(wire_format: Format, discard: str, operation: str) -> kernels.Device:
+def no_balloon(ram_bytes: int) -> npt.NDArray[np.uint64]:
+    """Make the bitmap of an empty balloon, a bit a page of a mapping of that size."""
+    return np.zeros(-(-ram_bytes // (64 * PAGE_BYTES)), np.uint64)
+
+
+def make_state(
+    wire_format: Format, discard: str, operation: str, balloon: npt.NDArray[np.uint64]
+) -> kernels.Device:
     """Make the state of a device queue as `BalloonDevice` describes it."""
     if discard not in DISCARDS:
         raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
@@ -28,7 +41,9 @@ def make_state(wire_format: Format, discard: str, operation: str) -> kernels.Dev
     return kernels.Device(
         format=wire_format.number,
         by_page=discard == "page",
+        entering=operation == "inflate",
         advice=mmap.MADV_DONTNEED if operation == "inflate" else mmap.MADV_WILLNEED,
+        balloon=balloon,
         copy=copy,
         words=words,
         ranges=np.zeros((RANGES_PER_BYTE * copy.size, 2), np.int64),
@@ -50,6 +65,9 @@ class BalloonDevice:
     discard : {"page", "range"}
     log_rows : int
         Intervals it can log.
+    balloon : uint64 array
+        As `no_balloon` makes it: which pages are in the balloon, shared by the device's
+        two queues. A page is discarded only when it enters the balloon.
     operation : {"inflate", "deflate"}
         Which of the device's queues this is: what is told is discarded
         (``MADV_DONTNEED``) or announced as needed soon (``MADV_WILLNEED``), as QEMU does.
@@ -67,12 +85,14 @@ class BalloonDevice:
         wire_format: Format,
         discard: str,
         log_rows: int,
+        balloon: npt.NDArray[np.uint64],
         operation: str = "inflate",
     ) -> None:
         self._ram = ram
         self._queue = queue
         self.log = clock.Log.empty(log_rows)
-        self._state = make_state(wire_format, discard, operation)
+        self._state = make_state(wire_format, discard, operation, balloon)
+        self._operation = operation
         self._worker = Worker(self._serve, "balloon-device")
 
     def start(self) -> None:
@@ -80,9 +100,13 @@ class BalloonDevice:
         self._worker.start()
 
     def stop(self) -> None:
-        """Leave the loop and wait for it; raises what ended the thread, if anything did."""
+        """Leave the loop and wait for it; raises what ended the thread, if anything did.
+
+        Bad records go to the log ``balloonlab.host`` then, one by one.
+        """
         self._queue.stop()
         self._worker.wait_out()
+        self._log_faults()
         self._worker.result()
 
     @property
@@ -108,6 +132,19 @@ class BalloonDevice:
             for text, count in zip(faults.DESCRIPTIONS, counts, strict=True)
             if count
         }
+
+    def fault_log(self) -> list[tuple[int, str, int]]:
+        """List the first bad records: message from 1, what was wrong, byte or range number."""
+        rows = faults.logged(self._state.faults)
+        return [(int(message), faults.DESCRIPTIONS[kind], int(at)) for message, kind, at in rows]
+
+    def _log_faults(self) -> None:
+        found = self.fault_log()
+        for message, text, at in found:
+            LOGGER.warning("%s queue, message %d, at %d: %s", self._operation, message, at, text)
+        beyond = sum(self.faults().values()) - len(found)
+        if beyond:
+            LOGGER.warning("%s queue: %d more bad records", self._operation, beyond)
 
     def _serve(self) -> None:
         try:

@@ -23,6 +23,13 @@ PFN_BITS = 52
 PAGE_SHIFT_4K = 12
 WORD_RECORD = np.uint64(PAGE_SHIFT_4K << 52) | np.uint64(8 << 58)
 PFN_MASK = np.uint64((1 << PFN_BITS) - 1)
+HEADER_BYTES = 8
+
+
+@kernel
+def page_record(pfn):
+    """Make the record of a single page, a block of order 0 (migration in the patch)."""
+    return pfn | np.uint64(PAGE_SHIFT_4K << 52)
 
 
 @kernel

@@ -14,6 +14,7 @@ import numpy as np
 from .bitmap_v4 import decode_records
 from .clock import DECODE, DISCARD, TRANSLATE, record
 from .compile import kernel
+from .faults import MESSAGE
 from .intrinsics import load_acquire
 from .memory import discard, translate
 from .pfn import FORMAT as PFN_FORMAT
@@ -39,7 +40,9 @@ class Device(NamedTuple):
 
     format: int  # FORMAT of the format's module
     by_page: bool  # discard="page"
+    entering: bool  # the inflate queue: pages enter the balloon; else they leave it
     advice: int  # MADV_DONTNEED on the inflate queue, MADV_WILLNEED on the deflate queue
+    balloon: np.ndarray  # uint64, a bit a page of the mapping; one for both queues
     copy: np.ndarray  # uint8: the longest message it takes
     words: np.ndarray  # uint64 view of `copy`
     ranges: np.ndarray  # int64, shape (4 * copy.size, 2)
@@ -67,11 +70,21 @@ def handle(device, ring, memory, n_bytes, clock, log):
     Between batches of extents it looks whether to stop: one message can name
     memory often enough to keep a device busy for hours.
     """
+    device.faults[MESSAGE] += 1
     ranges = device.ranges[: _decode(device, n_bytes)]
     clock = record(log, DECODE, clock)
-    position = np.zeros(3, np.int64)
+    position = np.zeros(4, np.int64)
     while position[0] < ranges.shape[0] and not _told_to_stop(ring):
-        n = translate(memory, ranges, position, device.by_page, device.extents, device.faults)
+        n = translate(
+            memory,
+            ranges,
+            position,
+            device.by_page,
+            device.balloon,
+            device.entering,
+            device.extents,
+            device.faults,
+        )
         clock = record(log, TRANSLATE, clock)
         device.counters[DISCARD_ERRORS] += discard(memory, device.extents[:n], device.advice)
         device.counters[DISCARDS] += n

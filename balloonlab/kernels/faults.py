@@ -1,8 +1,9 @@
-"""What a decoder or a device can find wrong, counted by kind.
+"""What a decoder or a device can find wrong, counted by kind and logged one by one.
 
-A fault vector is int64 of length ``N_FAULTS + 2``: one counter a kind, then the
-kind and the position of the first fault (-1 for none): its byte in the message, or
-the number of the range that `translate` refused.
+A fault vector is int64: one counter a kind, the number of the message at hand, and
+then a log of (message, kind, position) for the first `LOG_ROWS` bad records. The
+position is a record's byte in the message, or the number of the range that
+`translate` refused.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ import numpy as np
 
 from .compile import kernel
 
-(BUFFER_LENGTH, COMMAND, DATA_LEN, BMAP_LEN, PAGE_SHIFT, RECORD_RANGE, OUTSIDE_RAM) = range(7)
-N_FAULTS = 7
-FIRST_KIND, FIRST_POSITION = N_FAULTS, N_FAULTS + 1
+(
+    BUFFER_LENGTH,
+    COMMAND,
+    DATA_LEN,
+    BMAP_LEN,
+    PAGE_SHIFT,
+    RECORD_RANGE,
+    OUTSIDE_RAM,
+    REPEATED,
+) = range(8)
+N_FAULTS = 8
+MESSAGE = N_FAULTS
+LOG = MESSAGE + 1
+LOG_ROWS = 64  # a hostile guest must not fill the host's memory with its own log
 
 DESCRIPTIONS = (
     "the buffer's length is not a whole number of entries, or too short for its header",
@@ -23,20 +35,28 @@ DESCRIPTIONS = (
     "page_shift is under 12, or not 12 in a record with a bitmap",
     "the range ends beyond the 52-bit page numbers",
     "the range is not wholly inside the guest's RAM",
+    "the range repeats pages: they are in the balloon already, or not in it to leave it",
 )
 
 
 def no_faults() -> np.ndarray:
     """Make an empty fault vector."""
-    faults = np.zeros(N_FAULTS + 2, np.int64)
-    faults[FIRST_KIND:] = -1
-    return faults
+    return np.zeros(LOG + 3 * LOG_ROWS, np.int64)
+
+
+def logged(faults: np.ndarray) -> np.ndarray:
+    """Rows of the log: (message, kind, position), shape (n, 3)."""
+    n = min(int(faults[:N_FAULTS].sum()), LOG_ROWS)
+    return faults[LOG : LOG + 3 * n].reshape(n, 3)
 
 
 @kernel
 def blame(faults, kind, position):
-    """Count one fault of `kind`; remember where the first one was."""
+    """Count one fault of `kind` and log where it was."""
+    row = faults[:N_FAULTS].sum()
     faults[kind] += 1
-    if faults[FIRST_KIND] < 0:
-        faults[FIRST_KIND] = kind
-        faults[FIRST_POSITION] = position
+    if row < LOG_ROWS:
+        at = LOG + 3 * row
+        faults[at] = faults[MESSAGE]
+        faults[at + 1] = kind
+        faults[at + 2] = position

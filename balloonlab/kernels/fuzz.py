@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .bitmap import ONE
 from .bitmap_v4 import FORMAT as BITMAP_V4
 from .compile import kernel
 from .device import DISCARDS, answer
@@ -31,8 +32,8 @@ class Guest(NamedTuple):
 
 
 CARRIED_OUT, STOPPED = 0, 1  # then one cell a reason (BAD_...)
-CANARIES_CHANGED, DISCARDS_OUTSIDE = 10, 11
-N_TALLIES = 12
+CANARIES_CHANGED, DISCARDS_OUTSIDE, DISCARDED_AGAIN = 10, 11, 12
+N_TALLIES = 13
 """Cells of the tallies (int64)."""
 
 
@@ -175,6 +176,17 @@ def _outside(memory, extents):
 
 
 @kernel
+def _again(before, extents):
+    """Count the pages of the extents that were in the balloon already."""
+    again = 0
+    for i in range(extents.shape[0]):
+        first = extents[i, 0] // PAGE_BYTES
+        for page in range(first, first + extents[i, 1] // PAGE_BYTES):
+            again += np.int64((before[page >> 6] >> np.uint64(page & 63)) & ONE)
+    return again
+
+
+@kernel
 def run_cases(guest, memory, device, canaries, n_cases, tallies, log):
     """Play `n_cases` hostile messages against the device and judge each.
 
@@ -184,7 +196,8 @@ def run_cases(guest, memory, device, canaries, n_cases, tallies, log):
     memory : balloonlab.kernels.memory.Memory
         Balloonable slots must not touch each other in the mapping.
     device : balloonlab.kernels.device.Device
-        Its counters and faults add up over the cases.
+        Its counters and faults add up over the cases; which pages are in its balloon is
+        drawn anew for each.
     canaries : int64 array
         Pages of the mapping that are no RAM and hold signatures.
     n_cases : int
@@ -192,17 +205,23 @@ def run_cases(guest, memory, device, canaries, n_cases, tallies, log):
     log : balloonlab.kernels.clock.Log
     """
     ring = guest.ring
+    in_balloon = np.zeros(device.balloon.size, np.uint64)
     used = 0
     for _ in range(n_cases):
         n_bytes = _write_records(guest) if device.format == BITMAP_V4 else _write_pfns(guest)
         if below(guest.state, 16) == 0:
             n_bytes = below(guest.state, n_bytes + 1)
         _write_queue(guest, n_bytes, used)
+        for k in range(in_balloon.size):
+            in_balloon[k] = draw(guest.state) & draw(guest.state)
+            device.balloon[k] = in_balloon[k]
         before = device.counters[DISCARDS]
         outcome = answer(ring, memory, device, used, log)
         log.length[0] = 0
         n_extents = min(device.counters[DISCARDS] - before, device.extents.shape[0])
-        tallies[DISCARDS_OUTSIDE] += _outside(memory, device.extents[:n_extents])
+        extents = device.extents[:n_extents]
+        tallies[DISCARDS_OUTSIDE] += _outside(memory, extents)
+        tallies[DISCARDED_AGAIN] += _again(in_balloon, extents)
         tallies[CANARIES_CHANGED] += count_changed(memory.ram, canaries)
         if outcome < 0:
             tallies[STOPPED - outcome] += 1  # the driver resets the device and goes on

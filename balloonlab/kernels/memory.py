@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bitmap import ONE, ZERO
+from .bitmap import FULL, ONE, ZERO
 from .compile import kernel
-from .faults import OUTSIDE_RAM, blame
+from .faults import OUTSIDE_RAM, REPEATED, blame
+from .intrinsics import trailing_zeros
 from .syscalls import advise
 
 PAGE_BYTES = 4096
@@ -63,21 +64,60 @@ def _all_balloonable(slots, pfn, end):
 
 
 @kernel
-def translate(memory, ranges, position, by_page, extents, faults):
+def _claim(balloon, first, n_pages, entering):
+    """Move the first run of pages that can enter (leave) the balloon; word by word.
+
+    Returns how many pages before it could not, and how many it has.
+    """
+    flip = FULL if entering else ZERO
+    skip = 0
+    while skip < n_pages:
+        shift = (first + skip) & 63
+        free = (balloon[(first + skip) >> 6] ^ flip) >> np.uint64(shift)
+        if free != ZERO:
+            skip += trailing_zeros(free)
+            break
+        skip += 64 - shift
+    skip = min(skip, n_pages)
+    taken = skip
+    while taken < n_pages:
+        word = (first + taken) >> 6
+        shift = (first + taken) & 63
+        free = (balloon[word] ^ flip) >> np.uint64(shift)
+        length = min(trailing_zeros(~free), n_pages - taken)
+        if length == 0:
+            break
+        balloon[word] ^= (FULL >> np.uint64(64 - length)) << np.uint64(shift)
+        taken += length
+        if shift + length < 64:
+            break
+    return skip, taken - skip
+
+
+@kernel
+def translate(memory, ranges, position, by_page, balloon, entering, extents, faults):
     """Turn ranges of guest pages into extents of host memory until either ends.
 
     Every address is looked up in the memory map. A range of which any page is not
-    the guest's RAM is refused whole, before anything of it is discarded.
+    the guest's RAM is refused whole, before anything of it is discarded. Of a range
+    that repeats pages those are passed over: no page is discarded twice, so a guest
+    cannot keep its host busy with the same memory.
 
     Parameters
     ----------
     memory : Memory
     ranges : int64 array, shape (n, 2)
         (start_pfn, n_pages).
-    position : int64 array, shape (3,)
-        Next range, pages of it already done, lookups made; moved on here.
+    position : int64 array, shape (4,)
+        Next range, pages of it already done, lookups made, ranges whose repetition is
+        counted; moved on here.
     by_page : bool
         One extent a page, as QEMU does; else neighbours are joined.
+    balloon : uint64 array
+        A bit a page of the mapping, set while the page is in the balloon; both of the
+        device's queues share it.
+    entering : bool
+        Whether the pages enter the balloon; else they leave it.
     extents : int64 array, shape (capacity, 2)
         Receives (offset, length) in bytes.
     faults : int64 array
@@ -107,8 +147,23 @@ def translate(memory, ranges, position, by_page, extents, faults):
                 break
             position[2] += 1
             into = pfn - slots[row, START]
-            step = 1 if by_page else min(end - pfn, slots[row, N_PAGES] - into)
-            offset = (slots[row, FIRST_PAGE] + into) * PAGE_BYTES
+            first = slots[row, FIRST_PAGE] + into
+            if by_page:
+                bit = ONE << np.uint64(first & 63)
+                inside = balloon[first >> 6] & bit != ZERO
+                skip, step = (1, 0) if inside == entering else (0, 1)
+                if step == 1:
+                    balloon[first >> 6] ^= bit
+            else:
+                n_pages = min(end - pfn, slots[row, N_PAGES] - into)
+                skip, step = _claim(balloon, first, n_pages, entering)
+            if skip > 0 and position[3] <= i:
+                blame(faults, REPEATED, i)
+                position[3] = i + 1
+            pfn += skip + step
+            if step == 0:
+                continue
+            offset = (first + skip) * PAGE_BYTES
             length = step * PAGE_BYTES
             if not by_page and n > 0 and extents[n - 1, 0] + extents[n - 1, 1] == offset:
                 extents[n - 1, 1] += length
@@ -119,7 +174,6 @@ def translate(memory, ranges, position, by_page, extents, faults):
                 extents[n, 0] = offset
                 extents[n, 1] = length
                 n += 1
-            pfn += step
         done = pfn - ranges[i, 0]
         if pfn < end:
             break

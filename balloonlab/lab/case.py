@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .. import wire
 from ..host import DISCARDS
+from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..layout import check_sizes
 from ..pages import Buddy, as_pfns, check_in_ram
 from ..pages.patterns import PATTERNS
@@ -26,6 +27,13 @@ Pattern = str | npt.ArrayLike
 def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name} must be a whole number {limits}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class Case:
     repeats: int
     operation: str = "inflate"
     host: str = "lab"
+    bitmaps: int = MAX_BITMAPS
+    steps: int = 1
     pfns: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
 
     @classmethod
@@ -66,6 +76,8 @@ class Case:
         host: str = "lab",
         discard: str | None = None,
         wait: str = "block",
+        bitmaps: int = MAX_BITMAPS,
+        steps: int = 1,
     ) -> Case:
         """Check every argument of `balloonlab.measure`, and that the guest fits; see there."""
         default = wire.get(protocol).discard
@@ -77,8 +89,9 @@ class Case:
         for name, value in (("touched", touched), ("thp", thp)):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
-        if isinstance(repeats, bool) or not isinstance(repeats, int | np.integer) or repeats < 1:
-            raise ValueError(f"repeats must be a whole number of at least 1, got {repeats!r}")
+        _check_number("repeats", repeats, 1)
+        _check_number("bitmaps", bitmaps, 0, MAX_BITMAPS)
+        _check_number("steps", steps, 1)
         if isinstance(pattern, str):
             _check_choice("pattern", pattern, tuple(PATTERNS))
             name = pattern
@@ -101,6 +114,8 @@ class Case:
             check_in_ram(pfns, memory_pages)
         if balloon_pages == 0:
             raise ValueError("balloon must hold at least one page to be measured, got 0")
+        if steps > balloon_pages:
+            raise ValueError(f"steps must be at most {balloon_pages}, one a page, got {steps}")
         return cls(
             memory_pages=memory_pages,
             balloon_pages=balloon_pages,
@@ -112,6 +127,8 @@ class Case:
             wait=wait,
             repeats=int(repeats),
             operation=operation,
+            bitmaps=int(bitmaps),
+            steps=int(steps),
             pfns=pfns,
         )
 
@@ -124,6 +141,11 @@ class Case:
     def balloon_bytes(self) -> int:
         """Size of the balloon."""
         return self.balloon_pages * PAGE_BYTES
+
+    def targets(self) -> list[int]:
+        """List the sizes in pages that the balloon is set to, one after the other."""
+        done = [self.balloon_pages * step // self.steps for step in range(1, self.steps + 1)]
+        return done if self.operation == "inflate" else [self.balloon_pages - n for n in done]
 
     def allocator(self) -> Buddy:
         """Make the guest's allocator in the state that this case starts from."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..sizes import Size
 from .case import Case, Pattern
 from .progress import Progress
@@ -50,6 +51,8 @@ def measure(
     host: str = "lab",
     discard: str | None = None,
     wait: str = "block",
+    bitmaps: int = MAX_BITMAPS,
+    steps: int = 1,
     progress: bool = True,
 ) -> Run:
     """Inflate or deflate a balloon in a guest of real memory and time every stage.
@@ -89,6 +92,12 @@ def measure(
         polls saves wake-ups but stays on its processor, which every ``madvise`` must
         then interrupt to flush its TLB (one shootdown a page in ``/proc/interrupts``):
         page-wise discard of touched memory took seven times as long.
+    bitmaps : int
+        Bitmaps of 32 KiB, each for 1 GiB of page numbers, that the guest has memory for,
+        0 to 32. A driver short of them works in smaller windows; without a single one it
+        falls back to ``pfn``. The frame's ``told_as`` and ``n_bitmaps`` say what was used.
+    steps : int
+        In how many equal steps the balloon gets to its size; times and counts are sums.
     progress : bool
         Show a progress bar when standard error is a terminal or in a notebook.
 
@@ -105,7 +114,8 @@ def measure(
     NotImplementedError
         The platform lacks what measuring needs; the message lists it.
     RuntimeError
-        Memory did not change as it must have; nothing is reported then.
+        Memory did not change as it must have, or ``bitmap-v4-posted`` crashed its guest or
+        left pages out; nothing is reported then.
     """
     case = Case.make(
         memory=memory,
@@ -119,6 +129,8 @@ def measure(
         host=host,
         discard=discard,
         wait=wait,
+        bitmaps=bitmaps,
+        steps=steps,
     )
     return _collect([case], progress)
 

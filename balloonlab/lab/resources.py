@@ -11,9 +11,9 @@ from ..sizes import MIB, PAGE_BYTES, format_size
 OVERHEAD_BYTES = 512 * MIB
 """Left for Python, compiled kernels and everybody else."""
 
-LAB_BYTES_PER_PAGE = 64
+LAB_BYTES_PER_PAGE = 72
 """Allocator links, page lists, patterns and result checks, per page of the guest (41 measured
-for an idle guest, 17 more while a random pattern is drawn)."""
+for an idle guest, 17 more while a random pattern is drawn, 8 where bitmaps are short)."""
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_OF_SELF = Path("/proc/self/cgroup")

@@ -12,8 +12,9 @@ from ..kernels import clock
 from .case import Case
 
 COLUMNS = [
-    *("run_id", "source", "protocol", "discard", "pattern", "operation", "touched", "thp", "wait"),
-    *("memory_bytes", "balloon_bytes", "repeat", "stage", "part", "time_ns", "n_pages"),
+    *("run_id", "source", "protocol", "told_as", "n_bitmaps", "discard", "pattern", "operation"),
+    *("touched", "thp", "wait", "steps", "memory_bytes", "balloon_bytes", "repeat"),
+    *("stage", "part", "time_ns", "n_pages"),
     *("n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards"),
 ]
 """One row a stage part. Within a repeat, ``time_ns`` of all rows sums to the wall time;
@@ -77,8 +78,10 @@ def stage_times(
 
 @dataclass(frozen=True)
 class Work:
-    """What an operation took besides time."""
+    """How an operation went, and what it took besides time."""
 
+    told_as: str = ""
+    n_bitmaps: int = 0
     n_kicks: int = 0
     wire_bytes: int = 0
     n_records: int = 0
@@ -100,6 +103,7 @@ def make_frame(
         "touched": case.touched,
         "thp": case.thp,
         "wait": case.wait,
+        "steps": case.steps,
         "memory_bytes": case.memory_bytes,
         "balloon_bytes": case.balloon_bytes,
         "repeat": repeat,

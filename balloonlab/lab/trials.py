@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -15,13 +14,12 @@ import pandas as pd
 import psutil
 
 from .. import wire
-from ..guest import QUEUES_AT, BalloonDriver, Operation
+from ..guest import Operation
 from ..host import BalloonDevice, GuestRam
-from ..host.device import EXTENTS
 from ..host.ram import missing_facilities
-from ..layout import ram_ranges
-from ..queue import QUEUE_BYTES, Virtqueue
+from ..kernels.faults import DESCRIPTIONS, REPEATED
 from .case import Case
+from .machine import machine
 from .progress import Progress
 from .stages import Work, make_frame, stage_times
 
@@ -94,37 +92,21 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
         del ram
 
 
-@contextmanager
-def _machine(case: Case, ram: GuestRam) -> Iterator[tuple[BalloonDriver, dict[str, BalloonDevice]]]:
-    """Build a guest's driver and a device that answers both its queues; stop them at the end."""
-    own_memory = ram.driver_memory()
-    wire_format = wire.get(case.protocol)
-    span = ram_ranges(case.memory_pages)[-1].end
-    kicks = wire_format.max_kicks(case.balloon_pages, span)
-    rows = 3 * (kicks + 1) + 2 * (case.balloon_pages // EXTENTS + 1)
-    devices = {}
-    with ExitStack() as stack:
-        queues = {}
-        for operation, start in QUEUES_AT.items():
-            area = own_memory[start : start + QUEUE_BYTES]
-            queue = stack.enter_context(Virtqueue(area, case.wait == "busy"))
-            device = BalloonDevice(ram, queue, wire_format, case.discard, rows, operation)
-            stack.callback(device.stop)
-            device.start()
-            queues[operation], devices[operation] = queue, device
-        yield BalloonDriver(own_memory, queues, case.allocator(), wire_format, rows), devices
-
-
 def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
     before = check_before(case, ram)
-    with _machine(case, ram) as (driver, devices):
+    settings = (case.protocol, case.discard, case.wait)
+    guest = machine(
+        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps
+    )
+    with guest as running:
+        driver, device = running.driver, running.devices[case.operation]
         if case.operation == "deflate":
             driver.inflate(case.balloon_pages)
+            driver.log.clear()
         rss = psutil.Process().memory_info().rss
-        done = driver.set_target(case.balloon_pages if case.operation == "inflate" else 0)
+        done = [driver.set_target(target) for target in case.targets()]
         fall = rss - psutil.Process().memory_info().rss
-    device = devices[case.operation]
     after = _check_after(case, ram, done, device)
     check = {
         "run_id": run_id,
@@ -136,11 +118,14 @@ def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
         **before,
         **after,
     }
-    times = stage_times(case.operation, driver.log, device.log, done.wall_ns)
+    wall_ns = sum(step.wall_ns for step in done)
+    times = stage_times(case.operation, driver.log, device.log, wall_ns)
     work = Work(
-        n_kicks=done.n_kicks,
-        wire_bytes=done.wire_bytes,
-        n_records=done.n_records,
+        told_as=done[0].told_as,
+        n_bitmaps=done[0].n_bitmaps,
+        n_kicks=sum(step.n_kicks for step in done),
+        wire_bytes=sum(step.wire_bytes for step in done),
+        n_records=sum(step.n_records for step in done),
         n_translations=device.n_translations,
         n_discards=device.n_discards,
     )
@@ -179,12 +164,15 @@ def check_balloon(case: Case, ram: GuestRam, ballooned: npt.NDArray[np.bool_]) -
 
 
 def _check_after(
-    case: Case, ram: GuestRam, done: Operation, device: BalloonDevice
+    case: Case, ram: GuestRam, done: list[Operation], device: BalloonDevice
 ) -> dict[str, Any]:
     """Check what was told and what became of it; a deflated balloon's pages stay away."""
     faults = device.faults()
+    if not wire.get(case.protocol).faithful:  # telling pages again is one of its defects
+        faults.pop(DESCRIPTIONS[REPEATED], None)
     ballooned = np.zeros(case.memory_pages, bool)
-    ballooned[ram.page_index(done.pages)] = True
+    for step in done:
+        ballooned[ram.page_index(step.pages)] = True
     missing = case.balloon_pages - int(ballooned.sum())
     if device.n_discard_errors or faults or missing:
         raise RuntimeError(

@@ -20,6 +20,12 @@ class Buddy:
     one_zone : bool
         Take pages from all memory alike instead of zone by zone.
 
+    Attributes
+    ----------
+    managed_pages : int
+        Pages that count as the guest's memory (Linux's ``MemTotal``): a balloon may
+        take from it what it holds.
+
     Notes
     -----
     Behaves as Linux's page allocator does for single pages: the smallest free
@@ -29,6 +35,7 @@ class Buddy:
 
     def __init__(self, memory_pages: int, one_zone: bool = False) -> None:
         self.memory_pages = memory_pages
+        self.managed_pages = memory_pages
         n = ram_ranges(memory_pages)[-1].end
         if n >= 1 << 31:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 >>> from balloonlab import wire
 >>> wire.formats()
-['pfn', 'bitmap-v4']
+['pfn', 'bitmap-v4', 'bitmap-v4-posted']
 """
 
 from __future__ import annotations
@@ -14,26 +14,36 @@ import numpy.typing as npt
 
 from .bitmap import SPARE_RUNS, find_runs, pack
 from .bitmap_v4 import BITMAP_V4
+from .features import Feature
 from .format import RANGE, Buffer, Format, decode_buffers
 from .pfn import PFN
+from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, Telling, tell_as_posted
 
 __all__ = [
     "RANGE",
     "SPARE_RUNS",
+    "Fault",
+    "Feature",
     "Format",
+    "PostedDriverError",
+    "Telling",
     "decode",
     "encode",
     "find_runs",
     "formats",
     "get",
     "pack",
+    "tell_as_posted",
 ]
 
-_FORMATS: dict[str, Format] = {entry.name: entry for entry in (PFN, BITMAP_V4)}
+_FORMATS: dict[str, Format] = {entry.name: entry for entry in (PFN, BITMAP_V4, BITMAP_V4_POSTED)}
 
 
 def formats() -> list[str]:
-    """List the names of the wire formats, the seed's two first."""
+    """List the names of the wire formats, the seed's two first.
+
+    ``bitmap-v4-posted`` is ``bitmap-v4`` as it was posted, with its defects.
+    """
     return list(_FORMATS)
 
 
@@ -73,6 +83,8 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     TypeError, ValueError
         Unknown protocol; pages that are not integers, are negative, come twice,
         or exceed the format (32 bits in ``pfn``, 52 in ``bitmap-v4``).
+    PostedDriverError
+        ``bitmap-v4-posted`` crashed its guest on these pages.
 
     Examples
     --------

@@ -13,10 +13,16 @@ import numpy.typing as npt
 from ..kernels import bitmap_v4 as kernels
 from ..pages.checks import as_pfns
 from .bitmap import pack_windows
+from .features import Feature
 from .format import Format
 
-HEADER_BYTES = 8
-MAX_MESSAGE_BYTES = HEADER_BYTES + 8 * kernels.RECORD_WORDS
+MAX_MESSAGE_BYTES = kernels.HEADER_BYTES + 8 * kernels.RECORD_WORDS
+
+
+def message(records: npt.NDArray[np.uint64]) -> bytes:
+    """Put the response header before the words of the record area."""
+    header = (records.nbytes << 32).to_bytes(kernels.HEADER_BYTES, "little")
+    return header + records.tobytes()
 
 
 def encode(pfns: npt.ArrayLike) -> list[bytes]:
@@ -27,15 +33,17 @@ def encode(pfns: npt.ArrayLike) -> list[bytes]:
     for first_pfn, words in pack_windows(pages):
         cursor = np.zeros(2, np.int64)
         while n := kernels.fill_records(words, first_pfn, kernels.WINDOW_WORDS, cursor, area):
-            header = (8 * n << 32).to_bytes(HEADER_BYTES, "little")
-            stream.append(header + area[:n].tobytes())
+            stream.append(message(area[:n]))
     return stream
 
 
 def max_kicks(n_pages: int, span_pages: int) -> int:
-    """Bound the buffers: full areas, of two words a page at most, and one a window."""
+    """Bound the buffers: full areas, of two words a page at most, and one a window.
+
+    A driver short of memory has windows of a single bitmap.
+    """
     full = 2 * n_pages // (kernels.RECORD_WORDS - kernels.RESERVED_WORDS)
-    return full + min(n_pages, span_pages // (64 * kernels.WINDOW_WORDS) + 1)
+    return full + min(n_pages, span_pages // (64 * kernels.BITMAP_WORDS) + 1)
 
 
 BITMAP_V4 = Format(
@@ -43,6 +51,7 @@ BITMAP_V4 = Format(
     number=kernels.FORMAT,
     max_message_bytes=MAX_MESSAGE_BYTES,
     discard="range",
+    feature=Feature.PAGE_BITMAP,
     encode=encode,
     max_kicks=max_kicks,
     decode_kernel=kernels.decode_records,

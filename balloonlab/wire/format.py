@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import faults
+from .features import Feature
 
 RANGE = np.dtype([("start_pfn", "<u8"), ("n_pages", "<u8")])
 """A run of pages; what every format decodes to."""
@@ -33,6 +34,8 @@ class Format:
         The longest buffer a device of this format takes.
     discard : str
         How the host applies it by default: ``"page"`` or ``"range"``.
+    feature : Feature
+        What must be negotiated before it is used.
     encode : callable
         Page numbers to list of buffers.
     max_kicks : callable
@@ -40,15 +43,19 @@ class Format:
         pages within that span of page numbers.
     decode_kernel : callable
         ``(words, n_bytes, ranges, faults) -> n``, see `balloonlab.kernels`.
+    faithful : bool
+        Whether it tells every page exactly once. Others are there to be studied.
     """
 
     name: str
     number: int
     max_message_bytes: int
     discard: str
+    feature: Feature
     encode: Callable[[npt.ArrayLike], list[bytes]]
     max_kicks: Callable[[int, int], int]
     decode_kernel: Callable[..., int]
+    faithful: bool = True
 
 
 def decode_buffers(wire_format: Format, stream: Iterable[Buffer]) -> npt.NDArray[np.void]:
@@ -69,11 +76,12 @@ def decode_buffers(wire_format: Format, stream: Iterable[Buffer]) -> npt.NDArray
         copy.view(np.uint8)[: data.size] = data
         fault = faults.no_faults()
         n = wire_format.decode_kernel(copy, data.size, ranges, fault)
-        if fault[faults.FIRST_KIND] >= 0:
+        bad = faults.logged(fault)
+        if len(bad):
+            _, kind, position = bad[0]
             raise ValueError(
-                f"buffer {number} is not {wire_format.name!r}: at byte "
-                f"{fault[faults.FIRST_POSITION]} of {data.size}, "
-                f"{faults.DESCRIPTIONS[fault[faults.FIRST_KIND]]}"
+                f"buffer {number} is not {wire_format.name!r}: at byte {position} of "
+                f"{data.size}, {faults.DESCRIPTIONS[kind]}"
             )
         found.append(ranges[:n].copy())
     rows = np.concatenate(found) if found else np.zeros((0, 2), np.int64)

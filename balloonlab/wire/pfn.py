@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ..kernels import pfn as kernels
 from ..pages.checks import as_pfns
 from .bitmap import pack_windows
+from .features import Feature
 from .format import Format
 
 PFN_LIMIT = 1 << 32
@@ -41,6 +42,7 @@ PFN = Format(
     number=kernels.FORMAT,
     max_message_bytes=MAX_MESSAGE_BYTES,
     discard="page",
+    feature=Feature(0),
     encode=encode,
     max_kicks=max_kicks,
     decode_kernel=kernels.decode_pfns,

@@ -1,0 +1,191 @@
+"""``bitmap-v4-posted``: the driver of the seed patch as it was posted, for study.
+
+The message is that of ``bitmap-v4``; what differs is which pages get told, how often,
+and whether the guest survives. Never use it for anything but that comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import posted as kernels
+from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS, RECORD_WORDS
+from ..pages.checks import as_pfns
+from .bitmap import pack_windows
+from .bitmap_v4 import BITMAP_V4, message
+from .format import decode_buffers
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Where the posted driver would have crashed its guest, or corrupted its memory.
+
+    Attributes
+    ----------
+    what : str
+        One of ``balloonlab.kernels.posted.FAULTS``.
+    pfn : int
+        The page at hand.
+    window, bitmap : int
+        Which window of the walk, which of its bitmaps.
+    n_bitmaps, n_bitmaps_left : int
+        Bitmaps when the walk began, and when it went wrong.
+    n_sends : int
+        Messages sent before.
+    """
+
+    what: str
+    pfn: int
+    window: int
+    bitmap: int
+    n_bitmaps: int
+    n_bitmaps_left: int
+    n_sends: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} (page {self.pfn}, bitmap {self.bitmap} of window {self.window}, "
+            f"{self.n_bitmaps_left} of {self.n_bitmaps} bitmaps left after "
+            f"{self.n_sends} sends)"
+        )
+
+
+class PostedDriverError(RuntimeError):
+    """The posted driver went where a real guest reads freed memory or follows a NULL pointer."""
+
+
+def fault_of(state: npt.NDArray[np.int64]) -> Fault | None:
+    """Read the fault out of the state of `balloonlab.kernels.posted`; None where there is none."""
+    if state[kernels.FAULT] == 0:
+        return None
+    limit = int(state[kernels.LIMIT])
+    return Fault(
+        what=kernels.FAULTS[int(state[kernels.FAULT])],
+        pfn=int(state[kernels.FAULT_PFN]),
+        window=int(state[kernels.START] - state[kernels.MIN_PFN]) // limit,
+        bitmap=int(state[kernels.INDEX]),
+        n_bitmaps=limit // kernels.BITMAP_PAGES,
+        n_bitmaps_left=int(state[kernels.N_BITMAPS]),
+        n_sends=int(state[kernels.SENDS]),
+    )
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What the posted driver told of a page set.
+
+    Attributes
+    ----------
+    buffers : list of bytes
+        Messages the host received.
+    fault : Fault or None
+        Where it went wrong; nothing is sent after that.
+    never_told : uint64 array
+        Pages of this inflation that no message names, ascending.
+    told_again : uint64 array
+        Pages named more than once, or named though they were in the balloon before,
+        ascending.
+    n_walked : int
+        Entries of the page list that were looked at, over all windows.
+    """
+
+    buffers: list[bytes] = field(repr=False)
+    fault: Fault | None
+    never_told: npt.NDArray[np.uint64]
+    told_again: npt.NDArray[np.uint64]
+    n_walked: int
+
+
+def tell_as_posted(
+    pfns: npt.ArrayLike,
+    earlier: npt.ArrayLike = (),
+    bitmaps: int = MAX_BITMAPS,
+    max_pfn: int | None = None,
+    failing_sends: Collection[int] = (),
+) -> Telling:
+    """Let the posted driver tell the pages of one inflation.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,), n > 0
+        Pages this inflation took, in order.
+    earlier : array-like of int
+        Pages that were in the balloon before: the driver walks them too.
+    bitmaps : int
+        Bitmaps of 32 KiB that the guest has memory for, 1 to 32.
+    max_pfn : int, optional
+        One more than the guest's highest page number, by which the driver decides how
+        many bitmaps it wants. By default that of the highest page given.
+    failing_sends : collection of int
+        Numbers of the sends, from 0, for which the queue has no room.
+
+    Returns
+    -------
+    Telling
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `balloonlab.wire.encode`; `bitmaps` is not 1 to 32, or no pages.
+    """
+    pages, before = as_pfns(pfns), as_pfns(earlier, "earlier")
+    if pages.size == 0:
+        raise ValueError("pfns must hold at least one page: the driver tells nothing of none")
+    if not 1 <= bitmaps <= MAX_BITMAPS:
+        raise ValueError(f"bitmaps must be 1 to {MAX_BITMAPS}, got {bitmaps}")
+    walked = np.concatenate([before, pages])
+    for _ in pack_windows(walked):  # raises when a page comes twice
+        pass
+    top = int(walked.max()) + 1 if max_pfn is None else max_pfn
+    if top <= walked.max():
+        raise ValueError(f"max_pfn must be above the highest page {walked.max()}, got {max_pfn}")
+    n_bitmaps = min(bitmaps, -(-top // kernels.BITMAP_PAGES))
+    state = np.zeros(kernels.N_STATE, np.int64)
+    words = np.zeros(n_bitmaps * BITMAP_WORDS, np.uint64)
+    area = np.zeros(RECORD_WORDS, np.uint64)
+    kernels.begin_walk(state, pages, n_bitmaps)
+    buffers: list[bytes] = []
+    tried = 0
+    while n := kernels.next_message(state, walked, words, area):
+        if tried not in failing_sends:
+            buffers.append(message(area[:n]))
+            kernels.after_send(state)
+        tried += 1
+    never, again = _compare(pages, before, buffers)
+    return Telling(buffers, fault_of(state), never, again, int(state[kernels.WALKED]))
+
+
+def _compare(
+    pages: npt.NDArray[np.uint64], before: npt.NDArray[np.uint64], buffers: list[bytes]
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """Pages that the messages leave out, and those that they name too often."""
+    ranges = decode_buffers(BITMAP_V4, buffers)
+    lengths = ranges["n_pages"].astype(np.int64)
+    starts = np.repeat(ranges["start_pfn"], lengths)
+    into = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    told, times = np.unique(starts + into.astype(np.uint64), return_counts=True)
+    again = told[(times > 1) | np.isin(told, before)]
+    return np.setdiff1d(pages, told), again
+
+
+def encode(pfns: npt.ArrayLike) -> list[bytes]:
+    """Tell the pages to an empty balloon; see `balloonlab.wire.encode`.
+
+    Raises
+    ------
+    PostedDriverError
+        The driver crashed its guest; what the host received is lost with it.
+    """
+    if as_pfns(pfns).size == 0:
+        return []
+    telling = tell_as_posted(pfns)
+    if telling.fault is not None:
+        raise PostedDriverError(f"as posted, the guest crashes here: {telling.fault}")
+    return telling.buffers
+
+
+BITMAP_V4_POSTED = replace(BITMAP_V4, name="bitmap-v4-posted", encode=encode, faithful=False)

@@ -1,0 +1,148 @@
+"""The driver as posted: its twin, what is wrong with it, and the search that finds it."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import balloonlab as bl
+from balloonlab import wire
+
+from . import naive
+from .strategies import BITMAP, strewn_pages
+
+WHAT = {"set": "a bit is set", "null": "a bitmap is walked", "freed": "the bitmap being walked"}
+WHAT["overrun"] = "records are written beyond"
+
+
+def told(telling):
+    ranges = wire.decode(telling.buffers, "bitmap-v4")
+    return sorted(page for start, n in ranges.tolist() for page in range(start, start + n))
+
+
+@pytest.mark.slow_interpreted
+@given(
+    pages=strewn_pages(),
+    earlier=st.integers(0, 100),
+    bitmaps=st.sampled_from([1, 2, 3, 32]),
+    failing=st.one_of(st.just(set()), st.just(range(99)), st.sets(st.integers(0, 4), max_size=3)),
+    up=st.booleans(),
+)
+def test_it_does_what_its_twin_does(pages, earlier, bitmaps, failing, up):
+    pages = pages if up else pages[::-1]
+    earlier = min(earlier, len(pages) - 1)
+    before, new = pages[:earlier], pages[earlier:]
+    telling = wire.tell_as_posted(new, before, bitmaps, failing_sends=failing)
+    n_bitmaps = min(bitmaps, max(pages) // BITMAP + 1)
+    buffers, fault = naive.tell_as_posted(new, before, n_bitmaps, failing)
+    assert telling.buffers == buffers
+    assert (telling.fault is None) == (fault is None)
+    if fault is not None:
+        assert telling.fault.what.startswith(WHAT[fault])
+        assert telling.fault.n_sends == len(buffers)
+        return
+    named = told(telling)
+    assert set(telling.never_told.tolist()) == set(new) - set(named)
+    again = {page for page in named if page in before or named.count(page) > 1}
+    assert set(telling.told_again.tolist()) == again
+
+
+@pytest.mark.slow_interpreted
+@given(pages=strewn_pages(), bitmaps=st.sampled_from([1, 2, 32]))
+def test_only_the_first_page_of_a_window_is_ever_forgotten(pages, bitmaps):
+    telling = wire.tell_as_posted(pages, bitmaps=bitmaps)
+    if telling.fault is None:
+        top, window = max(pages), min(bitmaps, max(pages) // BITMAP + 1) * BITMAP
+        lost = top % 64 == 0 and (top - min(pages) // 64 * 64) % window == 0
+        assert telling.never_told.tolist() == ([top] if lost else [])
+        assert telling.told_again.size == 0
+
+
+@pytest.mark.parametrize(
+    ("pages", "bitmaps", "never_told"),
+    [
+        ([64], 32, [64]),
+        ([64, 65], 32, []),
+        (range(65), 32, []),
+        ([10, 32 * BITMAP], 32, [32 * BITMAP]),
+        ([10, 33 * BITMAP], 1, [33 * BITMAP]),
+    ],
+)
+def test_pages_never_told(pages, bitmaps, never_told):
+    telling = wire.tell_as_posted(pages, bitmaps=bitmaps)
+    assert telling.fault is None
+    assert telling.never_told.tolist() == never_told
+    stream = wire.encode(pages, "bitmap-v4")  # corrected
+    assert told(wire.Telling(stream, None, None, None, 0)) == sorted(pages)
+
+
+def test_pages_told_again_are_those_of_the_whole_window():
+    earlier = [5, 63, 64, 99, 200, 290, 300, 5 * BITMAP]
+    telling = wire.tell_as_posted([100, 291], earlier, max_pfn=9 * BITMAP)
+    assert telling.told_again.tolist() == [64, 99, 200, 290, 300, 5 * BITMAP]
+    alone = wire.tell_as_posted([100, 291], earlier, bitmaps=1, max_pfn=9 * BITMAP)
+    assert alone.told_again.tolist() == [64, 99, 200, 290, 300]
+
+
+@pytest.mark.parametrize(
+    ("pages", "what", "where", "n_sends"),
+    [
+        ([0, 33 * BITMAP], "a bit is set", (1, 1, 33 * BITMAP), 1),
+        (range(0, 2 * BITMAP, 2), "a bitmap is walked", (0, 1, BITMAP), 2),
+        ([3, *range(BITMAP, BITMAP * 3 // 2, 2)], "the bitmap being walked", (0, 1, 391168), 1),
+    ],
+)
+def test_bitmaps_freed_too_early(pages, what, where, n_sends):
+    telling = wire.tell_as_posted(list(pages))
+    assert telling.fault.what.startswith(what)
+    assert (telling.fault.window, telling.fault.bitmap, telling.fault.pfn) == where
+    assert (telling.fault.n_sends, telling.fault.n_bitmaps_left) == (n_sends, 1)
+    with pytest.raises(wire.PostedDriverError, match=f"crashes here: {what}"):
+        wire.encode(list(pages), "bitmap-v4-posted")
+    assert wire.tell_as_posted(list(pages), bitmaps=1).fault is None
+
+
+def test_sends_that_fail_overrun_the_record_area_in_the_end():
+    pages = np.arange(0, BITMAP, 64)
+    few, many = (wire.tell_as_posted(pages, failing_sends=range(n)) for n in (31, 32))
+    assert few.fault is None
+    assert max(map(len, few.buffers)) == 8 + 32768
+    assert many.fault.what.startswith("records are written beyond")
+    assert many.buffers == []
+
+
+def test_every_window_walks_the_whole_list():
+    pages = np.arange(0, 64 * BITMAP, 1000)
+    assert wire.tell_as_posted(pages, bitmaps=1).n_walked == 64 * pages.size
+    assert wire.tell_as_posted(pages[pages < BITMAP], bitmaps=1).n_walked == 263
+
+
+def test_it_can_be_measured_where_it_survives_and_says_where_not():
+    run = bl.measure(memory="8MiB", protocol="bitmap-v4-posted", steps=4, repeats=1)
+    assert set(run.frame["told_as"]) == {"bitmap-v4-posted"}
+    assert set(run.frame["n_kicks"]) == {4}
+    assert set(run.frame["n_discards"]) == {4}
+    for pattern, error, words in (
+        ([128], RuntimeError, "1 ballooned pages are still backed"),
+        (range(0, 2 * BITMAP, 2), wire.PostedDriverError, "crashes here: a bitmap is walked"),
+    ):
+        with pytest.raises(error, match=words):
+            bl.measure(
+                pattern=list(pattern),
+                memory="3GiB",
+                protocol="bitmap-v4-posted",
+                repeats=1,
+                touched=len(pattern) == 1,
+            )
+
+
+def test_refusals():
+    for call, words in (
+        (lambda: wire.tell_as_posted([]), "at least one page"),
+        (lambda: wire.tell_as_posted([1], bitmaps=0), "1 to 32, got 0"),
+        (lambda: wire.tell_as_posted([1], [1]), "repeat a page"),
+        (lambda: wire.tell_as_posted([9], max_pfn=9), "above the highest page 9, got 9"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+    assert wire.encode([], "bitmap-v4-posted") == []
