@@ -19,13 +19,14 @@ import pandas as pd
 from .. import wire
 from ..kernels.bitmap import read_once
 from ..pages import patterns
-from ..sizes import GIB, PAGE_BYTES, TIB
+from ..sizes import GIB, PAGE_BYTES, parse_size
 from .resources import available_bytes
 
 Contenders = dict[str, Callable[[], object]]
 HALF_FULL_WORDS = 8 * GIB // PAGE_BYTES // 64
-LARGE_GUEST, LARGE_BALLOON = TIB, TIB - GIB  # a guest keeps something
-IDLE_TASK, LARGE_TASK = "encode 7 of 8 GiB, idle", "encode 1 TiB, idle"
+IDLE_TASK = "encode 7 of 8 GiB, idle"
+LARGE_TASKS = {size: f"encode {size}, idle" for size in ("33GiB", "100GiB", "1TiB")}
+"""Guests beyond the 32 GiB that the seed's bitmaps hold at a time."""
 PEERS = {"pyroaring": "pyroaring", "bitarray": "bitarray.util"}
 
 
@@ -98,15 +99,19 @@ def tasks() -> Iterator[Task]:
     yield Task(
         "runs of a half-full bitmap", "run", wire.find_runs(words).size, 11, _run_finders(words)
     )
-    n_pages = LARGE_BALLOON // PAGE_BYTES
-    if available_bytes() < 4 * n_pages * 8:
-        return
-    large = patterns.idle(LARGE_GUEST, LARGE_BALLOON)
-    contenders: Contenders = {
-        "read the PFNs once": lambda: read_once(large),
-        "balloonlab": lambda: wire.encode(large, "bitmap-v4"),
+    for size, name in LARGE_TASKS.items():
+        n_pages = (parse_size(size) - GIB) // PAGE_BYTES  # a guest keeps something
+        if available_bytes() < 4 * n_pages * 8:
+            return
+        yield Task(name, "page", n_pages, 5, _large_encoders(size, n_pages))
+
+
+def _large_encoders(size: str, n_pages: int) -> Contenders:
+    pfns = patterns.idle(size, n_pages * PAGE_BYTES)
+    return {
+        "read the PFNs once": lambda: read_once(pfns),
+        "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
     }
-    yield Task(LARGE_TASK, "page", n_pages, 5, contenders)
 
 
 def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..sizes import PAGE_BYTES, format_size
-from .bench import IDLE_TASK, LARGE_TASK
+from .bench import IDLE_TASK, LARGE_TASKS
 from .floor import PROTOCOL as FLOOR
 from .reproduction import Reproduction, median_repeat
 
@@ -131,6 +131,22 @@ def render_fuzz(rows: pd.DataFrame) -> Table:
     return view
 
 
+def render_contents(rows: pd.DataFrame) -> Table:
+    """Build the table of ``balloonlab verify``."""
+    memory = format_size(int(rows["memory_bytes"].iloc[0]))
+    title = f"Every byte of a guest of {memory}, half of it ballooned at random (lab)"
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("")
+    view.add_column("after")
+    for heading in ("outside the balloon", "of it changed", "ballooned", "of it not 0"):
+        view.add_column(heading, justify="right", no_wrap=True)
+    for row in rows.itertuples():
+        sizes = (row.kept_bytes, row.changed_bytes, row.ballooned_bytes, row.nonzero_bytes)
+        name = f"{row.protocol} by {row.discard}"
+        view.add_row(name, row.operation, *(format_size(int(size)) for size in sizes))
+    return view
+
+
 def to_text(report: RenderableType) -> str:
     """Write a report as plain text, `WIDTH` columns wide, as the README holds it."""
     with io.StringIO() as file:
@@ -163,12 +179,14 @@ def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
         "x reading: time over that of reading the input once, round by round.",
     ]
     ours = rows[rows["contender"] == "balloonlab"].set_index("task")["ns_per_item"]
-    if {IDLE_TASK, LARGE_TASK} <= set(ours.index):
-        lines.append(
-            f"1 TiB takes {ours[LARGE_TASK] / ours[IDLE_TASK]:.2f} times the ns a page of 8 GiB."
-        )
-    else:
-        lines.append("1 TiB left out: its page numbers do not fit the memory that is available.")
+    large = {size: task for size, task in LARGE_TASKS.items() if task in ours.index}
+    lines += [
+        f"{size} takes {ours[task] / ours[IDLE_TASK]:.2f} times the ns a page of 8GiB."
+        for size, task in large.items()
+    ]
+    left_out = ", ".join(size for size in LARGE_TASKS if size not in large)
+    if left_out:
+        lines.append(f"Left out, page numbers do not fit the available memory: {left_out}.")
     if missing:
         lines.append(f"Left out, not installed: {', '.join(missing)} (pip install -e '.[test]').")
     return Group(view, Text("\n".join(lines)))
