@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balloonlab import patterns
+from balloonlab import figures, patterns
 from balloonlab.layout import LOW_RAM_END, ram_ranges
 from balloonlab.pages import check_in_ram
 
@@ -218,3 +218,38 @@ def test_a_spelling_survives_a_csv_file(tmp_path):
     names = ["idle", "every:8", "geometric:1.5"]
     pd.DataFrame({"pattern": names}).to_csv(tmp_path / "names.csv", index=False)
     assert pd.read_csv(tmp_path / "names.csv")["pattern"].tolist() == names
+
+
+@pytest.mark.once
+def test_the_map_shows_each_page_of_each_set():
+    import matplotlib.pyplot as plt
+
+    sets = {name: make(name, 1000, 100, 3) for name in ("random", "every:8")}
+    ax = figures.patterns(sets, n_pages=900)
+    (image,) = ax.get_images()
+    picture = image.get_array().filled(-1)
+    for shown, pages in zip((picture[:2], picture[-2:]), sets.values(), strict=True):
+        flat = shown.ravel()
+        assert np.flatnonzero(flat == 1).tolist() == sorted(p for p in pages.tolist() if p < 900)
+        assert np.flatnonzero(flat == -1).tolist() == list(range(900, 1024))
+    assert (picture[2:-2] == -1).all()
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(sets)
+    assert ax.texts[1].get_text() == "11.1 % taken\nmean run 1"
+    plt.close(ax.figure)
+
+
+@pytest.mark.once
+def test_occupancy_bars_are_the_shares_of_words():
+    import matplotlib.pyplot as plt
+
+    _, mine = plt.subplots()
+    sets = {"every:8": make("every:8", 4096, 512), "huge": [*range(512), *range(1024, 1536)]}
+    ax = figures.occupancy(sets, ax=mine)
+    assert ax is mine
+    widths = np.array([[bar.get_width() for bar in bars] for bars in ax.containers])
+    assert widths.T.tolist() == [[0, 1, 0, 0, 0, 0], pytest.approx([1 / 3, 0, 0, 0, 0, 2 / 3])]
+    assert [text.get_text() for text in ax.texts[:2]] == ["100 %", "0 %"]
+    plt.close(ax.figure)
+    for figure in (figures.occupancy, figures.patterns):
+        with pytest.raises(ValueError, match="sets must hold at least one page set"):
+            figure({})
