@@ -166,6 +166,8 @@ def test_unmovable_pages_are_there_at_the_end():
 def test_age_refuses(arguments, message):
     with pytest.raises(ValueError, match=message):
         age(**{"memory": "1MiB"} | arguments)
+    with pytest.raises(ValueError, match=message):
+        patterns.aged(**{"memory": "1MiB", "balloon": "512KiB"} | arguments)
 
 
 def test_a_balloon_must_fit_what_the_guest_leaves_free():

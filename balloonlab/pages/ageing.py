@@ -85,8 +85,8 @@ def age(
     rng : int or numpy.random.Generator
         Seed or generator; the same seed gives the same guest.
     held : float
-        Share of RAM that the guest holds at the end, at most; it may be up to one
-        block less.
+        Share of RAM that the guest holds at the end, at most; less than one block
+        below it, unless the load never came that high.
     unmovable : float
         Share of RAM in single pages that are taken at random times and never given
         back; part of `held`.
@@ -116,16 +116,7 @@ def age(
     random order until no more than `held` is left.
     """
     memory_pages, _ = check_sizes(memory, 0)
-    for name, share in (("held", held), ("unmovable", unmovable)):
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must be a share of RAM from 0 to below 1, got {share!r}")
-    if unmovable > held:
-        raise ValueError(
-            f"unmovable must not exceed held, of which it is a part: "
-            f"got unmovable={unmovable!r}, held={held!r}"
-        )
-    if not isinstance(turnover, int | np.integer) or turnover < 0:
-        raise ValueError(f"turnover must be a whole number of at least 0, got {turnover!r}")
+    check_workload(held, unmovable, turnover)
     generator = np.random.default_rng(rng)
     slots = _make_slots(memory_pages, unmovable)
     buddy = Buddy.idle(memory_pages)
@@ -139,6 +130,20 @@ def age(
     left = blocks[blocks != NONE]
     pairs = (left >> kernels.ORDER_BITS, left & kernels.ORDER_MASK)
     return AgedGuest(buddy, np.stack(pairs, axis=1))
+
+
+def check_workload(held: float, unmovable: float, turnover: int) -> None:
+    """Check the arguments of `age`; see there."""
+    for name, share in (("held", held), ("unmovable", unmovable)):
+        if not 0 <= share < 1:
+            raise ValueError(f"{name} must be a share of RAM from 0 to below 1, got {share!r}")
+    if unmovable > held:
+        raise ValueError(
+            f"unmovable must not exceed held, of which it is a part: "
+            f"got unmovable={unmovable!r}, held={held!r}"
+        )
+    if not isinstance(turnover, int | np.integer) or turnover < 0:
+        raise ValueError(f"turnover must be a whole number of at least 0, got {turnover!r}")
 
 
 def held_pages(memory_pages: int, held: float) -> int:

@@ -8,7 +8,7 @@ has no set of that size says which sizes it has.
 spelling            pages                                 list order
 =================== ===================================== =================
 ``idle``            nearly all in one piece               the allocator's
-``random``          each alike                            ascending
+``random``          each with the same chance             ascending
 ``huge``            random aligned blocks of 512          ascending
 ``aged``            what a fragmented guest has free      the allocator's
 ``every:K``         every K-th                            ascending
@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from ..layout import check_sizes, zones
 from ..sizes import Size
-from .ageing import age, held_pages
+from .ageing import age, check_workload, held_pages
 from .checks import as_pfns
 from .scattered import every, geometric, huge, random, too_large
 
@@ -127,6 +127,7 @@ def aged(
         `balloonlab.pages.age` and `balloonlab.layout.check_sizes`.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
+    check_workload(held, unmovable, turnover)
     room = memory_pages - held_pages(memory_pages, held)
     if balloon_pages > room:
         share = math.floor(10_000 * (1 - balloon_pages / memory_pages)) / 10_000
