@@ -292,3 +292,58 @@ class Buddy:
 
     def blocks(self):
         return {(o, pfn) for (_, o), pfns in self.free.items() for pfn in pfns}
+
+
+def work(buddy, held, slots, orders):
+    """Play a workload: `held` maps a slot to its block (first page, order)."""
+    for slot, order in zip(slots, orders, strict=True):
+        if slot in held:
+            buddy.give(*held.pop(slot))
+        for smaller in range(order, -1, -1):
+            pfn = buddy.take(smaller)
+            if pfn is not None:
+                held[slot] = (pfn, smaller)
+                break
+
+
+def free_space_is_sound(zones, blocks):
+    """Say whether blocks (order, first page) could be a buddy allocator's free lists."""
+    for order, pfn in blocks:
+        zone = next((z for z in zones if z[0] <= pfn and pfn + (1 << order) <= z[1]), None)
+        if zone is None or pfn % (1 << order):
+            return False
+        if order < 10 and (order, pfn ^ (1 << order)) in blocks:
+            return False
+    return True
+
+
+def pages_of_blocks(blocks):
+    """Every page of blocks (order, first page), once for each block that it is in."""
+    return sorted(pfn + i for order, pfn in blocks for i in range(1 << order))
+
+
+def page_sets_of(n_pages, size, n_runs):
+    """Every set of `size` of the pages 0 to n_pages - 1 that has `n_runs` runs."""
+    sets = (
+        [i for i in range(n_pages) if mask >> i & 1]
+        for mask in range(1 << n_pages)
+        if mask.bit_count() == size
+    )
+    return {tuple(pages) for pages in sets if len(runs(pages)) == n_runs}
+
+
+def bits_by_word(pages):
+    """Bits set in every word from the first page's to the last page's, and its number."""
+    if not pages:
+        return {}
+    words = dict.fromkeys(range(min(pages) // 64, max(pages) // 64 + 1), 0)
+    for page in pages:
+        words[page // 64] += 1
+    return words
+
+
+def unusable_index(free_blocks, order):
+    """Share of the free memory that is in blocks smaller than `order` (Gorman 2006)."""
+    total = sum(n << o for o, n in enumerate(free_blocks))
+    usable = sum(n << o for o, n in enumerate(free_blocks) if o >= order)
+    return (total - usable) / total if total else 1.0

@@ -1,7 +1,8 @@
-"""Which pages: synthetic patterns and the guest's page allocator."""
+"""Which pages: synthetic patterns, the guest's page allocator, and how fragmented both are."""
 
-from . import patterns
+from . import metrics, patterns
+from .ageing import AgedGuest, age
 from .buddy import Buddy
 from .checks import as_pfns, check_in_ram
 
-__all__ = ["Buddy", "as_pfns", "check_in_ram", "patterns"]
+__all__ = ["AgedGuest", "Buddy", "age", "as_pfns", "check_in_ram", "metrics", "patterns"]

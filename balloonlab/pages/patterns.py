@@ -1,19 +1,57 @@
 """Synthetic page sets: the pages that a guest would hand to its balloon.
 
-Every function returns page numbers of a PC guest's RAM (`balloonlab.layout`), in
-the order in which the guest allocates them, as a ``uint64`` array.
+Every pattern returns page numbers of a PC guest's RAM (`balloonlab.layout`), as a
+``uint64`` array in list order, exactly as many as the balloon has. A pattern that
+has no set of that size says which sizes it has.
+
+=================== ===================================== =================
+spelling            pages                                 list order
+=================== ===================================== =================
+``idle``            nearly all in one piece               the allocator's
+``random``          each with the same chance             ascending
+``huge``            random aligned blocks of 512          ascending
+``aged``            what a fragmented guest has free      the allocator's
+``every:K``         every K-th                            ascending
+``geometric:MEAN``  random runs of a given mean length    ascending
+=================== ===================================== =================
+
+`make` takes the spelling, `ordered` puts any page set into another list order.
 """
 
 from __future__ import annotations
 
+import math
+import re
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
-from ..layout import check_sizes, ram_ranges, zones
+from ..layout import check_sizes, zones
 from ..sizes import Size
+from .ageing import age, check_workload, held_pages
+from .checks import as_pfns
+from .scattered import every, geometric, huge, random, too_large
+
+__all__ = [
+    "ORDERS",
+    "PATTERNS",
+    "aged",
+    "every",
+    "geometric",
+    "huge",
+    "idle",
+    "make",
+    "names",
+    "ordered",
+    "random",
+]
 
 MAX_BLOCK = 1024
 """Pages in the allocator's largest block (order 10, 4 MiB)."""
+
+ORDERS = ("as is", "ascending", "descending", "shuffled")
+"""List orders, as `ordered` takes them."""
 
 
 def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
@@ -56,19 +94,114 @@ def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
     return np.concatenate(pieces)
 
 
-def random(
-    memory: Size, balloon: Size, rng: int | np.random.Generator = 0
+def aged(
+    memory: Size,
+    balloon: Size,
+    rng: int | np.random.Generator = 0,
+    *,
+    held: float = 0.1,
+    unmovable: float = 0.01,
+    turnover: int = 4,
 ) -> npt.NDArray[np.uint64]:
-    """Take pages at random from all of the guest's RAM, in ascending order.
+    """Take the pages that a guest with fragmented memory would: a `model`, see `age`.
 
-    Every set of that size is equally likely. Its density is ``balloon / memory``.
+    The guest does not depend on the balloon: a smaller one gets the first pages of a
+    larger one.
 
     Parameters
     ----------
     memory, balloon : int or str
         Sizes of the guest and of the balloon.
+    rng, held, unmovable, turnover
+        As `balloonlab.pages.age` takes them.
+
+    Returns
+    -------
+    uint64 array, shape (balloon / 4 KiB,)
+        As the aged allocator hands them out.
+
+    Raises
+    ------
+    ValueError
+        The balloon is larger than what the guest does not hold; see also
+        `balloonlab.pages.age` and `balloonlab.layout.check_sizes`.
+    """
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    check_workload(held, unmovable, turnover)
+    room = memory_pages - held_pages(memory_pages, held)
+    if balloon_pages > room:
+        share = math.floor(10_000 * (1 - balloon_pages / memory_pages)) / 10_000
+        other = f"held={share:g} instead of {held:g}"
+        raise too_large("aged", memory, balloon, room, other)
+    guest = age(memory, rng, held=held, unmovable=unmovable, turnover=turnover)
+    return guest.buddy.take(balloon_pages)
+
+
+def ordered(
+    pfns: npt.ArrayLike, order: str, rng: int | np.random.Generator = 0
+) -> npt.NDArray[np.uint64]:
+    """Put a page set into another list order.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,)
+    order : {"as is", "ascending", "descending", "shuffled"}
+        ``as is`` keeps the pattern's own order, and copies nothing.
     rng : int or numpy.random.Generator
-        Seed or generator; the same seed gives the same pages.
+        Seed or generator of ``shuffled``; the same seed gives the same order.
+
+    Returns
+    -------
+    uint64 array, shape (n,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        An unknown order, or no page numbers.
+    """
+    pages = as_pfns(pfns)
+    if order == "as is":
+        return pages
+    if order == "ascending":
+        return np.sort(pages)
+    if order == "descending":
+        return np.sort(pages)[::-1].copy()
+    if order == "shuffled":
+        return np.random.default_rng(rng).permutation(pages)
+    raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+
+
+PATTERNS: dict[str, Callable[..., npt.NDArray[np.uint64]]] = {
+    "idle": idle,
+    "random": random,
+    "huge": huge,
+    "aged": aged,
+}
+"""Patterns without a parameter of their own, by spelling."""
+
+_WITH_PARAMETER = re.compile(r"every:(?P<k>[1-9]\d*)|geometric:(?P<mean>[1-9]\d*(\.\d*[1-9])?)")
+
+
+def names() -> list[str]:
+    """List the spellings of patterns; capitals stand for a number."""
+    return [*PATTERNS, "every:K", "geometric:MEAN"]
+
+
+def make(
+    name: str, memory: Size, balloon: Size, rng: int | np.random.Generator = 0
+) -> npt.NDArray[np.uint64]:
+    """Make a page set from the spelling of its pattern.
+
+    Every pattern has one spelling, so a column of them can be grouped by.
+
+    Parameters
+    ----------
+    name : str
+        As in `names`, a number in the place of the capitals: ``every:8``, ``geometric:1.5``.
+    memory, balloon : int or str
+        Sizes of the guest and of the balloon.
+    rng : int or numpy.random.Generator
+        Seed or generator of patterns that are drawn; the same seed gives the same pages.
 
     Returns
     -------
@@ -77,17 +210,24 @@ def random(
     Raises
     ------
     ValueError
-        See `balloonlab.layout.check_sizes`.
+        No such spelling, or the pattern has no set of that size.
+
+    Examples
+    --------
+    >>> make("every:8", "1MiB", "16KiB")
+    array([ 0,  8, 16, 24], dtype=uint64)
     """
-    memory_pages, balloon_pages = check_sizes(memory, balloon)
-    generator = np.random.default_rng(rng)
-    chosen = np.zeros(memory_pages, bool)
-    chosen[generator.choice(memory_pages, balloon_pages, replace=False, shuffle=False)] = True
-    pages = np.concatenate(
-        [np.arange(start, end, dtype=np.uint64) for start, end in ram_ranges(memory_pages)]
+    if isinstance(name, str):
+        if name == "idle":
+            return idle(memory, balloon)
+        if name in PATTERNS:
+            return PATTERNS[name](memory, balloon, rng)
+        match = _WITH_PARAMETER.fullmatch(name)
+        if match and match["k"]:
+            return every(memory, balloon, int(match["k"]))
+        if match:
+            return geometric(memory, balloon, float(match["mean"]), rng)
+    raise ValueError(
+        f"pattern must be one of {', '.join(names())}, K a whole number and MEAN a number, both at "
+        f"least 1 and without needless zeros (as in every:8, geometric:1.5), got {name!r}"
     )
-    return pages[chosen]
-
-
-PATTERNS = {"idle": idle, "random": random}
-"""By name, as `balloonlab.measure` takes them."""

@@ -1,0 +1,181 @@
+"""Figures of page sets: which pages they take, and how they fill a bitmap's words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..pages import as_pfns, metrics
+from ..sizes import PAGE_BYTES, format_size
+from .style import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ROW_PAGES = 512
+"""Pages in a row of the map: a huge page."""
+
+GAP_ROWS = 6
+"""White rows between two maps."""
+
+TAKEN = ("#e9e9e9", "#16304f")
+"""Colours of a page that is not in the set and of one that is."""
+
+OCCUPANCY = (
+    ("none", 0, 0, "white", ""),
+    ("1 to 15", 1, 15, "#d3e3f3", ""),
+    ("16 to 31", 16, 31, "#a9c9e8", "////"),
+    ("32 to 47", 32, 47, "#6f9fce", ""),
+    ("48 to 63", 48, 63, "#3f72ab", "xxxx"),
+    ("all 64", 64, 64, "#16304f", ""),
+)
+"""Label, fewest and most bits set, colour and hatch: the darker the fuller."""
+
+
+def patterns(
+    sets: Mapping[str, npt.ArrayLike], n_pages: int = 16_384, ax: Axes | None = None
+) -> Axes:
+    """Draw page sets as maps of memory, one below the other.
+
+    Parameters
+    ----------
+    sets : mapping of str to array-like of int
+        Page sets by name, in the order in which they are drawn. A name should carry
+        its source, as in ``"aged (model)"``.
+    n_pages : int
+        The maps show the pages below this one, 512 a row (2 MiB), as many rows as it takes.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A pixel a page, dark where the set has it. Beside each map: the share of the shown
+        pages that are taken, and the mean length of a run in the whole set, in pages.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No sets, a page twice, or no page numbers.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.colors import ListedColormap
+    from matplotlib.patches import Rectangle
+
+    _check(sets)
+    n_rows = -(-n_pages // ROW_PAGES)
+    tops = (n_rows + GAP_ROWS) * np.arange(len(sets))
+    picture = np.full((tops[-1] + n_rows, ROW_PAGES), np.nan)
+    with style():
+        if ax is None:
+            _, ax = plt.subplots(figsize=(7.2, 0.5 + 0.75 * len(sets)), layout="constrained")
+        for top, pfns in zip(tops, sets.values(), strict=True):
+            shown = _map(pfns, n_pages)
+            picture[top : top + n_rows] = shown
+            frame = Rectangle((-0.5, top - 0.5), ROW_PAGES, n_rows, fill=False, linewidth=0.6)
+            ax.add_patch(frame).set_clip_on(False)
+            ax.annotate(
+                f"{100 * np.nanmean(shown):.3g} % taken\nmean run {_mean_run(pfns)}",
+                (ROW_PAGES, top + n_rows / 2),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                annotation_clip=False,
+            )
+        ax.imshow(picture, cmap=ListedColormap(TAKEN), aspect="auto", interpolation="none")
+        ax.set_yticks(tops + n_rows / 2, list(sets))
+        ax.set_xticks(range(0, ROW_PAGES + 1, 64))
+        ax.tick_params(axis="y", length=0)
+        ax.spines[:].set_visible(False)
+        ax.grid(visible=False)
+        ax.set_xlabel("page in its row of 512 (2 MiB), rows downwards; dark: in the set")
+        size = format_size(n_pages * PAGE_BYTES)
+        ax.set_title(f"The guest's first {size}, page by page, by pattern")
+    return ax
+
+
+def occupancy(sets: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes:
+    """Draw how full the words of page sets' bitmaps are, as stacked bars.
+
+    Parameters
+    ----------
+    sets : mapping of str to array-like of int
+        Page sets by name, from top to bottom. A name should carry its source, as in
+        ``"aged (model)"``.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Shares of the words from the first page's to the last page's
+        (`balloonlab.pages.metrics.word_occupancy`). Beside each bar: how many of the
+        pages are in words that are neither full nor empty.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No sets, a page twice, or no page numbers.
+    """
+    import matplotlib.pyplot as plt
+
+    _check(sets)
+    with style():
+        if ax is None:
+            _, ax = plt.subplots(figsize=(7.2, 1.2 + 0.3 * len(sets)), layout="constrained")
+        frames = [metrics.word_occupancy(pfns) for pfns in sets.values()]
+        left = np.zeros(len(frames))
+        for label, fewest, most, colour, hatch in OCCUPANCY:
+            parts = [frame["words_share"][fewest : most + 1].sum() for frame in frames]
+            bars = ax.barh(range(len(frames)), parts, left=left, color=colour, hatch=hatch)
+            bars.set_label(label)
+            for bar in bars:
+                bar.set(edgecolor="black", clip_on=False)
+            left += parts
+        for y, frame in enumerate(frames):
+            mixed = frame["pages_share"][1:64].sum()
+            ax.annotate(
+                f"{100 * mixed:.3g} %", (1, y), (6, 0), textcoords="offset points", va="center"
+            )
+        ax.annotate(
+            "pages in\nmixed words",
+            (1, 1),
+            (6, 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+        )
+        ax.set_yticks(range(len(frames)), list(sets))
+        ax.tick_params(axis="y", length=0)
+        ax.invert_yaxis()
+        ax.set_xlim(0, 1)
+        ax.set_xlabel(
+            "share of words, from the first page's to the last page's, any hole in RAM included"
+        )
+        ax.set_title("Bits set in a word of 64 pages, by pattern")
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.45, 0), borderaxespad=4.5, ncols=len(OCCUPANCY)
+        )
+    return ax
+
+
+def _check(sets: Mapping[str, npt.ArrayLike]) -> None:
+    if not sets:
+        raise ValueError("sets must hold at least one page set by name, got none")
+
+
+def _map(pfns: npt.ArrayLike, n_pages: int) -> npt.NDArray[np.float64]:
+    """Rows of pages: 1 in the set, 0 not, NaN beyond `n_pages`."""
+    pages = as_pfns(pfns)
+    taken = np.zeros(n_pages)
+    taken[pages[pages < np.uint64(n_pages)]] = 1
+    beyond = np.full(-n_pages % ROW_PAGES, np.nan)
+    return np.concatenate([taken, beyond]).reshape(-1, ROW_PAGES)
+
+
+def _mean_run(pfns: npt.ArrayLike) -> str:
+    runs = metrics.run_lengths(pfns)
+    mean = (runs["run_pages"] * runs["n_runs"]).sum() / max(1, runs["n_runs"].sum())
+    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"

@@ -1,0 +1,45 @@
+"""A guest at work: blocks are taken from the allocator, kept, and given back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .buddy import NONE, free_blocks, take_blocks
+from .compile import kernel
+
+ORDER_BITS = 4
+ORDER_MASK = 15
+RELEASE = -1  # in the place of an order: give back what the slot holds, take nothing
+
+
+@kernel
+def work(blocks, held, slots, orders):
+    """Play events in turn: a slot gives back the block that it holds and takes another.
+
+    Where there is no block of the order, the next smaller order is tried, down to a
+    single page; where there is none at all, the slot stays empty.
+
+    Parameters
+    ----------
+    blocks : balloonlab.kernels.buddy.Blocks
+    held : int64 array, shape (n_slots,)
+        The block of each slot, ``first_pfn << ORDER_BITS | order``, or `NONE`.
+    slots : int32 array, shape (n,)
+        The slot of each event.
+    orders : int8 array, shape (n,)
+        The order that is taken, or `RELEASE`.
+    """
+    first = np.zeros(1, np.uint64)
+    for i in range(slots.size):
+        slot = slots[i]
+        block = held[slot]
+        if block != NONE:
+            first[0] = np.uint64(block >> ORDER_BITS)
+            free_blocks(blocks, block & ORDER_MASK, first)
+            held[slot] = NONE
+        order = np.int64(orders[i])
+        while order >= 0:
+            if take_blocks(blocks, order, first) == 1:
+                held[slot] = np.int64(first[0]) << ORDER_BITS | order
+                break
+            order -= 1

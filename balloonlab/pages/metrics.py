@@ -1,0 +1,253 @@
+"""How fragmented: runs of a page set, bits in its bitmap, free blocks of an allocator.
+
+The numbers that reviewers of the 2016 series asked for and did not get: how many bits
+are set per bitmap, and how often a bitmap is used at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .buddy import Buddy
+from .checks import as_pfns, duplicates_message
+
+WORD_PAGES = 64
+"""Pages that one bitmap word tells."""
+
+BITMAP_PAGES = 262_144
+"""Pages that one bitmap of 32 KiB tells (seed patch): 1 GiB."""
+
+BITMAP_WORDS = BITMAP_PAGES // WORD_PAGES
+
+
+def run_lengths(pfns: npt.ArrayLike) -> pd.DataFrame:
+    """Count the runs of consecutive pages by their length.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,)
+        In any order; runs are those of the set, whatever order the list has.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a length, ascending: ``run_pages`` (the length), ``n_runs``,
+        ``pages_share`` (of all pages, in runs of that length).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A page twice, or no page numbers.
+    """
+    pages = _as_sorted_set(pfns)
+    lengths, n_runs = np.unique(_lengths(np.diff(pages) != 1, pages.size), return_counts=True)
+    share = lengths * n_runs / max(1, pages.size)
+    return pd.DataFrame({"run_pages": lengths, "n_runs": n_runs, "pages_share": share})
+
+
+def word_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
+    """Count the words of a bitmap by how many of their bits are set.
+
+    The bitmap is that of the wire (`balloonlab.wire.pack`): it spans the words from the
+    lowest page's to the highest page's. A hole in RAM between them counts as empty
+    words; memory below or above does not count.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,)
+        In any order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        65 rows: ``bits_set`` (0 to 64), ``n_words``, ``words_share`` (of all words),
+        ``pages_share`` (of all pages, told in such words). Shares of an empty set are 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A page twice, or no page numbers.
+    """
+    pages = _as_sorted_set(pfns)
+    words, bits_set = _words(pages)
+    n_words = np.bincount(bits_set, minlength=WORD_PAGES + 1)
+    if words.size:
+        n_words[0] = int(words[-1] - words[0]) + 1 - words.size
+    bits = np.arange(WORD_PAGES + 1)
+    return pd.DataFrame(
+        {
+            "bits_set": bits,
+            "n_words": n_words,
+            "words_share": n_words / max(1, n_words.sum()),
+            "pages_share": bits * n_words / max(1, pages.size),
+        }
+    )
+
+
+def bitmap_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
+    """Count pages and words by bitmap of 32 KiB, which tells 262,144 pages (1 GiB).
+
+    Bitmaps follow each other from the word of the lowest page, as in the seed patch.
+    Those without any page are left out: no driver would send them.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,)
+        In any order.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a bitmap, ascending: ``bitmap`` (its number, from 0), ``first_pfn`` (the
+        page of its first bit), ``bits_set``, ``n_full``, ``n_mixed`` and ``n_empty``
+        (words with 64, 1 to 63, and no bits set; 4096 in all).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A page twice, or no page numbers.
+    """
+    pages = _as_sorted_set(pfns)
+    words, bits_set = _words(pages)
+    base = words[0] if words.size else np.uint64(0)
+    number = (words - base) // np.uint64(BITMAP_WORDS)
+    frame = pd.DataFrame(
+        {"bitmap": number, "bits_set": bits_set, "n_full": bits_set == WORD_PAGES, "n_words": 1}
+    )
+    frame = frame.groupby("bitmap", as_index=False).sum()
+    n_words = frame.pop("n_words")
+    frame.insert(1, "first_pfn", (frame["bitmap"] * BITMAP_WORDS + base) * WORD_PAGES)
+    return frame.assign(n_mixed=n_words - frame["n_full"], n_empty=BITMAP_WORDS - n_words)
+
+
+def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
+    """Describe page sets, one row each.
+
+    Parameters
+    ----------
+    sets : mapping of str to array-like of int
+        Page sets by name.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``name``, ``n_pages``, ``n_runs``, ``mean_run_pages``, ``n_words``, then of these
+        words ``full_words_share`` (all 64 bits set), ``mixed_words_share`` and
+        ``empty_words_share``, and of the pages ``pages_in_full_share`` and
+        ``pages_in_mixed_share``. Words as in `word_occupancy`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A page twice, or no page numbers.
+    """
+    rows = []
+    for name, pfns in sets.items():
+        runs, words = run_lengths(pfns), word_occupancy(pfns)
+        empty, full = words.iloc[0], words.iloc[-1]
+        mixed = words.iloc[1:-1].sum()
+        n_pages, n_runs = int((runs["run_pages"] * runs["n_runs"]).sum()), int(runs["n_runs"].sum())
+        rows.append(
+            {
+                "name": name,
+                "n_pages": n_pages,
+                "n_runs": n_runs,
+                "mean_run_pages": n_pages / max(1, n_runs),
+                "n_words": int(words["n_words"].sum()),
+                "full_words_share": full["words_share"],
+                "mixed_words_share": mixed["words_share"],
+                "empty_words_share": empty["words_share"],
+                "pages_in_full_share": full["pages_share"],
+                "pages_in_mixed_share": mixed["pages_share"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def free_blocks(buddy: Buddy) -> pd.DataFrame:
+    """Count an allocator's free blocks by order, and say what they are good for.
+
+    Parameters
+    ----------
+    buddy : balloonlab.pages.Buddy
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an order, 0 to 10: ``order``, ``n_blocks``, ``n_pages``,
+        ``unusable_index`` (see `unusable_index`).
+    """
+    n_blocks = buddy.free_blocks()
+    order = np.arange(n_blocks.size)
+    return pd.DataFrame(
+        {
+            "order": order,
+            "n_blocks": n_blocks,
+            "n_pages": n_blocks << order,
+            "unusable_index": unusable_index(n_blocks),
+        }
+    )
+
+
+def unusable_index(n_blocks: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Compute the unusable free space index: free memory in too small blocks, by order.
+
+    ``F_u(j) = (free - sum(2**i * n_blocks[i] for i >= j)) / free`` for requests of order
+    ``j``: 0 where every free page is in a block that serves, 1 where none is.
+
+    Parameters
+    ----------
+    n_blocks : array-like of int, shape (n_orders,)
+        Free blocks of order 0, 1, and so on, as in ``/proc/buddyinfo``.
+
+    Returns
+    -------
+    float64 array, shape (n_orders,)
+        1 for all orders where nothing is free, as Linux has it.
+
+    References
+    ----------
+    M. Gorman and A. Whitcroft, "The What, The Why and the Where To of
+    Anti-Fragmentation", Ottawa Linux Symposium 2006; Linux, ``unusable_free_index`` in
+    ``mm/vmstat.c`` (debugfs ``extfrag/unusable_index``).
+    """
+    n_pages = np.asarray(n_blocks, np.int64)
+    n_pages = n_pages << np.arange(n_pages.size)
+    if not n_pages.any():
+        return np.ones(n_pages.size)
+    too_small = np.cumsum(n_pages) - n_pages
+    return too_small / n_pages.sum()
+
+
+def _as_sorted_set(pfns: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+    pages = as_pfns(pfns)
+    if (pages[1:] < pages[:-1]).any():
+        pages = np.sort(pages)
+    if (pages[1:] == pages[:-1]).any():
+        raise ValueError(duplicates_message(pages))
+    return pages
+
+
+def _lengths(cuts: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.int64]:
+    """Lengths of the pieces of `n` elements, cut where ``cuts`` between two is true."""
+    if n == 0:
+        return np.zeros(0, np.int64)
+    return np.diff(np.flatnonzero(cuts) + 1, prepend=0, append=n)
+
+
+def _words(
+    pages: npt.NDArray[np.uint64],
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Numbers of the words that are not empty, and how many bits each has set.
+
+    Counted from the sorted pages and not from a bitmap, which over 52-bit page numbers
+    would not fit any memory.
+    """
+    words = pages // np.uint64(WORD_PAGES)
+    cuts = np.diff(words) != 0
+    bits_set = _lengths(cuts, words.size)
+    return words[np.cumsum(bits_set) - bits_set], bits_set

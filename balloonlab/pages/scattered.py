@@ -1,0 +1,185 @@
+"""Page sets scattered over all of a guest's RAM: at random, in step, in runs, in huge pages."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from ..layout import check_sizes, ram_ranges
+from ..sizes import PAGE_BYTES, Size, format_size
+
+HUGE_PAGE = 512
+"""Pages in a huge page of x86-64 (2 MiB)."""
+
+
+def random(
+    memory: Size, balloon: Size, rng: int | np.random.Generator = 0
+) -> npt.NDArray[np.uint64]:
+    """Take pages at random from all of the guest's RAM, in ascending order.
+
+    Every set of that size is equally likely. Its density is ``balloon / memory``.
+
+    Parameters
+    ----------
+    memory, balloon : int or str
+        Sizes of the guest and of the balloon.
+    rng : int or numpy.random.Generator
+        Seed or generator; the same seed gives the same pages.
+
+    Returns
+    -------
+    uint64 array, shape (balloon / 4 KiB,)
+
+    Raises
+    ------
+    ValueError
+        See `balloonlab.layout.check_sizes`.
+    """
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    generator = np.random.default_rng(rng)
+    chosen = np.zeros(memory_pages, bool)
+    chosen[generator.choice(memory_pages, balloon_pages, replace=False, shuffle=False)] = True
+    return _in_ram(np.flatnonzero(chosen), memory_pages)
+
+
+def every(memory: Size, balloon: Size, k: int) -> npt.NDArray[np.uint64]:
+    """Take every k-th page of the guest's RAM, from its first page upwards.
+
+    Parameters
+    ----------
+    memory, balloon : int or str
+        Sizes of the guest and of the balloon.
+    k : int
+        Distance of two pages, counted in RAM: the hole below 4 GiB does not count.
+
+    Returns
+    -------
+    uint64 array, shape (balloon / 4 KiB,)
+        Ascending. A balloon smaller than ``memory / k`` takes the first pages.
+
+    Raises
+    ------
+    ValueError
+        RAM has fewer such pages than the balloon; see also `balloonlab.layout.check_sizes`.
+    """
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+    room = -(-memory_pages // k)
+    if balloon_pages > room:
+        fitting_k = (memory_pages - 1) // (balloon_pages - 1)
+        raise too_large(f"every:{k}", memory, balloon, room, f"a K of at most {fitting_k}")
+    return _in_ram(np.arange(balloon_pages) * k, memory_pages)
+
+
+def geometric(
+    memory: Size, balloon: Size, mean_run: float, rng: int | np.random.Generator = 0
+) -> npt.NDArray[np.uint64]:
+    """Take runs of pages whose lengths, and those of the gaps, are geometrically distributed.
+
+    The number of runs is the balloon divided by `mean_run`, rounded, at least one;
+    every set of that many pages in that many runs is equally likely. Run lengths are then
+    independent and geometric but for their fixed sum (a run that crosses the hole below
+    4 GiB counts as one).
+
+    Parameters
+    ----------
+    memory, balloon : int or str
+        Sizes of the guest and of the balloon.
+    mean_run : float
+        Mean length of a run in pages, at least 1.
+    rng : int or numpy.random.Generator
+        Seed or generator; the same seed gives the same pages.
+
+    Returns
+    -------
+    uint64 array, shape (balloon / 4 KiB,)
+        Ascending.
+
+    Raises
+    ------
+    ValueError
+        Too little memory is left to keep the runs apart; see also
+        `balloonlab.layout.check_sizes`.
+    """
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    if not 1 <= mean_run < np.inf:
+        raise ValueError(f"mean_run must be at least 1 page, got {mean_run!r}")
+    if balloon_pages == 0:
+        return np.zeros(0, np.uint64)
+    n_runs = max(1, round(balloon_pages / mean_run))
+    gap_pages = memory_pages - balloon_pages
+    if n_runs > gap_pages + 1:
+        room = int((memory_pages + 1) * mean_run / (mean_run + 1))
+        longer = math.ceil(100 * balloon_pages / (gap_pages + 1)) / 100
+        raise too_large(
+            f"geometric:{mean_run:g}", memory, balloon, room, f"a MEAN of {longer:g} or more"
+        )
+    generator = np.random.default_rng(rng)
+    runs = _composition(balloon_pages, n_runs, generator)
+    gaps = _composition(gap_pages + 2, n_runs + 1, generator)  # the outer two may be empty
+    before = np.cumsum(gaps[:-1]) - 1
+    return _in_ram(np.arange(balloon_pages) + np.repeat(before, runs), memory_pages)
+
+
+def huge(memory: Size, balloon: Size, rng: int | np.random.Generator = 0) -> npt.NDArray[np.uint64]:
+    """Take whole huge pages at random: aligned blocks of 512 pages, in ascending order.
+
+    Parameters
+    ----------
+    memory, balloon : int or str
+        Sizes of the guest and of the balloon, the latter a multiple of 2 MiB.
+    rng : int or numpy.random.Generator
+        Seed or generator; the same seed gives the same pages.
+
+    Returns
+    -------
+    uint64 array, shape (balloon / 4 KiB,)
+
+    Raises
+    ------
+    ValueError
+        The balloon is no multiple of 2 MiB, or more than the guest's whole huge pages;
+        see also `balloonlab.layout.check_sizes`.
+    """
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    n, rest = divmod(balloon_pages, HUGE_PAGE)
+    room = memory_pages // HUGE_PAGE
+    if rest or n > room:
+        fits = format_size(min(n, room) * HUGE_PAGE * PAGE_BYTES)
+        raise ValueError(
+            f"balloon must be whole huge pages of 2 MiB with pattern huge, of which memory="
+            f"{memory!r} has {room}, got {balloon!r}; the next smaller that fits is {fits}"
+        )
+    generator = np.random.default_rng(rng)
+    blocks = np.sort(generator.choice(room, n, replace=False, shuffle=False))
+    pages = blocks[:, None] * HUGE_PAGE + np.arange(HUGE_PAGE)
+    return _in_ram(pages.ravel(), memory_pages)
+
+
+def too_large(
+    pattern: str, memory: Size, balloon: Size, room_pages: int, otherwise: str
+) -> ValueError:
+    """Make the error of a balloon that a pattern has too few pages for."""
+    room = f"{format_size(room_pages * PAGE_BYTES)} ({room_pages} pages)"
+    return ValueError(
+        f"balloon must be at most {room} with pattern {pattern} and memory={memory!r}, "
+        f"got {balloon!r}; a balloon of that size needs {otherwise}"
+    )
+
+
+def _in_ram(numbers: npt.NDArray[np.integer], memory_pages: int) -> npt.NDArray[np.uint64]:
+    """Turn numbers of RAM pages, counted from 0, into page numbers."""
+    pages = numbers.astype(np.uint64)
+    low, *high = ram_ranges(memory_pages)
+    for start, _ in high:
+        pages[numbers >= low.end] += np.uint64(start - low.end)
+    return pages
+
+
+def _composition(total: int, n: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Cut `total` into `n` parts of at least 1, every way equally likely."""
+    cuts = 1 + np.sort(rng.choice(total - 1, n - 1, replace=False, shuffle=False))
+    return np.diff(cuts, prepend=0, append=total)
