@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import balloonlab as bl
 from balloonlab.figures.how_it_works import MAX_WORDS
+from balloonlab.layout import HIGH_RAM_START, LOW_RAM_END
 
 from . import naive
 
@@ -53,9 +54,10 @@ def boxes(ax, *labels):
     ]
 
 
-def cells(lane):
-    """Pages of a lane of cells."""
-    return [round(path.vertices[:, 0].min()) for path in lane.get_paths()]
+def dark(lane):
+    """Pages or bits drawn as set in a lane."""
+    ends = [path.vertices[:, 0] for path in lane.get_paths()]
+    return [page for x in ends for page in range(round(x.min()), round(x.max()))]
 
 
 def texts(ax):
@@ -120,6 +122,23 @@ def test_a_range_joins_the_one_told_before_it():
     assert calls.tolist() == [(100, 28), (448, 52), (128, 320)]
 
 
+@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
+def test_discards_reach_over_the_hole_as_in_the_hosts_mapping(protocol):
+    low, high = LOW_RAM_END - 1, HIGH_RAM_START
+    across = bl.figures.discards(bl.wire.encode([low, high, high + 9], protocol), protocol)
+    joined = [(low, 2), (high + 9, 1)]
+    assert across.tolist() == (
+        joined if protocol == "bitmap-v4" else [(low, 1), (high, 1), (high + 9, 1)]
+    )
+    inside = bl.figures.discards(bl.wire.encode([low, low + 1, high - 1, high], protocol), protocol)
+    assert [start for start, _ in inside.tolist()] == [low, low + 1, high - 1, high]
+
+
+def test_pages_beyond_any_host_are_refused():
+    with pytest.raises(ValueError, match=r"below 2\*\*49"):
+        bl.figures.discards(bl.wire.encode([2**51], "bitmap-v4"), "bitmap-v4")
+
+
 def test_no_message_makes_no_discards():
     for protocol in ("pfn", "bitmap-v4"):
         assert bl.figures.discards([], protocol).tolist() == []
@@ -162,8 +181,8 @@ def test_the_figure_draws_the_records_and_the_discards(pages):
 def test_the_pages_drawn_are_the_pages_given(pages):
     ax = bl.figures.page_strip(pages)
     memory, bits, *words = ax.collections
-    assert cells(memory) == cells(bits) == sorted(pages)
-    told_in_words = [page for word in words for page in cells(word)]
+    assert dark(memory) == dark(bits) == sorted(pages)
+    told_in_words = [page for word in words for page in dark(word)]
     told_in_blocks = [page for start, n in boxes(ax, "block") for page in range(start, start + n)]
     assert sorted(told_in_words + told_in_blocks) == sorted(pages)
     plt.close(ax.figure)

@@ -23,7 +23,8 @@ MAX_WORDS = 8
 INK, SOME, NONE, OTHER, FRAME = "#333333", "#c8c8c8", "white", "#f0f0f0", "#707070"
 BLOCK = LOOKS["send"][1]
 DARK = (INK, BLOCK)
-HEIGHT, CELL_HEIGHT = 0.76, 0.54
+SEAM = "#5585b5"
+HEIGHT, RUN_HEIGHT = 0.76, 0.54
 ROOM_PAGES = 24
 """Pages under which a number of three digits fits, where 512 are drawn."""
 
@@ -68,9 +69,9 @@ def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
             _, ax = plt.subplots(figsize=size, layout="constrained")
         lanes = _Lanes(ax, first_pfn, len(words))
         lanes.heading(f"a  Guest memory: {_count(pages.size, 'page')} (dark) for the balloon")
-        lanes.cells("guest pages", first_pfn, words, boxes=1)
+        lanes.runs("guest pages", first_pfn, words, frames=1)
         lanes.heading(f"b  Pack: one bit a page, {WORD} bits a word")
-        lanes.cells("bits", first_pfn, words, boxes=len(words))
+        lanes.runs("bits", first_pfn, words, frames=len(words))
         _draw_words(lanes, first_pfn, words)
         lanes.heading(
             f"c  bitmap-v4: {_count(seed['kicks'], 'kick')}, {seed['wire bytes']} bytes: "
@@ -123,7 +124,7 @@ class _Lanes:
         self._bottom += 1.3
         self.ax.annotate(
             text,
-            (0, self._bottom - 0.08),
+            (0, self._bottom - 0.15),
             xycoords=("axes fraction", "data"),
             weight="bold",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
@@ -146,29 +147,27 @@ class _Lanes:
         look = {"ha": "center", "va": "center_baseline", "size": 8, **look}
         self.ax.annotate(text, (x, y), color=colour, **look)
 
-    def cells(
+    def runs(
         self,
         label: str,
         start_pfn: int,
         words: npt.NDArray[np.uint64],
-        boxes: int,
+        frames: int,
         name: str = "",
     ) -> None:
-        """Draw the pages or bits that are set as cells, in one frame or in one a word."""
+        """Draw the pages or bits that are set, in one frame or in one a word."""
         y = self.next(label)
-        span = words.size * WORD // boxes
+        span = words.size * WORD // frames
         look = {"color": OTHER, "edgecolor": FRAME, "label": name}
-        for box in range(boxes):
-            self.box(y, start_pfn + box * span, span, **look)
-        bits = np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little"))
+        for frame in range(frames):
+            self.box(y, start_pfn + frame * span, span, **look)
         self.ax.broken_barh(
-            [(start_pfn + bit, 1) for bit in bits.tolist()],
-            (y - CELL_HEIGHT / 2, CELL_HEIGHT),
+            wire.find_runs(words, start_pfn).tolist(),
+            (y - RUN_HEIGHT / 2, RUN_HEIGHT),
             facecolor=INK,
-            edgecolor="white",
-            linewidth=self.hairline,
+            linewidth=0,
             clip_on=False,
-            snap=False,  # to whole pixels, 512 pages would show a pattern of their own
+            snap=False,  # to whole pixels, single pages would differ in width
         )
 
     def finish(self) -> None:
@@ -202,7 +201,7 @@ def _draw_records(lanes: _Lanes, sent: pd.DataFrame) -> None:
         if row["kind"] == "word":
             label = f"{number}: head + word, {row['wire_bytes']} bytes"
             bits = np.frombuffer(row["bitmap"], np.uint64)
-            lanes.cells(label, row["start_pfn"], bits, boxes=1, name="word")
+            lanes.runs(label, row["start_pfn"], bits, frames=1, name="word")
         else:
             text = _count(row["n_pages"], "page")
             y = lanes.next(f"{number}: head only, {row['wire_bytes']} bytes")
@@ -223,7 +222,7 @@ def _draw_discards(lanes: _Lanes, pages: npt.NDArray[np.uint64], protocol: str) 
         height=HEIGHT,
         color=colour,
         hatch="" if by_page else hatch,
-        edgecolor="black",
+        edgecolor=SEAM if by_page else "black",
         linewidth=lanes.hairline * (1 if by_page else 2),
         label=protocol,
         clip_on=False,

@@ -16,7 +16,22 @@ from .. import wire
 from ..host.device import EXTENTS
 from ..kernels import faults
 from ..kernels import memory as kernels
+from ..layout import HIGH_RAM_START, LOW_RAM_END
 from ..wire.format import Buffer
+
+_APART = 1 << 50
+_SLOTS = np.array(
+    [
+        (0, LOW_RAM_END, 0, 1),
+        (LOW_RAM_END, HIGH_RAM_START - LOW_RAM_END, _APART, 1),
+        (HIGH_RAM_START, 1 << 49, LOW_RAM_END, 1),
+    ],
+    np.int64,
+)
+"""A guest's memory map as in `balloonlab.host.GuestRam`: across the hole RAM is in one piece.
+
+Pages in the hole are taken for RAM here, apart from all other, so that any can be drawn.
+"""
 
 
 def records(stream: Iterable[Buffer]) -> pd.DataFrame:
@@ -63,8 +78,8 @@ def records(stream: Iterable[Buffer]) -> pd.DataFrame:
 def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     """Tell which ``madvise`` calls the host device makes for a message.
 
-    Runs the device's own kernel (`balloonlab.kernels.memory.translate`) on a memory
-    map of one slot; nothing is discarded.
+    Runs the device's own kernel (`balloonlab.kernels.memory.translate`) on a memory map
+    without memory behind it: nothing is discarded.
 
     Parameters
     ----------
@@ -77,25 +92,30 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     Returns
     -------
     structured array of `balloonlab.wire.RANGE`
-        The pages of each call, in the order of the calls.
+        The first page and the pages of each call, in the order of the calls. A call
+        that reaches over the hole between 3 and 4 GiB goes on at 4 GiB.
 
     Raises
     ------
     ValueError
-        As `balloonlab.wire.decode`.
+        As `balloonlab.wire.decode`, or a page is beyond 2**49.
     """
     by_page = wire.get(protocol).discard == "page"
+    guest = kernels.Memory(np.zeros(0, np.uint8), 0, _SLOTS)
     extents = np.zeros((EXTENTS, 2), np.int64)
     calls = [np.zeros((0, 2), np.int64)]
+    fault = faults.no_faults()
     for buffer in stream:
         ranges = wire.decode([buffer], protocol).view(np.int64).reshape(-1, 2)
-        base = ranges[:, 0].min(initial=1 << 52)
-        slot = (base, ranges.sum(axis=1).max(initial=base) - base, 0, 1)
-        guest = kernels.Memory(np.zeros(0, np.uint8), 0, np.array([slot], np.int64))
         position = np.zeros(3, np.int64)
-        while n := kernels.translate(guest, ranges, position, by_page, extents, faults.no_faults()):
-            calls.append(extents[:n] // kernels.PAGE_BYTES + (base, 0))
-    return np.concatenate(calls).view(wire.RANGE)[:, 0]
+        while n := kernels.translate(guest, ranges, position, by_page, extents, fault):
+            calls.append(extents[:n] // kernels.PAGE_BYTES)
+    if fault[faults.FIRST_KIND] >= 0:
+        raise ValueError("stream must tell pages below 2**49 only: no host has memory for more")
+    found = np.concatenate(calls)
+    slot = np.select([found[:, 0] >= _APART, found[:, 0] >= LOW_RAM_END], [1, 2], 0)
+    found[:, 0] += _SLOTS[slot, kernels.START] - _SLOTS[slot, kernels.FIRST_PAGE]
+    return found.view(wire.RANGE)[:, 0]
 
 
 def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
