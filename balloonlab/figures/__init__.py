@@ -1,7 +1,8 @@
 """Figures for write-ups: one function a figure, frame in, Axes out."""
 
 from .headline import headline
+from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .style import save, style
 
-__all__ = ["headline", "occupancy", "patterns", "save", "style"]
+__all__ = ["headline", "occupancy", "page_strip", "patterns", "save", "style"]

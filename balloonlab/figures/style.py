@@ -26,6 +26,9 @@ def style() -> Iterator[None]:
     """Draw in balloonlab's style within the block."""
     import matplotlib.pyplot as plt
 
+    # Loads the backend now: loaded within the block, a notebook's would have its
+    # interactive mode undone at the end, and show no figure after the first.
+    plt.draw_if_interactive()  # type: ignore[no-untyped-call]
     with plt.style.context(SHEET):
         yield
 

@@ -1,6 +1,9 @@
 """The laboratory: measure, compare, reproduce's cases; stages, provenance, storage."""
 
+from .contents import verify
 from .measure import Run, compare, measure
+from .messages import discards, messages
+from .posted import smallest
 from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
@@ -10,9 +13,13 @@ __all__ = [
     "Reproduction",
     "Run",
     "compare",
+    "discards",
     "findings",
     "load",
     "measure",
+    "messages",
     "published",
     "readable",
+    "smallest",
+    "verify",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -89,7 +90,7 @@ def _rounds(
 ) -> Iterator[tuple[str, list[int]]]:
     """Fill, inflate, look, deflate, look."""
     words = ram.memory.ram.view(np.uint64)
-    _by_step(ram, bar, "filling", lambda first, n: kernels.fill(words, first, n))
+    _by_step(ram, bar, "filling", partial(kernels.fill, words))
     ballooned = np.zeros(-(-ram.memory_pages // 64) * 64, bool)
     ballooned[ram.page_index(pages)] = True
     bits = np.packbits(ballooned, bitorder="little").view(np.uint64)
@@ -97,18 +98,12 @@ def _rounds(
         for operation, target in (("inflate", pages.size), ("deflate", 0)):
             both.driver.set_target(target)
             found = np.zeros(4, np.int64)
-            _by_step(
-                ram,
-                bar,
-                "comparing",
-                lambda first, n, found=found: kernels.compare(words, first, n, bits, found),
-            )
+            look = partial(kernels.compare, words, ballooned=bits, found=found)
+            _by_step(ram, bar, "comparing", look)
             yield operation, found.tolist()
 
 
-def _by_step(
-    ram: GuestRam, bar: Progress, text: str, work: Callable[[int, int], object]
-) -> None:
+def _by_step(ram: GuestRam, bar: Progress, text: str, work: Callable[[int, int], object]) -> None:
     """Go through RAM in steps that Ctrl-C is heard between."""
     with bar.bytes(text, ram.memory_pages * PAGE_BYTES) as advance:
         for first in range(0, ram.memory_pages, STEP_PAGES):

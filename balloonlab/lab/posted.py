@@ -1,19 +1,15 @@
-"""The driver as posted, studied: the smallest page set for each defect, and how often it strikes."""
+"""The driver as posted: the smallest page set for each defect, and how often it strikes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from ..kernels.posted import BITMAP_PAGES, FAULTS, OVERRUN, SET_BIT_NULL, WALK_FREED, WALK_NULL
-from ..pages import patterns
-from ..sizes import Size, parse_size
 from ..wire import Telling, tell_as_posted
-from .progress import Progress
 
 SEARCHED_GIB = 66
 """Page numbers that the search draws from: two windows of 32 bitmaps, and a little more."""

@@ -18,6 +18,7 @@ from .features import Feature
 from .format import RANGE, Buffer, Format, decode_buffers
 from .pfn import PFN
 from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, Telling, tell_as_posted
+from .records import records
 
 __all__ = [
     "RANGE",
@@ -33,6 +34,7 @@ __all__ = [
     "formats",
     "get",
     "pack",
+    "records",
     "tell_as_posted",
 ]
 

@@ -1,0 +1,251 @@
+"""The figure of a message draws what the buffers hold, and counts what the host does."""
+
+import re
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import balloonlab as bl
+from balloonlab.figures.how_it_works import MAX_WORDS
+from balloonlab.layout import HIGH_RAM_START, LOW_RAM_END
+
+from . import naive
+
+RAGGED = range(100, 500)
+SPAN = 64 * MAX_WORDS
+
+
+@pytest.fixture
+def closed():
+    """Closes what a test has drawn."""
+    yield
+    plt.close("all")
+
+
+@st.composite
+def small_sets(draw):
+    """Pages that fit the figure: runs, single pages, at word borders and in any order."""
+    base = 64 * draw(st.sampled_from([0, 1, 15, 16_384, (1 << 26) - MAX_WORDS]))
+    edge = st.one_of(st.integers(0, SPAN), st.integers(0, MAX_WORDS).map(lambda word: 64 * word))
+    pages = set(draw(st.lists(st.integers(0, SPAN - 1), min_size=1, max_size=8)))
+    for start, end in draw(st.lists(st.tuples(edge, edge), max_size=4)):
+        pages |= set(range(start, end))
+    return draw(st.permutations([base + page for page in sorted(pages)]))
+
+
+def told(records):
+    """Pages of each record in turn, by the plain reading of its bits."""
+    for row in records.itertuples():
+        bits = int.from_bytes(row.bitmap, "little")
+        block = range(row.start_pfn, row.start_pfn + row.span_pages)
+        yield [page for i, page in enumerate(block) if row.kind == "block" or bits >> i & 1]
+
+
+def boxes(ax, *labels):
+    """(first page, pages) of the boxes that bear one of these labels, as drawn."""
+    return [
+        (round(box.get_x()), round(box.get_width()))
+        for container in ax.containers
+        if container.get_label() in labels
+        for box in container
+    ]
+
+
+def dark(lane):
+    """Pages or bits drawn as set in a lane."""
+    ends = [path.vertices[:, 0] for path in lane.get_paths()]
+    return [page for x in ends for page in range(round(x.min()), round(x.max()))]
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+@given(pages=small_sets())
+def test_records_tell_each_page_once_and_fill_the_message(pages):
+    stream = bl.wire.encode(pages, "bitmap-v4")
+    records = bl.wire.records(stream)
+    assert sorted(page for part in told(records) for page in part) == sorted(pages)
+    assert records["n_pages"].tolist() == [len(part) for part in told(records)]
+    assert records["wire_bytes"].sum() + 8 * len(stream) == sum(map(len, stream))
+    assert set(records["kind"] + records["wire_bytes"].astype(str)) <= {"word16", "block8"}
+
+
+def test_a_ragged_run_is_head_word_then_tail_word_then_blocks():
+    records = bl.wire.records(bl.wire.encode(RAGGED, "bitmap-v4"))
+    assert records["kind"].tolist() == ["word", "word", "block", "block"]
+    assert records["start_pfn"].tolist() == [64, 448, 128, 384]
+    assert records["n_pages"].tolist() == [28, 52, 256, 64]
+
+
+def test_records_of_several_buffers_are_told_apart():
+    pages = np.arange(0, 700_000, 64)
+    stream = bl.wire.encode(pages, "bitmap-v4")
+    records = bl.wire.records(iter(stream))
+    assert records["kick"].unique().tolist() == list(range(1, len(stream) + 1))
+    assert len(stream) > 1
+    assert records["start_pfn"].tolist() == pages.tolist()
+
+
+def test_records_of_several_words_are_read():
+    """The width of bmap_len admits 7 words; the driver as posted sends one."""
+    bitmap = bytes(range(24))
+    data = naive.head(640, 12, 24) + bitmap + naive.head(7, 13, 0)
+    records = bl.wire.records([(len(data) << 32).to_bytes(8, "little") + data])
+    assert records["span_pages"].tolist() == [192, 2]
+    assert records["wire_bytes"].tolist() == [32, 8]
+    assert records["bitmap"].tolist() == [bitmap, b""]
+    assert list(told(records))[1] == [7, 8]
+
+
+def test_a_broken_buffer_is_refused_with_its_rule():
+    (buffer,) = bl.wire.encode(RAGGED, "bitmap-v4")
+    with pytest.raises(ValueError, match=r"buffer 0 .* data_len"):
+        bl.wire.records([buffer[:-1]])
+
+
+@given(pages=small_sets())
+def test_discards_cover_each_page_once(pages):
+    for protocol in ("pfn", "bitmap-v4"):
+        calls = bl.lab.discards(bl.wire.encode(pages, protocol), protocol)
+        assert calls.dtype == bl.wire.RANGE
+        covered = [page for start, n in calls.tolist() for page in range(start, start + n)]
+        assert sorted(covered) == sorted(pages)
+        assert protocol == "bitmap-v4" or covered == list(pages)
+
+
+def test_a_range_joins_the_one_told_before_it():
+    calls = bl.lab.discards(bl.wire.encode(RAGGED, "bitmap-v4"), "bitmap-v4")
+    assert calls.tolist() == [(100, 28), (448, 52), (128, 320)]
+
+
+@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
+def test_discards_reach_over_the_hole_as_in_the_hosts_mapping(protocol):
+    low, high = LOW_RAM_END - 1, HIGH_RAM_START
+    across = bl.lab.discards(bl.wire.encode([low, high, high + 9], protocol), protocol)
+    joined = [(low, 2), (high + 9, 1)]
+    assert across.tolist() == (
+        joined if protocol == "bitmap-v4" else [(low, 1), (high, 1), (high + 9, 1)]
+    )
+    inside = bl.lab.discards(bl.wire.encode([low, low + 1, high - 1, high], protocol), protocol)
+    assert [start for start, _ in inside.tolist()] == [low, low + 1, high - 1, high]
+
+
+def test_pages_beyond_any_host_are_refused():
+    with pytest.raises(ValueError, match=r"below 2\*\*32"):
+        bl.lab.discards(bl.wire.encode([2**51], "bitmap-v4"), "bitmap-v4")
+
+
+def test_no_message_makes_no_discards():
+    for protocol in ("pfn", "bitmap-v4"):
+        assert bl.lab.discards([], protocol).tolist() == []
+
+
+@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
+def test_messages_counts_what_the_device_does(protocol):
+    pages = bl.patterns.random("16MiB", "8MiB")
+    counts = bl.lab.messages(pages).loc[protocol]
+    run = bl.measure("16MiB", "8MiB", protocol=protocol, pattern=pages, repeats=1, progress=False)
+    measured = run.frame[["n_kicks", "wire_bytes", "n_records", "n_discards"]].iloc[0]
+    names = ["kicks", "wire bytes", "records", "madvise calls"]
+    assert counts[names].tolist() == measured.tolist()
+    assert counts["ranges"] == len(bl.wire.decode(bl.wire.encode(pages, protocol), protocol))
+
+
+def test_the_messages_of_no_pages_are_nothing():
+    assert (bl.lab.messages([]) == 0).all(axis=None)
+
+
+@settings(max_examples=15)
+@given(pages=small_sets())
+def test_the_figure_draws_the_records_and_the_discards(pages):
+    ax = bl.figures.page_strip(pages)
+    stream = bl.wire.encode(pages, "bitmap-v4")
+    records = bl.wire.records(stream)
+    drawn = boxes(ax, "word", "block")
+    assert drawn == list(zip(records["start_pfn"], records["span_pages"], strict=True))
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    numbers = [label.split(":")[0] for label in labels if ":" in label]
+    assert numbers == [str(number) for number in records.index]
+    for protocol in ("pfn", "bitmap-v4"):
+        calls = bl.lab.discards(bl.wire.encode(pages, protocol), protocol)
+        assert boxes(ax, protocol) == calls.tolist()
+    plt.close(ax.figure)
+
+
+@settings(max_examples=15)
+@given(pages=small_sets())
+def test_the_pages_drawn_are_the_pages_given(pages):
+    ax = bl.figures.page_strip(pages)
+    memory, bits, *words = ax.collections
+    assert dark(memory) == dark(bits) == sorted(pages)
+    told_in_words = [page for word in words for page in dark(word)]
+    told_in_blocks = [page for start, n in boxes(ax, "block") for page in range(start, start + n)]
+    assert sorted(told_in_words + told_in_blocks) == sorted(pages)
+    plt.close(ax.figure)
+
+
+def test_words_are_full_mixed_or_empty(closed):
+    ax = bl.figures.page_strip([*range(64), 70, 71, *range(192, 256)])
+    assert [text for text in texts(ax) if re.fullmatch(r"full|empty|\d+/64", text)] == [
+        "full",
+        "2/64",
+        "empty",
+        "full",
+    ]
+
+
+def test_the_headings_hold_the_counts_of_both_formats(closed):
+    headings = " ".join(texts(bl.figures.page_strip(RAGGED)))
+    counts = bl.lab.messages(RAGGED)
+    for protocol in ("pfn", "bitmap-v4"):
+        row = counts.loc[protocol]
+        assert f"{row['wire bytes']:,} bytes" in headings
+        assert f"{row['madvise calls']} madvise calls" in headings
+    assert f"then {counts.loc['bitmap-v4', 'records']} records" in headings
+    assert f"{counts.loc['pfn', 'kicks']} kicks" in headings
+
+
+def test_the_figure_is_drawn_on_the_axes_it_is_given_with_a_labelled_axis(closed):
+    _, mine = plt.subplots()
+    assert bl.figures.page_strip(RAGGED, ax=mine) is mine
+    assert mine.get_xlabel().startswith("guest page number")
+    assert [text.get_text() for text in mine.get_xticklabels()] == [
+        str(pfn) for pfn in range(64, 513, 64)
+    ]
+
+
+def test_long_page_numbers_are_told_from_the_first_on(closed):
+    ax = bl.figures.page_strip([2**31, 2**31 + 64])
+    assert f"from {2**31} on" in ax.get_xlabel()
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["+0", "+64", "+128"]
+
+
+@pytest.mark.parametrize(
+    ("pages", "error", "words"),
+    [
+        ([], ValueError, "at least one page"),
+        ([0, SPAN], ValueError, "got 9 words .pages 0 to 512.: draw a part"),
+        ([63, 64 * MAX_WORDS], ValueError, "got 9 words"),
+        ([5, 5], ValueError, "must not repeat"),
+        ([-1], ValueError, "negative"),
+        ([1.5], TypeError, "integers"),
+        ([2**32], ValueError, r"below 2\*\*32"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_before_a_figure_is_made(pages, error, words):
+    before = plt.get_fignums()
+    with pytest.raises(error, match=words):
+        bl.figures.page_strip(pages)
+    assert plt.get_fignums() == before
+
+
+def test_the_same_strip_gives_the_same_bytes(tmp_path, closed):
+    for name in ("a", "b"):
+        ax = bl.figures.page_strip(RAGGED)
+        bl.figures.save(ax, tmp_path / name)
+    for ending in ("svg", "png"):
+        assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
