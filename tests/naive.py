@@ -347,3 +347,22 @@ def unusable_index(free_blocks, order):
     total = sum(n << o for o, n in enumerate(free_blocks))
     usable = sum(n << o for o, n in enumerate(free_blocks) if o >= order)
     return (total - usable) / total if total else 1.0
+
+
+def filled(n_pages):
+    """Memory in which each 64-bit word is its number from 1 times an odd constant."""
+    words = (number * 0x9E3779B97F4A7C15 % 2**64 for number in range(1, 512 * n_pages + 1))
+    return bytearray(b"".join(word.to_bytes(8, "little") for word in words))
+
+
+def compare(memory, inside):
+    """Pages outside, words of them changed, pages inside, words of them not 0."""
+    n_pages = len(memory) // 4096
+    pattern, found = filled(n_pages), [0, 0, 0, 0]
+    for page in range(n_pages):
+        at = 2 if page in inside else 0
+        found[at] += 1
+        for i in range(4096 * page, 4096 * (page + 1), 8):
+            expected = bytes(8) if page in inside else pattern[i : i + 8]
+            found[at + 1] += memory[i : i + 8] != expected
+    return found

@@ -4,12 +4,14 @@ import re
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import balloonlab as bl
 from balloonlab.figures.how_it_works import MAX_WORDS
+from balloonlab.figures.scaling import median_interval
 from balloonlab.layout import HIGH_RAM_START, LOW_RAM_END
 
 from . import naive
@@ -249,3 +251,37 @@ def test_the_same_strip_gives_the_same_bytes(tmp_path, closed):
         bl.figures.save(ax, tmp_path / name)
     for ending in ("svg", "png"):
         assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def timings(ms, **columns):
+    """A tidy frame of two stages, two protocols and two sizes, each time known."""
+    rows = [
+        {"source": "lab", "protocol": protocol, "memory_bytes": size, "run_id": f"{protocol}{size}"}
+        | {"repeat": repeat, "stage": stage, "time_ns": ms * size * factor * 1e6 / 2, **columns}
+        for protocol, factor in (("pfn", 10), ("bitmap-v4", 1))
+        for size in (1024, 2048)
+        for repeat in range(3)
+        for stage in ("send", "discard")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_scaling_draws_medians_by_series(closed):
+    ax = bl.figures.scaling(timings(1), title="known")
+    (pfn, *_), (bitmap, *_) = ax.containers
+    assert pfn.get_xydata().tolist() == [[1024, 10240], [2048, 20480]]
+    assert bitmap.get_xydata().tolist() == [[1024, 1024], [2048, 2048]]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["lab, pfn", "lab, bitmap-v4"]
+    half = bl.figures.scaling(timings(1), stage="send").containers[1][0]
+    assert half.get_ydata().tolist() == [512, 1024]
+    with pytest.raises(ValueError, match="columns steps"):
+        bl.figures.scaling(timings(1), x="steps")
+    with pytest.raises(ValueError, match="rows of stage 'allocate'"):
+        bl.figures.scaling(timings(1), stage="allocate")
+
+
+def test_the_interval_of_a_median_holds_it():
+    low, middle, high = median_interval([5, 1, 2, 9, 3])
+    assert (low, middle, high) == (1, 3, 9)
+    assert median_interval([4.0]) == (4, 4, 4)

@@ -15,11 +15,6 @@ WHAT = {"set": "a bit is set", "null": "a bitmap is walked", "freed": "the bitma
 WHAT["overrun"] = "records are written beyond"
 
 
-def told(telling):
-    ranges = wire.decode(telling.buffers, "bitmap-v4")
-    return sorted(page for start, n in ranges.tolist() for page in range(start, start + n))
-
-
 @pytest.mark.slow_interpreted
 @given(
     pages=strewn_pages(),
@@ -41,7 +36,7 @@ def test_it_does_what_its_twin_does(pages, earlier, bitmaps, failing, up):
         assert telling.fault.what.startswith(WHAT[fault])
         assert telling.fault.n_sends == len(buffers)
         return
-    named = told(telling)
+    named = telling.told.tolist()
     assert set(telling.never_told.tolist()) == set(new) - set(named)
     again = {page for page in named if page in before or named.count(page) > 1}
     assert set(telling.told_again.tolist()) == again
@@ -72,8 +67,8 @@ def test_pages_never_told(pages, bitmaps, never_told):
     telling = wire.tell_as_posted(pages, bitmaps=bitmaps)
     assert telling.fault is None
     assert telling.never_told.tolist() == never_told
-    stream = wire.encode(pages, "bitmap-v4")  # corrected
-    assert told(wire.Telling(stream, None, None, None, 0)) == sorted(pages)
+    corrected = wire.decode(wire.encode(pages, "bitmap-v4"), "bitmap-v4")
+    assert corrected["n_pages"].sum() == len(pages)
 
 
 def test_pages_told_again_are_those_of_the_whole_window():
@@ -146,3 +141,46 @@ def test_refusals():
         with pytest.raises(ValueError, match=words):
             call()
     assert wire.encode([], "bitmap-v4-posted") == []
+
+
+SMALLEST = {  # pages, pages before, failing sends: at most
+    "a page is never told": (1, 0, 0),
+    "a page is told again": (2, 1, 0),
+    "a bit is set in a freed bitmap": (2, 0, 0),
+    "a freed bitmap is to be walked": (2018, 0, 0),
+    "a bitmap is freed while walked": (2018, 0, 0),
+    "the record area overruns": (2049, 0, 32),
+}
+
+
+@pytest.mark.slow_interpreted
+@pytest.mark.parametrize("defect", bl.lab.DEFECTS)
+def test_the_search_finds_the_smallest_example_by_itself(defect):
+    found = bl.lab.smallest(defect)
+    assert bl.lab.DEFECTS[defect](found.telling)
+    size = (len(found.pfns), len(found.earlier), found.failing_sends)
+    assert all(np.array(size) <= SMALLEST[defect])
+
+
+def test_the_search_refuses_what_it_does_not_know():
+    with pytest.raises(ValueError, match=r"a page is never told, .* got 'a leak'"):
+        bl.lab.smallest("a leak")
+
+
+@pytest.mark.slow_interpreted
+def test_strikes_says_what_came_of_each_page_set():
+    frame = bl.lab.strikes(["64MiB", "2GiB"], [1, 16384], trials=2, progress=False)
+    assert len(frame) == 8
+    outcomes = frame.groupby(["memory_bytes", "mean_run_pages"])["outcome"].unique()
+    small, large = 64 << 20, 2 << 30
+    once = "every page told once"
+    assert outcomes[small, 1].tolist() == outcomes[small, 16384].tolist() == [once]
+    assert outcomes[large, 1].tolist() == ["a freed bitmap is to be walked"]
+    assert outcomes[large, 16384].tolist() == [once]
+    assert (frame.query("outcome == @once")["told_share"] == 1).all()
+    ax = bl.figures.strikes(frame)
+    texts = [text.get_text() for text in ax.texts]
+    assert texts.count("all told") == 3
+    assert texts[2].startswith("100% fail\n49% told")
+    with pytest.raises(ValueError, match="must have rows"):
+        bl.figures.strikes(frame[:0])

@@ -3,6 +3,17 @@
 from .headline import headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
+from .posted import strikes
+from .scaling import scaling
 from .style import save, style
 
-__all__ = ["headline", "occupancy", "page_strip", "patterns", "save", "style"]
+__all__ = [
+    "headline",
+    "occupancy",
+    "page_strip",
+    "patterns",
+    "save",
+    "scaling",
+    "strikes",
+    "style",
+]

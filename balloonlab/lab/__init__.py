@@ -3,13 +3,14 @@
 from .contents import verify
 from .measure import Run, compare, measure
 from .messages import discards, messages
-from .posted import smallest
+from .posted import DEFECTS, smallest, strikes
 from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
 from .store import load
 
 __all__ = [
+    "DEFECTS",
     "Reproduction",
     "Run",
     "compare",
@@ -21,5 +22,6 @@ __all__ = [
     "published",
     "readable",
     "smallest",
+    "strikes",
     "verify",
 ]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ..kernels.posted import BITMAP_PAGES, FAULTS, OVERRUN, SET_BIT_NULL, WALK_FREED, WALK_NULL
+from ..layout import ram_ranges
+from ..pages import patterns
+from ..sizes import Size, format_size, parse_pages, parse_size
 from ..wire import Telling, tell_as_posted
+from .progress import Progress
 
 SEARCHED_GIB = 66
 """Page numbers that the search draws from: two windows of 32 bitmaps, and a little more."""
@@ -131,3 +136,71 @@ def _try(
 def _union(progressions: list[Progression]) -> npt.NDArray[np.uint64]:
     parts = [first + step * np.arange(n) for first, step, n in progressions]
     return np.unique(np.concatenate([*parts, np.zeros(0, np.int64)])).astype(np.uint64)
+
+
+TOLD_ONCE = "every page told once"
+
+
+def outcome(telling: Telling) -> str:
+    """Name what came of a telling: the defect that it shows, or `TOLD_ONCE`."""
+    shown = (name for name, shows in DEFECTS.items() if shows(telling))
+    return next(shown, TOLD_ONCE)
+
+
+def strikes(
+    memory: Iterable[Size],
+    mean_runs: Iterable[int],
+    trials: int = 5,
+    seed: int = 1,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Tell random balloons as the posted driver does, and see what comes of each.
+
+    Nothing is measured: half of a guest's pages, in runs of geometric length, are told
+    to nobody. The guest's memory decides how many bitmaps there are.
+
+    Parameters
+    ----------
+    memory : iterable of int or str
+        Sizes of guests.
+    mean_runs : iterable of int
+        Mean lengths of the runs, in pages.
+    trials : int
+        Page sets for each.
+    seed : int
+        The same seed draws the same page sets.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a page set: ``memory_bytes``, ``balloon_bytes``, ``mean_run_pages``,
+        ``trial``, ``outcome`` (`TOLD_ONCE` or one of `DEFECTS`), ``n_kicks`` and
+        ``told_share`` of the balloon before the end.
+    """
+    sizes, lengths = list(memory), list(mean_runs)
+    rng = np.random.default_rng(seed)
+    rows: list[dict[str, object]] = []
+    with Progress(len(sizes) * len(lengths) * trials, progress) as bar:
+        for size in sizes:
+            memory_bytes = parse_size(size, "memory")
+            max_pfn = ram_ranges(parse_pages(size, "memory"))[-1].end
+            for mean_run in lengths:
+                bar.describe(f"as posted: {format_size(memory_bytes)}, runs of {mean_run}")
+                for trial in range(trials):
+                    pages = patterns.geometric(size, memory_bytes // 2, mean_run, rng)
+                    telling = tell_as_posted(pages, max_pfn=max_pfn)
+                    rows.append(
+                        {
+                            "memory_bytes": memory_bytes,
+                            "balloon_bytes": memory_bytes // 2,
+                            "mean_run_pages": mean_run,
+                            "trial": trial,
+                            "outcome": outcome(telling),
+                            "n_kicks": len(telling.buffers),
+                            "told_share": telling.told.size / pages.size,
+                        }
+                    )
+                    bar.advance()
+    return pd.DataFrame(rows)

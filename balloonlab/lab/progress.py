@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
@@ -23,14 +23,14 @@ class Progress:
     n_steps : int
         Steps of the whole run.
     show : bool
-        False shows nothing. Bars appear only in a terminal or, where ipywidgets is
-        installed, in a notebook; there they leave no output behind.
+        False shows nothing. Bars appear only in a terminal or in a notebook, and
+        leave nothing behind.
     """
 
     def __init__(self, n_steps: int, show: bool = True) -> None:
         console = Console(stderr=True)
-        self._in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
-        self.shown = show and (console.is_terminal or self._in_notebook)
+        self._in_notebook = show and console.is_jupyter
+        self._handle: Any = None  # of the cell's output that shows the bars
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -39,7 +39,7 @@ class Progress:
             console=console,
             transient=True,
             auto_refresh=False,  # a refreshing thread would run beside timed code
-            disable=not self.shown,
+            disable=not show or not console.is_terminal or self._in_notebook,
         )
         self._n_steps = n_steps
         self._done = 0
@@ -47,13 +47,13 @@ class Progress:
 
     def describe(self, text: str) -> None:
         """Say what is going on."""
-        self._bars.update(self._task, description=text, refresh=True)
+        self._update(self._task, description=text)
 
     def advance(self) -> None:
         """Finish a step."""
         self._done += 1
         amount = f"{self._done}/{self._n_steps}"
-        self._bars.update(self._task, completed=self._done, amount=amount, refresh=True)
+        self._update(self._task, completed=self._done, amount=amount)
 
     @contextmanager
     def bytes(self, text: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
@@ -65,14 +65,29 @@ class Progress:
             nonlocal done
             done += step
             amount = f"{format_size(done)} of {format_size(n_bytes)}"
-            self._bars.update(task, completed=done, amount=amount, refresh=True)
+            self._update(task, completed=done, amount=amount)
 
         try:
             yield advance
         finally:
             self._bars.remove_task(task)
 
+    def _update(self, task: Any, **changes: Any) -> None:
+        self._bars.update(task, refresh=True, **changes)
+        if self._handle is not None:
+            with io.StringIO() as file:
+                Console(file=file, width=100, force_jupyter=False).print(
+                    self._bars.get_renderable()
+                )
+                self._handle.update({"text/plain": file.getvalue().rstrip()}, raw=True)
+
     def __enter__(self) -> Self:
+        if self._in_notebook:
+            from IPython.display import display
+
+            # Text under an id of its own: rich's widget can only be removed together with
+            # everything else that the cell has put out.
+            self._handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         self._bars.start()
         return self
 
@@ -83,7 +98,5 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._bars.stop()
-        if self.shown and self._in_notebook:
-            from IPython.display import clear_output
-
-            clear_output()  # type: ignore[no-untyped-call]
+        if self._handle is not None:
+            self._handle.update({"text/plain": ""}, raw=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -80,24 +81,41 @@ class Telling:
 
     Attributes
     ----------
+    pages, earlier : uint64 array
+        Pages of this inflation, and those that were in the balloon before.
     buffers : list of bytes
         Messages the host received.
     fault : Fault or None
         Where it went wrong; nothing is sent after that.
-    never_told : uint64 array
-        Pages of this inflation that no message names, ascending.
-    told_again : uint64 array
-        Pages named more than once, or named though they were in the balloon before,
-        ascending.
     n_walked : int
         Entries of the page list that were looked at, over all windows.
     """
 
+    pages: npt.NDArray[np.uint64] = field(repr=False)
+    earlier: npt.NDArray[np.uint64] = field(repr=False)
     buffers: list[bytes] = field(repr=False)
     fault: Fault | None
-    never_told: npt.NDArray[np.uint64]
-    told_again: npt.NDArray[np.uint64]
     n_walked: int
+
+    @cached_property
+    def told(self) -> npt.NDArray[np.uint64]:
+        """Pages that the messages name, as often as they do, in wire order."""
+        ranges = decode_buffers(BITMAP_V4, self.buffers)
+        lengths = ranges["n_pages"].astype(np.int64)
+        starts = np.repeat(ranges["start_pfn"], lengths)
+        into = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return starts + into.astype(np.uint64)
+
+    @property
+    def never_told(self) -> npt.NDArray[np.uint64]:
+        """Pages of this inflation that no message names, ascending."""
+        return np.setdiff1d(self.pages, self.told)
+
+    @property
+    def told_again(self) -> npt.NDArray[np.uint64]:
+        """Pages named more than once, or though they were in the balloon before, ascending."""
+        named, times = np.unique(self.told, return_counts=True)
+        return named[(times > 1) | np.isin(named, self.earlier)]
 
 
 def tell_as_posted(
@@ -155,21 +173,7 @@ def tell_as_posted(
             buffers.append(message(area[:n]))
             kernels.after_send(state)
         tried += 1
-    never, again = _compare(pages, before, buffers)
-    return Telling(buffers, fault_of(state), never, again, int(state[kernels.WALKED]))
-
-
-def _compare(
-    pages: npt.NDArray[np.uint64], before: npt.NDArray[np.uint64], buffers: list[bytes]
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """Pages that the messages leave out, and those that they name too often."""
-    ranges = decode_buffers(BITMAP_V4, buffers)
-    lengths = ranges["n_pages"].astype(np.int64)
-    starts = np.repeat(ranges["start_pfn"], lengths)
-    into = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    told, times = np.unique(starts + into.astype(np.uint64), return_counts=True)
-    again = told[(times > 1) | np.isin(told, before)]
-    return np.setdiff1d(pages, told), again
+    return Telling(pages, before, buffers, fault_of(state), int(state[kernels.WALKED]))
 
 
 def encode(pfns: npt.ArrayLike) -> list[bytes]:

@@ -1,0 +1,75 @@
+"""The posted driver's figure: where it crashes its guest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ..lab.posted import TOLD_ONCE
+from ..sizes import format_size
+from .style import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DARK = 0.3
+"""Share of the balloon told below which a cell is dark, and its text white."""
+
+
+def strikes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw what comes of the posted driver, by memory size and fragmentation.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `balloonlab.lab.strikes` returns it.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A cell for each memory size and mean run: how many of the page sets end in a
+        defect (fail), and the median share of the balloon that was told by then; the darker
+        the less.
+
+    Raises
+    ------
+    ValueError
+        `frame` has no rows.
+    """
+    import matplotlib.pyplot as plt
+
+    if frame.empty:
+        raise ValueError("frame must have rows, as balloonlab.lab.strikes returns them; got none")
+    struck = frame.assign(struck=frame["outcome"] != TOLD_ONCE)
+    cells = struck.pivot_table(
+        index="memory_bytes",
+        columns="mean_run_pages",
+        values=["struck", "told_share"],
+        aggfunc={"struck": "mean", "told_share": "median"},
+    )
+    struck_share, told = cells["struck"], cells["told_share"]
+    with style():
+        if ax is None:
+            size = (1.5 + 0.8 * told.shape[1], 1.2 + 0.42 * told.shape[0])
+            _, ax = plt.subplots(figsize=size, layout="constrained")
+        ax.imshow(told, cmap="Blues_r", vmin=-0.35, vmax=1, aspect="auto")
+        for y in range(told.shape[0]):
+            for x in range(told.shape[1]):
+                share = told.iloc[y, x]
+                text = "all told"
+                if struck_share.iloc[y, x]:
+                    text = f"{struck_share.iloc[y, x]:.0%} fail\n{share:.0%} told"
+                colour = "white" if share < DARK else "black"
+                ax.annotate(text, (x, y), ha="center", va="center", size=7, color=colour)
+        ax.set_xticks(range(told.shape[1]), [f"{n:,}" for n in told.columns])
+        ax.set_yticks(range(told.shape[0]), [format_size(int(n)) for n in told.index])
+        ax.tick_params(length=0)
+        ax.grid(visible=False)
+        ax.set_xlabel("mean length of a run of ballooned pages (half of memory is ballooned)")
+        ax.set_ylabel("memory of the guest")
+        n_trials = frame["trial"].nunique()
+        ax.set_title(f"The driver as posted: what {n_trials} random balloons a cell come to")
+    return ax

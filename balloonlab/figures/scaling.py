@@ -1,0 +1,134 @@
+"""Time against anything that grows: memory size, steps, density."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..sizes import format_size
+from .style import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MARKS = (
+    ("o", "-", "#16304f"),
+    ("s", "--", "#c0762a"),
+    ("^", "-.", "#4f8fcb"),
+    ("D", ":", "#707070"),
+    ("v", "-", "#9a4d1c"),
+    ("P", "--", "#2f2f2f"),
+    ("X", "-.", "#8fbbe0"),
+    ("*", ":", "black"),
+)
+"""Marker, line and colour of each series: told apart without colour."""
+
+LABELS = {
+    "memory_bytes": "memory of the guest",
+    "balloon_bytes": "size of the balloon",
+    "steps": "equal steps in which the balloon is filled",
+    "n_bitmaps": "bitmaps of 32 KiB that the guest has memory for",
+}
+
+RESAMPLES = 999
+
+
+def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
+    """Bootstrap the median: its 95 % interval's low end, the median, the high end.
+
+    Percentiles of `RESAMPLES` resamples with a fixed seed; a single value is its own
+    interval.
+    """
+    from scipy.stats import bootstrap
+
+    sample = np.asarray(values, float)
+    median = float(np.median(sample))
+    if sample.size < 2:
+        return median, median, median
+    found = bootstrap(
+        (sample,), np.median, n_resamples=RESAMPLES, method="percentile", rng=0
+    ).confidence_interval
+    return float(found.low), median, float(found.high)
+
+
+def scaling(
+    frame: pd.DataFrame,
+    x: str = "memory_bytes",
+    series: Sequence[str] = ("source", "protocol"),
+    stage: str | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the time of an operation against one of the frame's columns, log-log.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A tidy frame, as `balloonlab.measure` and its kin return it.
+    x : str
+        The column to draw against.
+    series : sequence of str
+        Columns that make a line of their own; name ``source`` among them.
+    stage : str, optional
+        One of `balloonlab.lab.stages.STAGES`; the whole operation by default.
+    title : str
+        What is compared.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        A line a series: medians over the repeats, with 95 % bootstrap intervals.
+
+    Raises
+    ------
+    ValueError
+        A column is missing, or no rows are left.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+
+    missing = [name for name in (x, *series) if name not in frame.columns]
+    rows = frame if stage is None else frame[frame["stage"] == stage]
+    if missing or rows.empty:
+        what = f"the columns {', '.join(missing)}" if missing else f"rows of stage {stage!r}"
+        raise ValueError(f"frame must have {what} to be drawn, and has not")
+    totals = rows.groupby([*series, x, "run_id", "repeat"], sort=False)["time_ns"].sum() / 1e6
+    with style():
+        if ax is None:
+            _, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+        groups = totals.groupby(level=list(range(len(series))), sort=False)
+        for number, (name, times) in enumerate(groups):
+            points = times.groupby(level=x).agg(list).sort_index()
+            low, middle, high = np.array([median_interval(sample) for sample in points]).T
+            marker, line, colour = MARKS[number % len(MARKS)]
+            ax.errorbar(
+                points.index,
+                middle,
+                yerr=(middle - low, high - middle),
+                marker=marker,
+                linestyle=line,
+                color=colour,
+                capsize=2,
+                label=", ".join(map(str, name)) if isinstance(name, tuple) else str(name),
+            )
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("log")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:,g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
+        ticks = np.unique(totals.index.get_level_values(x))
+        names = [format_size(int(n)) if x.endswith("_bytes") else f"{n:,}" for n in ticks]
+        ax.set_xticks(ticks, names, minor=False)
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_xlabel(LABELS.get(x, x))
+        part = "the operation" if stage is None else f"stage {stage}"
+        ax.set_ylabel(f"time of {part}, ms")
+        ax.set_title(title)
+        ax.legend()
+    return ax

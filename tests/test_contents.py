@@ -1,0 +1,77 @@
+"""The check of every byte: what it compares, that it passes here, and that it can fail."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import balloonlab as bl
+from balloonlab.cli import app
+from balloonlab.host import GuestRam
+from balloonlab.kernels import contents as kernels
+
+from . import naive
+from .conftest import INTERPRETED
+
+N_PAGES = 6
+SIZE = "512KiB" if INTERPRETED else "16MiB"
+
+
+@given(
+    inside=st.sets(st.integers(0, N_PAGES - 1)),
+    emptied=st.sets(st.integers(0, N_PAGES - 1)),
+    spoilt=st.lists(st.tuples(st.integers(0, N_PAGES * 4096 - 1), st.integers(1, 255)), max_size=4),
+)
+def test_compare_does_what_its_twin_does(inside, emptied, spoilt):
+    words = np.zeros(N_PAGES * 512, np.uint64)
+    kernels.fill(words, 0, N_PAGES)
+    memory = naive.filled(N_PAGES)
+    assert words.tobytes() == bytes(memory)
+    for page in emptied:
+        memory[4096 * page : 4096 * (page + 1)] = bytes(4096)
+    for at, change in spoilt:
+        memory[at] ^= change
+    words = np.frombuffer(bytes(memory), np.uint64)
+    found = np.zeros(4, np.int64)
+    bits = np.array(naive.bitmap_words(inside, 0, 1), np.uint64)
+    kernels.compare(words, 0, 2, bits, found)
+    kernels.compare(words, 2, N_PAGES - 2, bits, found)
+    assert found.tolist() == naive.compare(memory, inside)
+
+
+def test_every_byte_is_kept_or_gone_through_every_protocol():
+    rows = bl.lab.verify(SIZE, progress=False)
+    assert len(rows) == 8
+    assert not rows[["changed_bytes", "nonzero_bytes"]].any(axis=None)
+    half = bl.sizes.parse_size(SIZE) // 2
+    assert (rows[["kept_bytes", "ballooned_bytes"]] == half).all(axis=None)
+    assert rows["operation"].tolist() == ["inflate", "deflate"] * 4
+
+
+def test_a_host_that_discards_a_page_too_many_is_found_out(monkeypatch, tmp_path):
+    where = GuestRam.page_index
+
+    def but_one(self, pfns):
+        return where(self, pfns)[1:]
+
+    monkeypatch.setattr(GuestRam, "page_index", but_one)
+    rows = bl.lab.verify(SIZE, progress=False)
+    assert (rows["changed_bytes"] == 4096).all()
+    assert (rows["nonzero_bytes"] == 0).all()
+    result = CliRunner().invoke(app, ["verify", "--memory", SIZE, "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "4 KiB" in result.stdout
+    assert (tmp_path / "contents.csv").exists()
+    assert (tmp_path / "meta.json").exists()
+
+
+def test_the_command_refuses_what_does_not_fit():
+    result = CliRunner().invoke(app, ["verify", "--memory", "100TiB"])
+    assert result.exit_code == 2
+    assert "would fit" in result.stderr
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="multiple of the 4 KiB page"):
+        bl.lab.verify(4097)
