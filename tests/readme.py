@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 import balloonlab as bl
-from balloonlab.lab.report import render, render_fuzz, to_text
+from balloonlab.lab.report import render, render_contents, render_fuzz, to_text
 
 TOP = Path(__file__).parents[1]
 README = TOP / "README.md"
@@ -16,7 +16,12 @@ def blocks() -> dict[str, str]:
     """Text of each generated block by the name in its marker."""
     headline = bl.lab.Reproduction.load(TOP / "data" / "headline")
     hostile = pd.read_csv(TOP / "data" / "reliability" / "fuzz.csv")
-    return {"headline": to_text(render(headline)), "reliability": to_text(render_fuzz(hostile))}
+    contents = pd.read_csv(TOP / "data" / "contents" / "contents.csv")
+    return {
+        "headline": to_text(render(headline)),
+        "reliability": to_text(render_fuzz(hostile)),
+        "contents": to_text(render_contents(contents)),
+    }
 
 
 def main() -> None:
