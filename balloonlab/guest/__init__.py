@@ -1,5 +1,6 @@
 """The guest's balloon driver."""
 
-from .driver import OFFERED, QUEUES_AT, BalloonDriver, Operation
+from .buffers import QUEUES_AT
+from .driver import OFFERED, BalloonDriver, Operation
 
 __all__ = ["OFFERED", "QUEUES_AT", "BalloonDriver", "Operation"]

@@ -8,22 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import clock, posted, tell, vring
+from ..kernels import clock, tell, vring
 from ..kernels import driver as kernels
-from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS, RECORD_WORDS
-from ..kernels.pfn import PFNS_PER_BUFFER
-from ..layout import DRIVER_GPA, ram_ranges
+from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..pages import Buddy
-from ..queue import QUEUE_BYTES, Virtqueue, Worker
+from ..queue import Virtqueue, Worker
 from ..wire import Feature, Format, PostedDriverError
 from ..wire.posted import fault_of
-
-QUEUES_AT = {"inflate": 0, "deflate": QUEUE_BYTES}
-"""Where the two queues stand in the guest kernel's own memory; buffers follow."""
-
-_PFNS_AT = 2 * QUEUE_BYTES
-_HEADER_AT = _PFNS_AT + 4096
-_RECORDS_AT = _HEADER_AT + 4096
+from .buffers import Buffers
 
 OFFERED = Feature.MUST_TELL_HOST | Feature.STATS_VQ | Feature.PAGE_BITMAP
 """What the device offers unless told otherwise."""
@@ -121,25 +113,12 @@ class BalloonDriver:
         uses_records = bool(wire_format.feature & self.features) and bitmaps > 0
         self.told_as = wire_format.name if uses_records else "pfn"
         self.log = clock.Log.empty(log_rows)
-        # Written once here and below, so that timed code meets no page fault.
+        # Written once, so that timed code meets no page fault.
         self._list = np.full(buddy.memory_pages, 1, np.uint64)
         self._held = 0
-        self._words = np.full(BITMAP_WORDS, 1, np.uint64)
-        span = ram_ranges(buddy.memory_pages)[-1].end
-        self._wanted_bitmaps = min(-(-span // (64 * BITMAP_WORDS)), MAX_BITMAPS)
-        offsets = (_PFNS_AT, _HEADER_AT, _RECORDS_AT)
         records = tell.BITMAPS if wire_format.faithful else tell.AS_POSTED
-        self._message = tell.Message(
-            how=records if uses_records else tell.PFN_ARRAY,
-            pfns=own_memory[_PFNS_AT : _PFNS_AT + 4 * PFNS_PER_BUFFER].view(np.uint32),
-            header=own_memory[_HEADER_AT : _HEADER_AT + 8].view(np.uint64),
-            records=own_memory[_RECORDS_AT : _RECORDS_AT + 8 * RECORD_WORDS].view(np.uint64),
-            gpas=np.array([DRIVER_GPA + offset for offset in offsets], np.int64),
-            bitmaps=self._words,
-            lowest=np.full(-(-buddy.memory_pages // 64), 1, np.uint64),
-            sorted=np.zeros(0, np.uint64),
-            posted=np.zeros(posted.N_STATE, np.int64),
-        )
+        how = records if uses_records else tell.PFN_ARRAY
+        self._buffers = Buffers(own_memory, buddy.memory_pages, how)
 
     def _negotiate(self, offered: Feature) -> Feature:
         wanted = Feature.MUST_TELL_HOST | Feature.DEFLATE_ON_OOM | self._format.feature
@@ -270,20 +249,6 @@ class BalloonDriver:
         if Feature.DEFLATE_ON_OOM not in self.features:
             self._buddy.managed_pages -= n_pages
 
-    def _with_bitmaps(self, n_pages: int) -> tuple[tell.Message, int]:
-        """Take as many bitmaps as the guest's page numbers need and memory allows.
-
-        Taken before the operation, when an inflation has not yet taken the memory.
-        The first one is always at hand; the caller drops the others.
-        """
-        if self._message.how == tell.PFN_ARRAY:
-            return self._message, 0
-        n = max(1, min(self._wanted_bitmaps, self.bitmaps))
-        short = n < -(-ram_ranges(self._buddy.memory_pages)[-1].end // (64 * BITMAP_WORDS))
-        words = self._words if n == 1 else np.full(n * BITMAP_WORDS, 1, np.uint64)
-        room = np.full(n_pages if short else 0, 1, np.uint64)
-        return self._message._replace(bitmaps=words, sorted=room), n
-
     def _run(
         self,
         operate: Callable[[tell.Message, npt.NDArray[np.int64]], int],
@@ -296,7 +261,7 @@ class BalloonDriver:
         `operate` takes the message buffers and the counters, and returns how many of
         `pages` it told; `n_walked` is the length of the list they are part of.
         """
-        message, n_bitmaps = self._with_bitmaps(n_walked)
+        message, n_bitmaps = self._buffers.for_operation(n_walked, self.bitmaps)
         counters = np.zeros(5, np.int64)
         worker = Worker(lambda: int(operate(message, counters)), "balloon-driver")
         try:
