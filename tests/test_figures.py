@@ -285,3 +285,50 @@ def test_the_interval_of_a_median_holds_it():
     low, middle, high = median_interval([5, 1, 2, 9, 3])
     assert (low, middle, high) == (1, 3, 9)
     assert median_interval([4.0]) == (4, 4, 4)
+
+
+@pytest.mark.parametrize(("y", "expected"), [("n_kicks", [7, 7]), ("rate", [500, 250])])
+def test_scaling_draws_counts_and_rates(closed, y, expected):
+    frame = timings(1, n_kicks=7, balloon_bytes=512 << 30)
+    drawn = bl.figures.scaling(frame, y=y).containers[1][0].get_ydata()
+    assert drawn.tolist() == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"y must be one of time_ns, .* got 'speed'"):
+        bl.figures.scaling(frame, y="speed")
+
+
+def test_stages_stacks_medians_and_names_each_case(closed):
+    frame = timings(1, touched=True, discard="page").query("memory_bytes == 1024")
+    ax = bl.figures.stages(frame, title="known")
+    widths = [bar.get_width() for bars in ax.containers for bar in getattr(bars, "patches", [])]
+    assert widths == pytest.approx([5120, 5120, 512, 512])
+    assert [text.get_text() for text in ax.texts] == ["10,240 ms", "1,024 ms"]
+    labels = [text.get_text() for text in ax.get_yticklabels()]
+    assert labels == ["touched, pfn, by page", "touched, bitmap-v4, by page"]
+    assert ax.get_title(loc="left") + ax.get_title() == "known (lab)"
+    with pytest.raises(ValueError, match="several cases for protocol = "):
+        bl.figures.stages(timings(1), by=["protocol"])
+    with pytest.raises(ValueError, match="columns touched, protocol, discard"):
+        bl.figures.stages(timings(1))
+
+
+@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
+def test_the_timeline_is_one_sequence_of_both_ends(closed, protocol):
+    frame = bl.lab.timeline(memory="8MiB", balloon="4MiB", protocol=protocol)
+    assert frame.attrs["protocol"] == protocol
+    assert frame["begin_ns"].min() == 0
+    assert (frame["end_ns"] >= frame["begin_ns"]).all()
+    for _, lane in frame.groupby("end"):
+        assert (lane["begin_ns"].to_numpy()[1:] >= lane["end_ns"].to_numpy()[:-1]).all()
+    trips = frame[frame["stage"] == "round trip"]
+    host = frame[frame["end"] == "host"]
+    assert len(trips) == (4 if protocol == "pfn" else 1)
+    assert host["begin_ns"].min() >= trips["begin_ns"].min()
+    assert host["end_ns"].max() <= trips["end_ns"].max()
+    ax = bl.figures.timeline(frame)
+    lanes = [text.get_text() for text in ax.get_yticklabels()]
+    assert lanes[0] == "guest: allocate"
+    assert lanes[-1] == "host: discard"
+    first = bl.figures.timeline(frame, until_us=0.1)
+    assert len(first.get_yticklabels()) == 1
+    with pytest.raises(ValueError, match="until_us must be above"):
+        bl.figures.timeline(frame, until_us=0)

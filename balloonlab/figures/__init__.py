@@ -5,7 +5,9 @@ from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .posted import strikes
 from .scaling import scaling
+from .stages import stages
 from .style import save, style
+from .timeline import timeline
 
 __all__ = [
     "headline",
@@ -14,6 +16,8 @@ __all__ = [
     "patterns",
     "save",
     "scaling",
+    "stages",
     "strikes",
     "style",
+    "timeline",
 ]

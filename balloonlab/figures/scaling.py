@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..sizes import format_size
+from ..sizes import GIB, format_size
 from .style import style
 
 if TYPE_CHECKING:
@@ -55,15 +55,27 @@ def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
     return float(found.low), median, float(found.high)
 
 
+QUANTITIES = {
+    "time_ns": "time, ms",
+    "rate": "rate, GiB/s of balloon",
+    "n_kicks": "kicks",
+    "wire_bytes": "bytes on the queue",
+    "n_records": "records",
+    "n_discards": "madvise calls",
+}
+"""What can be drawn, with its unit."""
+
+
 def scaling(
     frame: pd.DataFrame,
     x: str = "memory_bytes",
+    y: str = "time_ns",
     series: Sequence[str] = ("source", "protocol"),
     stage: str | None = None,
     title: str = "",
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the time of an operation against one of the frame's columns, log-log.
+    """Draw a quantity of an operation against one of the frame's columns, log-log.
 
     Parameters
     ----------
@@ -71,10 +83,13 @@ def scaling(
         A tidy frame, as `balloonlab.measure` and its kin return it.
     x : str
         The column to draw against.
+    y : str
+        One of `QUANTITIES`.
     series : sequence of str
         Columns that make a line of their own; name ``source`` among them.
     stage : str, optional
-        One of `balloonlab.lab.stages.STAGES`; the whole operation by default.
+        Of which stage to draw the time or the rate, one of
+        `balloonlab.lab.stages.STAGES`; of the whole operation by default.
     title : str
         What is compared.
     ax : matplotlib.axes.Axes, optional
@@ -88,7 +103,7 @@ def scaling(
     Raises
     ------
     ValueError
-        A column is missing, or no rows are left.
+        A column is missing, no rows are left, or `y` is not known.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
@@ -98,7 +113,9 @@ def scaling(
     if missing or rows.empty:
         what = f"the columns {', '.join(missing)}" if missing else f"rows of stage {stage!r}"
         raise ValueError(f"frame must have {what} to be drawn, and has not")
-    totals = rows.groupby([*series, x, "run_id", "repeat"], sort=False)["time_ns"].sum() / 1e6
+    if y not in QUANTITIES:
+        raise ValueError(f"y must be one of {', '.join(QUANTITIES)}, got {y!r}")
+    totals = _quantity(rows.groupby([*series, x, "run_id", "repeat"], sort=False), y)
     with style():
         if ax is None:
             _, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
@@ -127,8 +144,16 @@ def scaling(
         ax.set_xticks(ticks, names, minor=False)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(LABELS.get(x, x))
-        part = "the operation" if stage is None else f"stage {stage}"
-        ax.set_ylabel(f"time of {part}, ms")
+        ax.set_ylabel(QUANTITIES[y] if stage is None else f"{QUANTITIES[y]} (stage {stage})")
         ax.set_title(title)
         ax.legend()
     return ax
+
+
+def _quantity(repeats: Any, y: str) -> pd.Series:
+    """One value a repeat: times sum over its rows, counts are the same in each."""
+    if y == "time_ns":
+        return repeats["time_ns"].sum() / 1e6
+    if y == "rate":
+        return repeats["balloon_bytes"].first() / GIB / (repeats["time_ns"].sum() / 1e9)
+    return repeats[y].first()

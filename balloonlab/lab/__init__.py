@@ -8,6 +8,7 @@ from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
 from .store import load
+from .timeline import timeline
 
 __all__ = [
     "DEFECTS",
@@ -23,5 +24,6 @@ __all__ = [
     "readable",
     "smallest",
     "strikes",
+    "timeline",
     "verify",
 ]

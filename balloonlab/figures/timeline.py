@@ -1,0 +1,81 @@
+"""The timeline of one operation: who does what, batch by batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from ..sizes import format_size
+from .style import LOOKS, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LANES = {
+    ("guest", "allocate"): ("allocate", "allocate"),
+    ("guest", "release"): ("release", "allocate"),
+    ("guest", "pack"): ("pack", "send"),
+    ("guest", "round trip"): ("kick, then wait", "total"),
+    ("host", "decode"): ("decode", "send"),
+    ("host", "translate"): ("translate", "translate"),
+    ("host", "discard"): ("discard", "discard"),
+}
+"""Label and look (as in the stages' figures) of each lane, from top to bottom."""
+
+
+def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the intervals of one operation, a lane for each stage of guest and host.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `balloonlab.lab.timeline` returns it.
+    until_us : float, optional
+        Where the picture ends; with the operation by default.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        x is the time since the operation began, in µs or, from 10 ms on, in ms; source
+        ``lab``.
+
+    Raises
+    ------
+    ValueError
+        No interval begins before `until_us`.
+    """
+    import matplotlib.pyplot as plt
+
+    end_us = frame["end_ns"].max() / 1e3 if until_us is None else until_us
+    shown = frame[frame["begin_ns"] < end_us * 1e3]
+    if shown.empty:
+        raise ValueError(f"until_us must be above the first interval's begin, got {until_us}")
+    unit, unit_ns = ("ms", 1e6) if end_us >= 10_000 else ("µs", 1e3)
+    there = set(zip(shown["end"], shown["stage"], strict=True))
+    lanes = {key: look for key, look in LANES.items() if key in there}
+    with style():
+        if ax is None:
+            _, ax = plt.subplots(figsize=(7.2, 0.9 + 0.3 * len(lanes)), layout="constrained")
+        for y, (key, (_, look)) in enumerate(lanes.items()):
+            rows = shown[(shown["end"] == key[0]) & (shown["stage"] == key[1])]
+            begin = rows["begin_ns"] / unit_ns
+            _, colour, hatch = LOOKS[look]
+            spans = list(zip(begin, rows["end_ns"] / unit_ns - begin, strict=True))
+            bars = ax.broken_barh(spans, (y - 0.35, 0.7), facecolor=colour, hatch=hatch)
+            bars.set(edgecolor="black", linewidth=0.5)
+        ax.set_yticks(range(len(lanes)), [f"{key[0]}: {text}" for key, (text, _) in lanes.items()])
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(len(lanes) - 0.5, -0.5)
+        ax.set_xlim(0, end_us * 1e3 / unit_ns)
+        ax.set_xlabel(f"time since the operation began, {unit} (lab)")
+        about = frame.attrs
+        if about:
+            state = "touched" if about["touched"] else "untouched"
+            ax.set_title(
+                f"{about['protocol']} by {about['discard']}, "
+                f"{format_size(about['balloon_bytes'])} of {state} memory"
+            )
+    return ax
