@@ -1,0 +1,164 @@
+"""Times from counts: each part of a stage is a sum of units times what a unit takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+TERMS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("allocate", "all"): ("n_pages",),
+    ("release", "all"): ("n_pages",),
+    ("send", "pack"): ("n_pages", "wire_bytes"),
+    ("send", "notify"): ("n_kicks",),
+    ("send", "decode"): ("wire_bytes",),
+    ("translate", "all"): ("n_translations",),
+    ("discard", "all"): ("n_discards", "n_pages"),
+}
+"""What the time of each stage part is made of; the remainder is not predicted."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "allocate": (),
+    "release": (),
+    "send": ("protocol",),
+    "translate": ("discard",),
+    "discard": ("operation", "touched", "thp"),
+}
+"""What a stage's costs depend on besides the counts: fitted apart for each value."""
+
+CASE = ("protocol", "discard", "operation", "touched", "thp")
+COUNTS = ("n_pages", "n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards")
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Fitted costs.
+
+    Attributes
+    ----------
+    costs : pandas.DataFrame
+        One row a term: ``stage``, ``part``, ``group`` (values of `GROUPS`, comma
+        separated), ``term`` (a count) and ``ns`` a unit of it.
+    source : str
+        Whose measurements it was fitted to: ``lab`` or ``qemu``.
+    """
+
+    costs: pd.DataFrame
+    source: str
+
+    def predict(self, case: Mapping[str, object], counts: Mapping[str, float]) -> pd.DataFrame:
+        """Predict the stages of one operation.
+
+        Parameters
+        ----------
+        case : mapping
+            ``protocol``, ``discard``, ``operation``, ``touched``, ``thp``.
+        counts : mapping
+            `COUNTS` of the operation, such as those in a measured frame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns ``source`` (``"model"``), ``stage``, ``part`` and ``time_ns``.
+
+        Raises
+        ------
+        ValueError
+            Nothing like that was in the measurements the model was fitted to.
+        """
+        first = "allocate" if case["operation"] == "inflate" else "release"
+        rows = []
+        for (stage, part), terms in TERMS.items():
+            if stage in ("allocate", "release") and stage != first:
+                continue
+            group = _group(stage, case)
+            known = self.costs.query("stage == @stage and part == @part and group == @group")
+            if known.empty:
+                raise ValueError(
+                    f"the model knows no {stage} of {group or 'any case'}: fit it to measurements "
+                    "that have it"
+                )
+            ns = dict(zip(known["term"], known["ns"], strict=True))
+            rows.append(("model", stage, part, sum(ns[term] * counts[term] for term in terms)))
+        return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
+
+
+def _group(stage: str, case: Mapping[str, object]) -> str:
+    return ",".join(f"{name}={case[name]}" for name in GROUPS[stage])
+
+
+def fit(frame: pd.DataFrame) -> CostModel:
+    """Fit costs to measured operations.
+
+    Costs are never negative, and what is made small is the error relative to the
+    measured time, so that a case of a millisecond weighs as much as one of seconds
+    (non-negative least squares, Lawson and Hanson).
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Tidy frame of one source and one machine; the more its cases differ in their
+        counts, the better the terms are told apart.
+
+    Returns
+    -------
+    CostModel
+
+    Raises
+    ------
+    ValueError
+        No rows, or more than one source.
+    """
+    from scipy.optimize import nnls
+
+    sources = frame["source"].unique()
+    if len(sources) != 1:
+        raise ValueError(f"frame must hold measurements of one source, got {list(sources)}")
+    rows = []
+    for (stage, part), terms in TERMS.items():
+        measured = frame[(frame["stage"] == stage) & (frame["part"] == part)]
+        # Medians: single repeats err upwards only, and would pull relative errors down.
+        measured = measured.groupby(["run_id", *CASE, *COUNTS], as_index=False)["time_ns"].median()
+        measured = measured[measured["time_ns"] > 0]
+        keys = [_group(stage, row) for row in measured[list(CASE)].to_dict("records")]
+        for group, part_rows in measured.groupby(keys):
+            weights = 1 / part_rows["time_ns"].to_numpy(float)
+            counts = part_rows[list(terms)].to_numpy(float) * weights[:, None]
+            found, _ = nnls(counts, np.ones(len(weights)))
+            rows += [(stage, part, group, *pair) for pair in zip(terms, found, strict=True)]
+    costs = pd.DataFrame(rows, columns=["stage", "part", "group", "term", "ns"])
+    return CostModel(costs, str(sources[0]))
+
+
+def validate(frame: pd.DataFrame) -> pd.DataFrame:
+    """Predict each case from the others: the model's error on what it was not fitted to.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As for `fit`. Cases are told apart by ``run_id``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a case: its `CASE` columns, ``pattern``, ``memory_bytes``,
+        ``measured_ns`` (median total over the repeats, without the remainder),
+        ``predicted_ns`` and ``ratio``, predicted over measured. A case that the others
+        say nothing about is left out.
+    """
+    rows = []
+    timed = frame[frame["stage"] != "remainder"]
+    for run_id, case in timed.groupby("run_id", sort=False):
+        first = case.iloc[0]
+        try:
+            predicted = fit(timed[timed["run_id"] != run_id]).predict(first, first)
+        except ValueError:
+            continue
+        measured_ns = case.groupby("repeat")["time_ns"].sum().median()
+        predicted_ns = predicted["time_ns"].sum()
+        about = {name: first[name] for name in (*CASE, "pattern", "memory_bytes")}
+        times = {"measured_ns": measured_ns, "predicted_ns": predicted_ns}
+        rows.append({**about, **times, "ratio": predicted_ns / measured_ns})
+    return pd.DataFrame(rows)
