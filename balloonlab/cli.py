@@ -127,6 +127,28 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def figures(
+    out: Annotated[Path, typer.Option(help="Folder for the figures")],
+    run: Annotated[
+        Path | None, typer.Option("--from", help="A stored run of your own to draw from")
+    ] = None,
+) -> None:
+    """Draw every figure as SVG, PDF and PNG, from the data that come with balloonlab.
+
+    With --from, those that a run of your own (sweep, reproduce) has the cases for.
+    """
+    from .figures import draw_all
+
+    drawn = 0
+    for name, problem in draw_all(out, run):
+        drawn += problem is None
+        typer.echo(f"{name}: {problem or 'drawn'}", err=problem is not None)
+    typer.echo(f"{drawn} figures in {out}")
+    if not drawn:
+        raise typer.Exit(2)
+
+
 def main() -> None:
     """Run the command line."""
     app()

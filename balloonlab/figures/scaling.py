@@ -30,6 +30,7 @@ MARKS = (
 LABELS = {
     "memory_bytes": "memory of the guest",
     "balloon_bytes": "size of the balloon",
+    "mean_run_pages": "mean length of a run, pages",
     "steps": "equal steps in which the balloon is filled",
     "n_bitmaps": "bitmaps of 32 KiB that the guest has memory for",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,26 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(ax: Any, stem: str | os.PathLike[str]) -> list[Path]:
-    """Write an Axes' figure as SVG and PNG.
+METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+    "png": {"Software": None},
+}
+"""What is left out of a file, so that the same figure gives the same bytes."""
+
+
+def save(
+    ax: Any, stem: str | os.PathLike[str], endings: Iterable[str] = ("svg", "png")
+) -> list[Path]:
+    """Write an Axes' figure.
 
     Parameters
     ----------
     ax : matplotlib.axes.Axes
     stem : path-like
         Path without ending.
+    endings : iterable of str
+        Of ``svg``, ``pdf`` and ``png``.
 
     Returns
     -------
@@ -49,8 +61,8 @@ def save(ax: Any, stem: str | os.PathLike[str]) -> list[Path]:
     """
     paths = []
     with style():
-        for ending, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        for ending in endings:
             path = Path(f"{os.fspath(stem)}.{ending}")
-            ax.figure.savefig(path, metadata=metadata)
+            ax.figure.savefig(path, metadata=METADATA[ending])
             paths.append(path)
     return paths

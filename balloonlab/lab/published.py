@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
-from pathlib import Path
 
 import pandas as pd
+
+from .shipped import shipped
 
 
 @cache
 def _table() -> pd.DataFrame:
-    packaged = resources.files("balloonlab") / "data" / "published.csv"
-    in_tree = Path(__file__).parents[2] / "data" / "published.csv"
-    with (packaged if packaged.is_file() else in_tree).open() as file:
-        return pd.read_csv(file)
+    return pd.read_csv(shipped("published.csv"))
 
 
 def published() -> pd.DataFrame:
