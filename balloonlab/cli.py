@@ -69,7 +69,9 @@ def bench() -> None:
 
 @app.command()
 def fuzz(
-    cases: Annotated[int, typer.Option(help="Hostile messages, all formats together")] = 100_000,
+    cases: Annotated[
+        int, typer.Option(help="Hostile messages in all, rounded up to a multiple of 4")
+    ] = 100_000,
     seed: Annotated[int, typer.Option(help="The same seed plays the same cases")] = 1,
     out: Annotated[Path | None, typer.Option(help="Folder for fuzz.csv and meta.json")] = None,
 ) -> None:

@@ -1,5 +1,6 @@
 """The driver: its page list, in both directions, its bitmaps, negotiation, migration."""
 
+import os
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from balloonlab import wire
 from balloonlab.guest import OFFERED
 from balloonlab.host import GuestRam
+from balloonlab.kernels import device, vring
 from balloonlab.kernels.windows import split_by_window
 from balloonlab.lab.machine import machine
 from balloonlab.layout import zones
@@ -106,12 +108,16 @@ def test_refusals_change_nothing(protocol):
             (lambda: driver.deflate(11), "0 to 10, the pages in the balloon, got 11"),
             (lambda: driver.deflate(-1), "got -1"),
             (lambda: driver.inflate(N_PAGES), "0 to 1490, the guest's other pages"),
-            (lambda: driver.set_target(-5), "got 15"),
+            (lambda: driver.set_target(-5), "0 to 1500, the guest's pages, got -5"),
+            (lambda: driver.set_target(10**7), "got 10000000"),
             (lambda: driver.migrate(700), "a page in the balloon, got 700"),
             (lambda: driver.migrate(-1), "a page in the balloon, got -1"),
+            (lambda: driver.migrate(2**65), "a page in the balloon, got 368"),
         ):
             with pytest.raises(ValueError, match=words):
                 call()
+        with pytest.raises(TypeError, match="integer"):
+            driver.inflate(2.5)
         assert driver.set_target(10).pages.size == 0
         assert driver.pages.size == 10
 
@@ -294,6 +300,64 @@ def test_pages_that_the_host_was_not_told_of_are_not_used_again(protocol):
         assert driver.pages.size == 700
 
 
+def serve_until(queue, after):
+    """A device that gives up when one of its queues has had `after` messages."""
+
+    def serve(ring, memory, state, log):
+        used = 0
+        while not ring.control[vring.STOP]:
+            os.eventfd_read(int(ring.events[vring.KICK]))
+            if used == after and state.entering == (queue == "inflate"):
+                return vring.give_up(ring, vring.BAD_FLAGS, log.cell)
+            used += device.answer(ring, memory, state, used, log)
+        return None
+
+    return serve
+
+
+@pytest.mark.parametrize("protocol", FAITHFUL)
+@pytest.mark.parametrize("queue", ["inflate", "deflate", "migrate"])
+def test_a_device_that_breaks_half_way_leaves_the_books_in_order(monkeypatch, protocol, queue):
+    """List, allocator and accounting agree, and nothing more is tried on a broken device."""
+    breaks = "deflate" if queue == "migrate" else queue
+    after = {"inflate": 2, "deflate": 1, "migrate": 0}[queue] if protocol == "pfn" else 0
+    buddy = Buddy.idle(N_PAGES)
+    monkeypatch.setattr(device, "serve", serve_until(breaks, after))
+    with running(protocol, buddy) as (_, driver, _):
+        operate = {
+            "inflate": lambda: driver.inflate(1000),
+            "deflate": lambda: driver.deflate(600),
+            "migrate": lambda: driver.migrate(int(driver.pages[3])),
+        }[queue]
+        if queue != "inflate":
+            driver.inflate(1000)
+        with pytest.raises(RuntimeError, match="needs a reset"):
+            operate()
+        free = sum(count << order for order, count in enumerate(buddy.free_blocks()))
+        held = driver.pages.tolist()
+        assert len(set(held)) == len(held)
+        assert len(held) + free == N_PAGES
+        assert buddy.managed_pages == free
+        for call in (lambda: driver.inflate(1), lambda: driver.deflate(1)):
+            with pytest.raises(RuntimeError, match="needs a reset"):
+                call()
+        assert driver.pages.tolist() == held
+
+
+def test_a_guest_that_crashed_as_posted_stays_so():
+    pages = np.arange(0, 2 * GIB, 2)
+    ram = GuestRam(3 * GIB)
+    buddy = Buddy.holding(ram.memory_pages, pages)
+    with running("bitmap-v4-posted", buddy, ram) as (_, driver, _):
+        with pytest.raises(wire.PostedDriverError) as first:
+            driver.inflate(pages.size - 10)
+        for call in (lambda: driver.inflate(1), lambda: driver.deflate(1)):
+            with pytest.raises(wire.PostedDriverError) as again:
+                call()
+            assert str(again.value) == str(first.value)
+        assert driver.pages.size == pages.size - 10
+
+
 def test_bitmaps_are_0_to_32():
-    with pytest.raises(ValueError, match="0 to 32, got 33"), running("bitmap-v4", bitmaps=33):
+    with pytest.raises(ValueError, match=r"0 to 32, .* got 33"), running("bitmap-v4", bitmaps=33):
         pass

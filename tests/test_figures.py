@@ -275,6 +275,8 @@ def test_scaling_draws_medians_by_series(closed):
     assert labels == ["lab, pfn", "lab, bitmap-v4"]
     half = bl.figures.scaling(timings(1), stage="send").containers[1][0]
     assert half.get_ydata().tolist() == [512, 1024]
+    with pytest.raises(ValueError, match="several cases for source, memory_bytes = "):
+        bl.figures.scaling(timings(1), series=["source"])
     with pytest.raises(ValueError, match="columns steps"):
         bl.figures.scaling(timings(1), x="steps")
     with pytest.raises(ValueError, match="rows of stage 'allocate'"):

@@ -1,6 +1,7 @@
 """Memory map, translation, discard: against the twin, on real memory."""
 
 import mmap
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from balloonlab.host import GuestRam, ram
 from balloonlab.kernels import faults
-from balloonlab.kernels.memory import discard, resolve, translate
+from balloonlab.kernels.memory import Memory, discard, resolve, translate
 from balloonlab.layout import DRIVER_GPA
 
 from . import naive
@@ -22,8 +23,6 @@ class Slots:
     """What translate needs of a memory map."""
 
     def __new__(cls):
-        from balloonlab.kernels.memory import Memory
-
         return Memory(np.zeros(1, np.uint8), 0, SLOTS)
 
 
@@ -89,6 +88,46 @@ def test_what_is_in_the_balloon_is_discarded_no_second_time():
     n = translate(Slots(), array, np.zeros(4, np.int64), False, balloon, False, extents, fault)
     assert (extents[:n] // 4096).tolist() == [[2, 8]]
     assert fault[faults.REPEATED] == 1
+
+
+def test_a_batch_ends_even_where_all_pages_repeat():
+    """So that the device sees STOP in between: a message can name the same pages often."""
+    balloon, extents = ~np.zeros(2, np.uint64), np.zeros((5, 2), np.int64)
+    ranges = np.array([(0, 40)] * 100, np.int64)
+    for by_page in (True, False):
+        position, fault = np.zeros(4, np.int64), faults.no_faults()
+        arguments = (Slots(), ranges, position, by_page, balloon, True, extents, fault)
+        assert translate(*arguments) == 0
+        assert 0 < position[0] <= 5
+        while position[0] < len(ranges):
+            assert translate(*arguments) == 0
+        assert fault[faults.REPEATED] == 100
+
+
+@pytest.mark.slow_interpreted
+def test_both_queues_may_be_at_work_at_once():
+    """Even pages enter while odd ones leave, in two threads: no bit is lost."""
+    n_pages = 1 << 20
+    slots = np.array([(0, n_pages, 0, 1)], np.int64)
+    memory = Memory(np.zeros(1, np.uint8), 0, slots)
+    balloon = np.full(n_pages // 64, 0xAAAAAAAAAAAAAAAA, np.uint64)  # the odd ones are in
+    pages = np.arange(0, n_pages, 2)
+
+    def work(first, entering):
+        ranges = np.stack([pages + first, np.ones_like(pages)], axis=1)
+        position, extents = np.zeros(4, np.int64), np.zeros((n_pages, 2), np.int64)
+        fault = faults.no_faults()
+        while position[0] < len(ranges):
+            translate(memory, ranges, position, False, balloon, entering, extents, fault)
+
+    for _ in range(10):
+        threads = [threading.Thread(target=work, args=args) for args in ((0, True), (1, False))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (balloon == 0x5555555555555555).all()
+        balloon[:] = 0xAAAAAAAAAAAAAAAA
 
 
 def test_bad_records_are_logged_one_by_one_up_to_a_limit():

@@ -32,7 +32,6 @@ LABELS = {
     "balloon_bytes": "size of the balloon",
     "mean_run_pages": "mean length of a run, pages",
     "steps": "equal steps in which the balloon is filled",
-    "n_bitmaps": "bitmaps of 32 KiB that the guest has memory for",
 }
 
 RESAMPLES = 999
@@ -104,7 +103,8 @@ def scaling(
     Raises
     ------
     ValueError
-        A column is missing, no rows are left, or `y` is not known.
+        A column is missing, no rows are left, `y` is not known, or a point of a line has
+        several cases: name the column in which they differ in `series`.
     """
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
@@ -116,6 +116,12 @@ def scaling(
         raise ValueError(f"frame must have {what} to be drawn, and has not")
     if y not in QUANTITIES:
         raise ValueError(f"y must be one of {', '.join(QUANTITIES)}, got {y!r}")
+    per_point = rows.groupby([*series, x], sort=False)["run_id"].nunique()
+    if (per_point > 1).any():
+        raise ValueError(
+            f"frame holds several cases for {', '.join([*series, x])} = {per_point.idxmax()}: "
+            "select one, or name the columns in which they differ in series="
+        )
     totals = _quantity(rows.groupby([*series, x, "run_id", "repeat"], sort=False), y)
     with style():
         if ax is None:
@@ -145,7 +151,8 @@ def scaling(
         ax.set_xticks(ticks, names, minor=False)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(LABELS.get(x, x))
-        ax.set_ylabel(QUANTITIES[y] if stage is None else f"{QUANTITIES[y]} (stage {stage})")
+        timed = stage is not None and y in ("time_ns", "rate")
+        ax.set_ylabel(f"{QUANTITIES[y]} (stage {stage})" if timed else QUANTITIES[y])
         ax.set_title(title)
         ax.legend()
     return ax

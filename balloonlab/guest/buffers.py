@@ -10,6 +10,8 @@ from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS, RECORD_WORDS
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..layout import DRIVER_GPA, ram_ranges
 from ..queue import QUEUE_BYTES
+from ..wire import Fault
+from ..wire.posted import fault_of
 
 QUEUES_AT = {"inflate": 0, "deflate": QUEUE_BYTES}
 """Where the two queues stand in the guest kernel's own memory; buffers follow."""
@@ -51,6 +53,11 @@ class Buffers:
             posted=np.zeros(posted.N_STATE, np.int64),
         )
 
+    @property
+    def fault(self) -> Fault | None:
+        """Where the posted driver crashed its guest; None for any other."""
+        return fault_of(self._message.posted)
+
     def for_operation(self, n_pages: int, bitmaps: int) -> tuple[tell.Message, int]:
         """Take as many bitmaps as the guest's page numbers need and memory allows.
 
@@ -62,7 +69,7 @@ class Buffers:
         n_pages : int
             Pages that may have to be sorted by window.
         bitmaps : int
-            Bitmaps there is memory for.
+            Bitmaps there is memory for, 0 to 32.
 
         Returns
         -------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,43 +14,14 @@ from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..pages import Buddy
 from ..queue import Virtqueue, Worker
 from ..wire import Feature, Format, PostedDriverError
-from ..wire.posted import fault_of
 from .buffers import Buffers
+from .operation import Operation
 
 OFFERED = Feature.MUST_TELL_HOST | Feature.STATS_VQ | Feature.PAGE_BITMAP
 """What the device offers unless told otherwise."""
 
 OOM_PAGES = 256
 """Pages that a guest out of memory gets back at a time (``oom_pages`` of the Linux driver)."""
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What one inflation, deflation or migration did.
-
-    Attributes
-    ----------
-    pages : uint64 array
-        Pages told, in the order in which they entered or left the balloon; of a
-        migration the page that entered, then the one that left.
-    told_as : str
-        How they were told: ``"pfn"`` where records could not be used.
-    n_bitmaps : int
-        Bitmaps that there was memory for; 0 where none was used.
-    wall_ns : int
-        The whole operation, read at its two ends in the compiled code: Python's own
-        threads have no part in it.
-    n_kicks, wire_bytes, n_records : int
-        What went over the queue.
-    """
-
-    pages: npt.NDArray[np.uint64]
-    told_as: str
-    n_bitmaps: int
-    wall_ns: int = 0
-    n_kicks: int = 0
-    wire_bytes: int = 0
-    n_records: int = 0
 
 
 class BalloonDriver:
@@ -103,8 +74,7 @@ class BalloonDriver:
         offered: Feature = OFFERED,
         bitmaps: int = MAX_BITMAPS,
     ) -> None:
-        if not 0 <= bitmaps <= MAX_BITMAPS:
-            raise ValueError(f"bitmaps must be 0 to {MAX_BITMAPS}, got {bitmaps}")
+        _whole(bitmaps, "bitmaps", MAX_BITMAPS, "the most that a driver takes")
         self._queues = queues
         self._buddy = buddy
         self._format = wire_format
@@ -133,7 +103,8 @@ class BalloonDriver:
 
     def set_target(self, n_pages: int) -> Operation:
         """Inflate or deflate to `n_pages`, as the device's ``num_pages`` asks a driver to."""
-        change = n_pages - self._held
+        most = self._buddy.memory_pages
+        change = _whole(n_pages, "n_pages", most, "the guest's pages") - self._held
         return self.inflate(change) if change >= 0 else self.deflate(-change)
 
     def inflate(self, n_pages: int) -> Operation:
@@ -141,16 +112,14 @@ class BalloonDriver:
 
         Raises
         ------
-        ValueError
-            The guest has not as much memory.
+        ValueError, TypeError
+            The guest has not as much memory; not a whole number.
         RuntimeError
-            The allocator ran dry (what it gave is in the balloon and told), or the
-            device broke; it says why.
+            The allocator ran dry, or the device broke; it says why. Whatever was taken
+            is in the balloon.
         """
         room = self._buddy.memory_pages - self._held
-        if not 0 <= n_pages <= room:
-            raise ValueError(f"n_pages must be 0 to {room}, the guest's other pages, got {n_pages}")
-        if n_pages == 0:
+        if _whole(n_pages, "n_pages", room, "the guest's other pages") == 0:
             return self._nothing()
         blocks, queue, log = self._buddy.blocks, self._queues["inflate"], self.log
         held, pages = self._held, self._list[: self._held + n_pages]
@@ -158,14 +127,14 @@ class BalloonDriver:
             lambda message, counters: kernels.inflate(
                 blocks, pages, held, message, queue.ring, counters, log
             ),
-            [queue],
+            self._count_in,
             pages[held:],
             pages.size,
         )
-        told = done.pages.size
-        self._count_in(told)
-        if told < n_pages:
-            raise RuntimeError(f"the guest ran out of memory after {told} of {n_pages} pages")
+        if done.pages.size < n_pages:
+            raise RuntimeError(
+                f"the guest ran out of memory after {done.pages.size} of {n_pages} pages"
+            )
         return done
 
     def deflate(self, n_pages: int) -> Operation:
@@ -173,29 +142,23 @@ class BalloonDriver:
 
         Raises
         ------
-        ValueError
-            The balloon has not as many pages.
+        ValueError, TypeError
+            The balloon has not as many pages; not a whole number.
         RuntimeError
-            The device broke; it says why.
+            The device broke; it says why. What was not released is in the balloon.
         """
-        if not 0 <= n_pages <= self._held:
-            raise ValueError(
-                f"n_pages must be 0 to {self._held}, the pages in the balloon, got {n_pages}"
-            )
-        if n_pages == 0:
+        if _whole(n_pages, "n_pages", self._held, "the pages in the balloon") == 0:
             return self._nothing()
         blocks, queue, log = self._buddy.blocks, self._queues["deflate"], self.log
         pages, leaving = self._list[: self._held], np.full(n_pages, 1, np.uint64)
-        done = self._run(
+        return self._run(
             lambda message, counters: kernels.deflate(
                 blocks, pages, leaving, message, queue.ring, counters, log
             ),
-            [queue],
+            lambda n_released: self._count_in(-n_released),
             leaving,
             n_pages,
         )
-        self._count_in(-n_pages)
-        return done
 
     def give_on_oom(self) -> Operation:
         """Give pages back to a guest that is out of memory: 256 where that was negotiated."""
@@ -210,30 +173,37 @@ class BalloonDriver:
 
         Raises
         ------
-        ValueError
-            The page is not in the balloon.
+        ValueError, TypeError
+            The page is not in the balloon; not a whole number.
         RuntimeError
             There is no other page, or the device broke; it says why.
         """
-        (at,) = np.nonzero(self._list[: self._held] == np.uint64(max(pfn, 0)))
-        if pfn < 0 or at.size == 0:
+        held = self._list[: self._held]
+        at = np.flatnonzero(held == operator.index(pfn))
+        if at.size == 0:
             raise ValueError(f"pfn must be a page in the balloon, got {pfn}")
         blocks, log = self._buddy.blocks, self.log
-        queues = [self._queues["inflate"], self._queues["deflate"]]
-        rings = [queue.ring for queue in queues]
+        rings = [self._queues[name].ring for name in ("inflate", "deflate")]
         pages = np.array([0, pfn], np.uint64)
+
+        def settle(steps: int) -> None:
+            if steps == 2:
+                held[at[0] : -1] = held[at[0] + 1 :]
+                self._count_in(-1)
+            if steps > 0:
+                self._list[self._held] = pages[0]
+                self._count_in(1)
+
         done = self._run(
             lambda message, counters: kernels.migrate(
                 blocks, pages[1:], pages[:1], message, *rings, counters, log
             ),
-            queues,
+            settle,
             pages,
             1,
         )
         if done.pages.size == 0:
             raise RuntimeError(f"the guest has no page to put in the place of {pfn}")
-        self._list[at[0] : self._held - 1] = self._list[at[0] + 1 : self._held]
-        self._list[self._held - 1] = pages[0]
         return done
 
     def _nothing(self) -> Operation:
@@ -249,18 +219,28 @@ class BalloonDriver:
         if Feature.DEFLATE_ON_OOM not in self.features:
             self._buddy.managed_pages -= n_pages
 
+    def _check_works(self) -> None:
+        """Refuse to go on after the device, or the guest as posted, has given up."""
+        for queue in self._queues.values():
+            if queue.broken:
+                raise RuntimeError(f"the balloon device needs a reset: {queue.broken}")
+        if fault := self._buffers.fault:
+            raise PostedDriverError(f"as posted, the guest crashes here: {fault}")
+
     def _run(
         self,
         operate: Callable[[tell.Message, npt.NDArray[np.int64]], int],
-        queues: list[Virtqueue],
+        settle: Callable[[int], None],
         pages: npt.NDArray[np.uint64],
         n_walked: int,
     ) -> Operation:
         """Run an operation in a thread of its own; both ends have left when this raises.
 
         `operate` takes the message buffers and the counters, and returns how many of
-        `pages` it told; `n_walked` is the length of the list they are part of.
+        `pages` it has dealt with; `settle` enters them in the books, whether or not the
+        operation went on to its end. `n_walked` is the length of the list they are in.
         """
+        self._check_works()
         message, n_bitmaps = self._buffers.for_operation(n_walked, self.bitmaps)
         counters = np.zeros(5, np.int64)
         worker = Worker(lambda: int(operate(message, counters)), "balloon-driver")
@@ -268,18 +248,16 @@ class BalloonDriver:
             worker.start()
             worker.wait()
         except BaseException:
-            for queue in queues:
+            for queue in self._queues.values():
                 queue.break_down(vring.INTERRUPTED)
             worker.wait_out()
+            settle(worker.result() or 0)
             raise
-        n_told = worker.result()
-        if fault := fault_of(message.posted):
-            raise PostedDriverError(f"as posted, the guest crashes here: {fault}")
-        for queue in queues:
-            if queue.broken or n_told is None:
-                raise RuntimeError(f"the balloon device needs a reset: {queue.broken}")
+        n_done = worker.result() or 0
+        settle(n_done)
+        self._check_works()
         return Operation(
-            pages[:n_told].copy(),
+            pages[:n_done].copy(),
             told_as=self.told_as,
             n_bitmaps=n_bitmaps,
             wall_ns=int(counters[tell.END_NS] - counters[tell.BEGIN_NS]),
@@ -287,3 +265,10 @@ class BalloonDriver:
             wire_bytes=int(counters[tell.WIRE_BYTES]),
             n_records=int(counters[tell.RECORDS]),
         )
+
+
+def _whole(value: int, name: str, most: int, what: str) -> int:
+    number = operator.index(value)
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} must be 0 to {most}, {what}, got {value}")
+    return number

@@ -36,24 +36,23 @@ def inflate(blocks, pages, held, message, ring, counters, log):
     Returns
     -------
     int
-        Pages told; fewer than n when memory ran out or the device broke.
+        Pages taken, all of them in the list now; fewer than n when memory ran out or
+        the device broke, in which case the last batch may not have been told.
     """
     step = batch_pages(message, pages.size)
-    told = held
+    taken = held
     clock = now_ns(log.cell)
     counters[BEGIN_NS] = clock
-    while told < pages.size:
-        batch = pages[told : min(told + step, pages.size)]
+    while taken < pages.size and clock >= 0:
+        batch = pages[taken : min(taken + step, pages.size)]
         n = take_blocks(blocks, 0, batch)
         clock = record(log, ALLOCATE, clock)
         if n == 0:
             break
-        clock = tell(batch[:n], pages[: told + n], message, ring, counters, log, clock)
-        if clock < 0:
-            break
-        told += n
+        taken += n
+        clock = tell(batch[:n], pages[:taken], message, ring, counters, log, clock)
     counters[END_NS] = now_ns(log.cell)
-    return told - held
+    return taken - held
 
 
 @kernel
@@ -119,17 +118,16 @@ def migrate(blocks, old, new, message, inflate_ring, deflate_ring, counters, log
     Returns
     -------
     int
-        Steps that the host has confirmed: 0 when there was no page or the device
-        broke at once, 1 when it broke between the two, 2.
+        0 when there was no other page; 1 when it was taken, but the device broke before
+        the old one could be released; 2.
     """
     clock = now_ns(log.cell)
     counters[BEGIN_NS] = clock
-    steps = 0
-    if take_blocks(blocks, 0, new) == 1:
+    steps = take_blocks(blocks, 0, new)
+    if steps == 1:
         clock = record(log, ALLOCATE, clock)
         clock = tell_page(new, message, inflate_ring, counters, log, clock)
         if clock >= 0:
-            steps = 1
             clock = tell_page(old, message, deflate_ring, counters, log, clock)
         if clock >= 0:
             steps = 2

@@ -3,7 +3,7 @@
 A fault vector is int64: one counter a kind, the number of the message at hand, and
 then a log of (message, kind, position) for the first `LOG_ROWS` bad records. The
 position is a record's byte in the message, or the number of the range that
-`translate` refused.
+`translate` refused or passed pages of over.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .bitmap import ONE
+from .bitmap import ONE, ZERO
 from .bitmap_v4 import FORMAT as BITMAP_V4
 from .compile import kernel
 from .device import DISCARDS, answer
@@ -176,13 +176,17 @@ def _outside(memory, extents):
 
 
 @kernel
-def _again(before, extents):
-    """Count the pages of the extents that were in the balloon already."""
+def _again(balloon, extents, entering):
+    """Count the pages of the extents that were there already; `balloon` is moved on."""
     again = 0
     for i in range(extents.shape[0]):
         first = extents[i, 0] // PAGE_BYTES
         for page in range(first, first + extents[i, 1] // PAGE_BYTES):
-            again += np.int64((before[page >> 6] >> np.uint64(page & 63)) & ONE)
+            bit = ONE << np.uint64(page & 63)
+            if (balloon[page >> 6] & bit != ZERO) == entering:
+                again += 1
+            else:
+                balloon[page >> 6] ^= bit
     return again
 
 
@@ -221,7 +225,7 @@ def run_cases(guest, memory, device, canaries, n_cases, tallies, log):
         n_extents = min(device.counters[DISCARDS] - before, device.extents.shape[0])
         extents = device.extents[:n_extents]
         tallies[DISCARDS_OUTSIDE] += _outside(memory, extents)
-        tallies[DISCARDED_AGAIN] += _again(in_balloon, extents)
+        tallies[DISCARDED_AGAIN] += _again(in_balloon, extents, device.entering)
         tallies[CANARIES_CHANGED] += count_changed(memory.ram, canaries)
         if outcome < 0:
             tallies[STOPPED - outcome] += 1  # the driver resets the device and goes on

@@ -34,6 +34,9 @@ if config.DISABLE_JIT:
     def store_release(array: np.ndarray, index: int, value: Any) -> None:
         array[index] = value
 
+    def atomic_xor(array: np.ndarray, index: int, value: Any) -> None:
+        array[index] ^= value
+
     def fence() -> None:
         pass
 
@@ -85,6 +88,17 @@ else:
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
             builder.store_atomic(args[2], pointer, "release", array.dtype.bitwidth // 8)
+            return context.get_dummy_value()
+
+        return types.none(array, types.intp, array.dtype), generate
+
+    @intrinsic
+    def atomic_xor(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+        """Do ``array[index] ^= value`` in one step: no other thread's change is lost."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _pointer(context, builder, signature.args[0], args[0], args[1])
+            builder.atomic_rmw("xor", pointer, args[2], "monotonic")
             return context.get_dummy_value()
 
         return types.none(array, types.intp, array.dtype), generate

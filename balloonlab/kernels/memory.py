@@ -14,10 +14,11 @@ import numpy as np
 from .bitmap import FULL, ONE, ZERO
 from .compile import kernel
 from .faults import OUTSIDE_RAM, REPEATED, blame
-from .intrinsics import trailing_zeros
+from .intrinsics import atomic_xor, trailing_zeros
 from .syscalls import advise
 
 PAGE_BYTES = 4096
+PIECE_PAGES = 1 << 20  # of a range looked at in one step: 16,384 words, some 10 us
 SIGNATURE = np.uint64(0x9E3779B97F4A7C15)  # wider than any page number: never cancelled to 0
 
 START, N_PAGES, FIRST_PAGE, BALLOONABLE = range(4)
@@ -64,22 +65,29 @@ def _all_balloonable(slots, pfn, end):
 
 
 @kernel
-def _claim(balloon, first, n_pages, entering):
-    """Move the first run of pages that can enter (leave) the balloon; word by word.
+def _count_there(balloon, first, n_pages, entering):
+    """Count the pages from `first` on that are where they are to go; word by word."""
+    flip = FULL if entering else ZERO
+    there = 0
+    while there < n_pages:
+        shift = (first + there) & 63
+        free = (balloon[(first + there) >> 6] ^ flip) >> np.uint64(shift)
+        if free != ZERO:
+            there += trailing_zeros(free)
+            break
+        there += 64 - shift
+    return min(there, n_pages)
 
-    Returns how many pages before it could not, and how many it has.
+
+@kernel
+def _claim(balloon, first, n_pages, entering):
+    """Move the pages from `first` on up to one that is there already; return how many.
+
+    The inflate queue's thread only sets bits and the deflate queue's only clears them,
+    so a bit that may be moved stays so; its neighbours in the word may change.
     """
     flip = FULL if entering else ZERO
-    skip = 0
-    while skip < n_pages:
-        shift = (first + skip) & 63
-        free = (balloon[(first + skip) >> 6] ^ flip) >> np.uint64(shift)
-        if free != ZERO:
-            skip += trailing_zeros(free)
-            break
-        skip += 64 - shift
-    skip = min(skip, n_pages)
-    taken = skip
+    taken = 0
     while taken < n_pages:
         word = (first + taken) >> 6
         shift = (first + taken) & 63
@@ -87,21 +95,22 @@ def _claim(balloon, first, n_pages, entering):
         length = min(trailing_zeros(~free), n_pages - taken)
         if length == 0:
             break
-        balloon[word] ^= (FULL >> np.uint64(64 - length)) << np.uint64(shift)
+        atomic_xor(balloon, word, (FULL >> np.uint64(64 - length)) << np.uint64(shift))
         taken += length
         if shift + length < 64:
             break
-    return skip, taken - skip
+    return taken
 
 
 @kernel
 def translate(memory, ranges, position, by_page, balloon, entering, extents, faults):
-    """Turn ranges of guest pages into extents of host memory until either ends.
+    """Turn ranges of guest pages into extents of host memory, a batch at a time.
 
     Every address is looked up in the memory map. A range of which any page is not
     the guest's RAM is refused whole, before anything of it is discarded. Of a range
-    that repeats pages those are passed over: no page is discarded twice, so a guest
-    cannot keep its host busy with the same memory.
+    that repeats pages those are passed over, 64 at a time: no page is discarded that is
+    in the balloon already. A batch ends with the ranges, with room for extents, or after
+    as many lookups: the caller then sees whether it is to stop.
 
     Parameters
     ----------
@@ -126,20 +135,21 @@ def translate(memory, ranges, position, by_page, balloon, entering, extents, fau
     Returns
     -------
     int
-        Extents written.
+        Extents written; none are, too, where a batch has only repeated pages.
     """
     slots = memory.slots
     n = 0
+    last_lookup = position[2] + extents.shape[0]
     i = position[0]
     done = position[1]
-    while i < ranges.shape[0]:
+    while i < ranges.shape[0] and position[2] < last_lookup:
         pfn = ranges[i, 0] + done
         end = ranges[i, 0] + ranges[i, 1]
         if done == 0 and ranges[i, 1] > 1 and not _all_balloonable(slots, pfn, end):
             blame(faults, OUTSIDE_RAM, i)
             i += 1
             continue
-        while pfn < end and n < extents.shape[0]:
+        while pfn < end and n < extents.shape[0] and position[2] < last_lookup:
             row = find_slot(slots, pfn)
             if row < 0 or slots[row, BALLOONABLE] == 0:  # a range of one page, refused here
                 blame(faults, OUTSIDE_RAM, i)
@@ -148,15 +158,15 @@ def translate(memory, ranges, position, by_page, balloon, entering, extents, fau
             position[2] += 1
             into = pfn - slots[row, START]
             first = slots[row, FIRST_PAGE] + into
-            if by_page:
-                bit = ONE << np.uint64(first & 63)
-                inside = balloon[first >> 6] & bit != ZERO
-                skip, step = (1, 0) if inside == entering else (0, 1)
-                if step == 1:
-                    balloon[first >> 6] ^= bit
-            else:
-                n_pages = min(end - pfn, slots[row, N_PAGES] - into)
-                skip, step = _claim(balloon, first, n_pages, entering)
+            n_pages = min(end - pfn, slots[row, N_PAGES] - into, PIECE_PAGES)
+            inside = (balloon[first >> 6] >> np.uint64(first & 63)) & ONE != ZERO
+            skip = _count_there(balloon, first, n_pages, entering) if inside == entering else 0
+            step = n_pages - skip
+            if by_page and step > 0:
+                step = 1
+                atomic_xor(balloon, (first + skip) >> 6, ONE << np.uint64((first + skip) & 63))
+            elif step > 0:
+                step = _claim(balloon, first + skip, step, entering)
             if skip > 0 and position[3] <= i:
                 blame(faults, REPEATED, i)
                 position[3] = i + 1

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import wire
-from ..host import DISCARDS, GuestRam
+from ..guest import Operation
+from ..host import DISCARDS, BalloonDevice, GuestRam
 from ..kernels import contents as kernels
 from ..layout import check_sizes
 from ..pages import Buddy, patterns
@@ -54,9 +55,13 @@ def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.Da
     ------
     ValueError, MemoryError, NotImplementedError
         As `balloonlab.measure`.
+    RuntimeError
+        The device refused what an honest driver told it, or was told other pages.
     """
     check_facilities()
     memory_pages, _ = check_sizes(memory, 0)
+    if memory_pages < 2:
+        raise ValueError(f"memory must be at least two 4 KiB pages, got {memory!r}")
     balloon_bytes = memory_pages // 2 * PAGE_BYTES
     check_available(memory_pages * PAGE_BYTES, touched=True)
     pages = patterns.random(memory, balloon_bytes, seed)
@@ -96,11 +101,21 @@ def _rounds(
     bits = np.packbits(ballooned, bitorder="little").view(np.uint64)
     with machine(ram, Buddy.holding(ram.memory_pages, pages), protocol, discard) as both:
         for operation, target in (("inflate", pages.size), ("deflate", 0)):
-            both.driver.set_target(target)
+            done = both.driver.set_target(target)
+            _check_told(pages, done, both.devices[operation])
             found = np.zeros(4, np.int64)
             look = partial(kernels.compare, words, ballooned=bits, found=found)
             _by_step(ram, bar, "comparing", look)
             yield operation, found.tolist()
+
+
+def _check_told(pages: npt.NDArray[np.uint64], done: Operation, device: BalloonDevice) -> None:
+    bad, errors = device.faults(), device.n_discard_errors
+    if bad or errors or not np.array_equal(np.sort(done.pages), np.sort(pages)):
+        raise RuntimeError(
+            f"the operation went wrong: bad records {bad}, {errors} madvise calls failed, "
+            f"{done.pages.size} of {pages.size} pages told; nothing is reported"
+        )
 
 
 def _by_step(ram: GuestRam, bar: Progress, text: str, work: Callable[[int, int], object]) -> None:

@@ -19,8 +19,9 @@ from ..sizes import PAGE_BYTES
 from .progress import Progress
 from .trials import check_facilities
 
-CHUNK = 20_000
-"""Cases in one compiled call; Ctrl-C is heard in between."""
+CHUNK = 5_000
+"""Cases in one compiled call, on the inflate and the deflate queue in turns; Ctrl-C is heard in
+between."""
 
 QUEUE_PAGES = QUEUE_BYTES // PAGE_BYTES
 OWN_PAGES = QUEUE_PAGES + 1
@@ -53,7 +54,8 @@ MUST_BE_ZERO = (
 def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataFrame:
     """Play hostile messages and queues against the device on real memory.
 
-    Every wire format and way to discard gets its share. The guest's RAM lies in
+    Every wire format and way to discard gets its share, half of it on the inflate queue
+    and half on the deflate queue. The guest's RAM lies in
     pieces between canary pages: unmapped neighbours, ROM, and the guest kernel's
     own memory. After each case every canary is looked at, and every extent that was
     discarded is held against the memory map.
@@ -86,21 +88,29 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
         raise ValueError(f"cases must be at least {len(pairs)}, got {cases}")
     share = -(-cases // len(pairs))
     rows: list[dict[str, object]] = []
-    with Progress(len(pairs) * -(-share // CHUNK), progress) as bar:
+    chunk = min(CHUNK, -(-share // 2))
+    with Progress(len(pairs) * -(-share // chunk), progress) as bar:
         for number, (protocol, discard) in enumerate(pairs):
             bar.describe(f"hostile guest: {protocol} by {discard}")
-            for finding, count in _play(protocol, discard, share, seed + number, bar).items():
+            found = _play(protocol, discard, share, chunk, seed + number, bar)
+            for finding, count in found.items():
                 rows.append(
                     {"protocol": protocol, "discard": discard, "finding": finding, "count": count}
                 )
     return pd.DataFrame(rows)
 
 
-def _play(protocol: str, discard: str, cases: int, seed: int, bar: Progress) -> dict[str, int]:
+def _play(
+    protocol: str, discard: str, cases: int, chunk: int, seed: int, bar: Progress
+) -> dict[str, int]:
     memory, canaries, own = _map_memory()
     queue_area = memory.ram[own * PAGE_BYTES :][:QUEUE_BYTES]
     message = memory.ram[(own + QUEUE_PAGES) * PAGE_BYTES :][: 8 * kernels.MESSAGE_WORDS]
-    state = make_state(wire.get(protocol), discard, "inflate", no_balloon(memory.ram.size))
+    balloon = no_balloon(memory.ram.size)
+    queues = [
+        make_state(wire.get(protocol), discard, operation, balloon)
+        for operation in ("inflate", "deflate")
+    ]
     tallies = np.zeros(kernels.N_TALLIES, np.int64)
     log = clock.Log.empty(1000)
     with Virtqueue(queue_area, busy_wait=True) as queue:
@@ -111,12 +121,14 @@ def _play(protocol: str, discard: str, cases: int, seed: int, bar: Progress) -> 
             span=SPAN,
             state=np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64),
         )
-        for done in range(0, cases, CHUNK):
-            n = min(CHUNK, cases - done)
+        for number, done in enumerate(range(0, cases, chunk)):
+            n = min(chunk, cases - done)
+            state = queues[number % 2]
             queue.ring.avail[vring.INDEX] = queue.ring.used[vring.INDEX] = 0
             kernels.run_cases(guest, memory, state, canaries, n, tallies, log)
             bar.advance()
-    bad = state.faults[: faults.N_FAULTS]
+    bad = np.sum([state.faults[: faults.N_FAULTS] for state in queues], axis=0)
+    calls = np.sum([state.counters for state in queues], axis=0)
     stopped = tallies[kernels.STOPPED + vring.BAD_INDEX : kernels.STOPPED + vring.BAD_LENGTH + 1]
     carried_out = int(tallies[kernels.CARRIED_OUT])
     return {
@@ -128,11 +140,11 @@ def _play(protocol: str, discard: str, cases: int, seed: int, bar: Progress) -> 
             for reason in range(vring.BAD_INDEX, vring.BAD_LENGTH + 1)
         },
         **{
-            f"record refused: {text}": int(count)
-            for text, count in zip(faults.DESCRIPTIONS, bad, strict=True)
+            f"record {'passed over' if kind == faults.REPEATED else 'refused'}: {text}": int(count)
+            for kind, (text, count) in enumerate(zip(faults.DESCRIPTIONS, bad, strict=True))
         },
-        "madvise calls": int(state.counters[device_kernels.DISCARDS]),
-        "madvise calls that failed": int(state.counters[device_kernels.DISCARD_ERRORS]),
+        "madvise calls": int(calls[device_kernels.DISCARDS]),
+        "madvise calls that failed": int(calls[device_kernels.DISCARD_ERRORS]),
         "canary words changed": int(tallies[kernels.CANARIES_CHANGED]),
         "discards outside RAM": int(tallies[kernels.DISCARDS_OUTSIDE]),
         "pages discarded twice": int(tallies[kernels.DISCARDED_AGAIN]),

@@ -57,7 +57,8 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     for ranges in decoded:
         position = np.zeros(4, np.int64)
         arguments = (ranges.view(np.int64).reshape(-1, 2), position, by_page, balloon, True)
-        while n := kernels.translate(guest, *arguments, extents, faults.no_faults()):
+        while position[0] < ranges.size:
+            n = kernels.translate(guest, *arguments, extents, faults.no_faults())
             calls.append(extents[:n] // kernels.PAGE_BYTES)
     found = np.concatenate(calls)
     row = np.searchsorted(slots[:, kernels.FIRST_PAGE], found[:, 0], side="right") - 1

@@ -1,0 +1,37 @@
+"""What one operation of the driver did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one inflation, deflation or migration did.
+
+    Attributes
+    ----------
+    pages : uint64 array
+        Pages told, in the order in which they entered or left the balloon; of a
+        migration the page that entered, then the one that left.
+    told_as : str
+        How they were told: ``"pfn"`` where records could not be used.
+    n_bitmaps : int
+        Bitmaps that there was memory for; 0 where none was used.
+    wall_ns : int
+        The whole operation, read at its two ends in the compiled code: Python's own
+        threads have no part in it.
+    n_kicks, wire_bytes, n_records : int
+        What went over the queue.
+    """
+
+    pages: npt.NDArray[np.uint64]
+    told_as: str
+    n_bitmaps: int
+    wall_ns: int = 0
+    n_kicks: int = 0
+    wire_bytes: int = 0
+    n_records: int = 0
