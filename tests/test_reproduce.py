@@ -69,6 +69,7 @@ def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
     first.append(frame)
     (tmp_path / "thesis.tex").write_text("mine")
     second = store.Store(tmp_path)
+    second.set_aside()
     second.write_meta({"run": 2})
     (aside,) = tmp_path.glob("earlier-*")
     assert len(pd.read_csv(aside / "timings.csv")) == 2

@@ -49,9 +49,9 @@ class Progress:
         """Say what is going on."""
         self._bars.update(self._task, description=text, refresh=True)
 
-    def advance(self) -> None:
-        """Finish a step."""
-        self._done += 1
+    def advance(self, n_steps: int = 1) -> None:
+        """Finish steps."""
+        self._done += n_steps
         amount = f"{self._done}/{self._n_steps}"
         self._bars.update(self._task, completed=self._done, amount=amount, refresh=True)
 

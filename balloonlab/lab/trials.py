@@ -45,7 +45,7 @@ def count_steps(trials: list[Trial]) -> int:
 
 
 def _memory_of(trial: Trial) -> tuple[int, bool, bool]:
-    return trial.case.memory_pages, trial.case.thp, trial.case.touched
+    return trial.case.memory_key
 
 
 def check_facilities() -> None:
@@ -77,19 +77,24 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
         ram = GuestRam(first.memory_pages, first.thp)
         for number in range(-1, max(trial.case.repeats for trial in together)):
             for trial in together:
-                case = trial.case
-                if number >= case.repeats:
-                    continue
-                name = "warm-up" if number < 0 else f"repeat {number + 1} of {case.repeats}"
-                progress.describe(f"{case.label()}: {name}")
-                if case.touched:
-                    with progress.bytes("touching memory", case.memory_bytes) as advance:
-                        ram.touch(advance)
-                repeat = trial.once(case, ram, ids[id(trial)], number)
-                progress.advance()
-                if number >= 0:
-                    yield repeat
+                if number < trial.case.repeats:
+                    repeat = take_turn(trial, ram, ids[id(trial)], number, progress)
+                    if number >= 0:
+                        yield repeat
         del ram
+
+
+def take_turn(trial: Trial, ram: GuestRam, run_id: str, number: int, progress: Progress) -> Repeat:
+    """Bring memory into the state that the case asks for, and run it once; -1 warms up."""
+    case = trial.case
+    name = "warm-up" if number < 0 else f"repeat {number + 1} of {case.repeats}"
+    progress.describe(f"{case.label()}: {name}")
+    if case.touched:
+        with progress.bytes("touching memory", case.memory_bytes) as advance:
+            ram.touch(advance)
+    repeat = trial.once(case, ram, run_id, number)
+    progress.advance()
+    return repeat
 
 
 def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
