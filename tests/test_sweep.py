@@ -91,12 +91,15 @@ def test_cases_take_turns_in_a_random_order(turns):
     changes = [i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]]
     assert len(changes) == len(set(kinds)) - 1  # each is mapped once
     for part in np.split(np.arange(len(begun)), changes):
-        numbers = [begun[i][1] for i in part]
+        turns_here = [begun[i] for i in part]
+        for (before, number), (case, following) in pairwise(turns_here):
+            assert number != -1 or (before, 0) == (case, following)  # a warm-up, then its case
+        numbers = [number for _, number in turns_here if number != -1]
         assert numbers == sorted(numbers)
-        rounds = [[begun[i][0] for i in part if begun[i][1] == n] for n in (-1, 0, 1)]
+        rounds = [[case for case, number in turns_here if number == n] for n in (-1, 0, 1)]
         assert set(rounds[0]) == set(rounds[1]) == set(rounds[2])
-        pages = [[case.pages_key for case in cases] for cases in rounds]
-        for keys in pages:
+        for cases in rounds:
+            keys = [case.pages_key for case in cases]
             assert sum(a != b for a, b in pairwise(keys)) == len(set(keys)) - 1
     first = list(begun)
     begun.clear()
@@ -113,6 +116,8 @@ def test_one_page_set_is_held_at_a_time(monkeypatch):
     make, once = Case._make_start, module.operate_once
 
     def noted(self):
+        gc.collect()
+        assert len(alive) == 0
         start = make(self)
         alive.add(start)
         made.append(self.pages_key)
@@ -126,7 +131,7 @@ def test_one_page_set_is_held_at_a_time(monkeypatch):
     monkeypatch.setattr(Case, "_make_start", noted)
     monkeypatch.setattr(module, "operate_once", checked)
     patterns = ["idle", "random", "geometric:4", "aged"]
-    run = bl.sweep(memory="8MiB", balloon=0.5, pattern=patterns, bitmaps=[0, 1, 32], repeats=1)
+    run = bl.sweep(memory="8MiB", balloon=0.5, pattern=patterns, bitmaps=[0, 1, 32], repeats=2)
     assert run.skipped.empty
     assert len(made) == 2 * len(patterns)  # once a round, for three cases each
 
@@ -169,7 +174,7 @@ def test_a_case_without_room_or_that_fails_does_not_stop_the_others(monkeypatch,
 
 def test_the_same_call_goes_on_where_it_stopped(turns, tmp_path):
     begun, limit = turns
-    limit.most = 5  # two warm-ups, the first round, and one more repeat
+    limit.most = 5  # the first round with its warm-ups, and one more repeat
     with pytest.raises(KeyboardInterrupt):
         bl.sweep(**SMALL, out=tmp_path)
     stopped = bl.lab.load(tmp_path)

@@ -23,7 +23,7 @@ from .provenance import describe_machine
 from .resources import check_available
 from .stages import CHECK_COLUMNS, COLUMNS, SKIPPED_COLUMNS, describe, empty, stack
 from .store import CHECKS, SKIPPED, Store, load
-from .trials import Repeat, Trial, check_facilities, operate_once, take_turn
+from .trials import WARM_UP, Repeat, Trial, check_facilities, operate_once, take_turn
 
 Rows: TypeAlias = dict[str, Any]
 
@@ -101,8 +101,8 @@ def sweep(
     pages, touched or not), each of which is mapped once, since the first touch of memory takes
     five times as long as later ones; on each kind the cases take turns, one repeat of every case a
     round, in another order each round. Cases with the same pages are neighbours in a
-    round: page sets are made when their turn comes, and one is held at a time. A case that is
-    gone on with is warmed up again.
+    round: page sets are made when their turn comes, and one is held at a time. A case is warmed
+    up right before its first repeat, and again when the sweep goes on with it.
 
     Examples
     --------
@@ -234,7 +234,7 @@ def _measure(cases: list[Case], seed: int, run: Run, store: Store | None, show: 
     missing = {
         case: [n for n in range(case.repeats) if (ids[case], n) not in done] for case in cases
     }
-    missing = {case: [-1, *numbers] for case, numbers in missing.items() if numbers}
+    missing = {case: [WARM_UP, *numbers] for case, numbers in missing.items() if numbers}
     frames, checks, skipped = [run.frame], [run.checks], [run.skipped]
     with Progress(sum(map(len, missing.values())), show) as bar:
         for outcome in _outcomes(missing, ids, np.random.default_rng(seed), bar):
@@ -280,30 +280,31 @@ def _take_turns(
     rng: np.random.Generator,
     bar: Progress,
 ) -> Iterator[Repeat | Rows]:
-    """Make round after round of the cases on one mapping; the first warms up."""
+    """Make round after round of the cases on one mapping, each warmed up before its first."""
     left = {case: list(numbers) for case, numbers in missing.items()}
-    for number in range(-1, max(case.repeats for case in left)):
+    for number in range(max(case.repeats for case in left)):
         for neighbours in _shuffled_groups(left, "pages_key", rng):
-            start = None
+            start = trial = None  # lets go of a page set before the next one is made
             for case in neighbours:
                 if number not in left[case]:
                     continue
                 try:
-                    ready = case.ready(start)
+                    trial = Trial(case.ready(start), operate_once)
                 except (MemoryError, ValueError) as error:
                     yield _left_out(case, ids[case], "skipped", error)
                     bar.advance(len(left.pop(case)))
                     continue
-                start = ready.start
+                start = trial.case.start
                 try:
-                    repeat = take_turn(Trial(ready, operate_once), ram, ids[case], number, bar)
+                    if left[case][0] == WARM_UP:
+                        take_turn(trial, ram, ids[case], left[case].pop(0), bar)
+                    repeat = take_turn(trial, ram, ids[case], number, bar)
                 except RuntimeError as error:
                     yield _left_out(case, ids[case], "failed", error)
                     bar.advance(len(left.pop(case)))
                     continue
                 left[case].remove(number)
-                if number >= 0:
-                    yield repeat
+                yield repeat
 
 
 def _shuffled_groups(cases: Iterable[Case], key: str, rng: np.random.Generator) -> list[list[Case]]:

@@ -23,6 +23,9 @@ from .machine import machine
 from .progress import Progress
 from .stages import Work, make_frame, stage_times
 
+WARM_UP = -1
+"""Stands for the repeat that is made before all others and dropped."""
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -75,19 +78,19 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
         together = list(group)
         first = together[0].case
         ram = GuestRam(first.memory_pages, first.thp)
-        for number in range(-1, max(trial.case.repeats for trial in together)):
+        for number in range(WARM_UP, max(trial.case.repeats for trial in together)):
             for trial in together:
                 if number < trial.case.repeats:
                     repeat = take_turn(trial, ram, ids[id(trial)], number, progress)
-                    if number >= 0:
+                    if number != WARM_UP:
                         yield repeat
         del ram
 
 
 def take_turn(trial: Trial, ram: GuestRam, run_id: str, number: int, progress: Progress) -> Repeat:
-    """Bring memory into the state that the case asks for, and run it once; -1 warms up."""
+    """Bring memory into the state that the case asks for, and run it once."""
     case = trial.case
-    name = "warm-up" if number < 0 else f"repeat {number + 1} of {case.repeats}"
+    name = "warm-up" if number == WARM_UP else f"repeat {number + 1} of {case.repeats}"
     progress.describe(f"{case.label()}: {name}")
     if case.touched:
         with progress.bytes("touching memory", case.memory_bytes) as advance:
