@@ -3,6 +3,7 @@
 import gc
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import weakref
@@ -134,6 +135,18 @@ def test_one_page_set_is_held_at_a_time(monkeypatch):
     run = bl.sweep(memory="8MiB", balloon=0.5, pattern=patterns, bitmaps=[0, 1, 32], repeats=2)
     assert run.skipped.empty
     assert len(made) == 2 * len(patterns)  # once a round, for three cases each
+
+
+def test_memory_that_runs_out_while_a_case_is_measured_skips_it(monkeypatch):
+    def out_of_memory(*arguments):
+        raise MemoryError
+
+    monkeypatch.setattr(module, "operate_once", out_of_memory)
+    run = bl.sweep(**SMALL)
+    assert run.skipped["outcome"].tolist() == ["skipped", "skipped"]
+    assert run.skipped["reason"].tolist() == ["MemoryError", "MemoryError"]
+    assert run.frame.empty
+    assert list(run.frame.columns) == stages.COLUMNS
 
 
 def test_equal_cases_are_measured_once():
@@ -433,11 +446,12 @@ def test_killed_and_interrupted_at_random_moments_it_ends_up_whole(tmp_path, rng
             wait(process, 0.02)
         wait(process, rng.uniform(0, 0.2))
         if number % 2:
-            process.terminate() if number == 1 else process.send_signal(2)
+            process.send_signal(signal.SIGTERM if number == 1 else signal.SIGINT)
         else:
             process.kill()
         _, errors = process.communicate(timeout=60)
         assert "Traceback" not in errors
+        assert ("the same command goes on" in errors) == (number == 3)
         pd.read_csv(tmp_path / "timings.csv")
         run = bl.lab.load(tmp_path)
         assert kept < repeats_of(run)

@@ -226,4 +226,5 @@ class Case:
     def label(self) -> str:
         """Name the case on one line, for progress bars."""
         state = "touched" if self.touched else "untouched"
-        return f"{self.operation}, {self.protocol} by {self.discard}, {state}"
+        guest = f"{spell(self.memory_bytes)} {state}, {self.pattern}"
+        return f"{guest}: {self.operation}, {self.protocol} by {self.discard}"

@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from ..sizes import format_size
 
@@ -32,12 +33,14 @@ class Progress:
         self._in_notebook = console.is_jupyter and find_spec("ipywidgets") is not None
         self.shown = show and (console.is_terminal or self._in_notebook)
         self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            # In a narrow terminal the text is what wraps, never the time left.
+            TextColumn("{task.description}", table_column=Column(no_wrap=False)),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[amount]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            speed_estimate_period=3600,  # seconds; a step of a large guest takes many
             auto_refresh=False,  # a refreshing thread would run beside timed code
             disable=not self.shown,
         )

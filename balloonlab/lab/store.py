@@ -247,7 +247,7 @@ def pool(folders: Iterable[str | os.PathLike[str]]) -> Run:
     Raises
     ------
     FileNotFoundError, ValueError
-        As `load`; no folders, the same run twice, or runs of unlike machines or code.
+        As `load`; no folders, a run and its copy, or runs of unlike machines or code.
 
     Examples
     --------

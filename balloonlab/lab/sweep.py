@@ -266,7 +266,7 @@ def _outcomes(
             ram = GuestRam(memory_pages, thp)
         except (MemoryError, ValueError) as error:
             for case in kind:
-                yield _left_out(case, ids[case], "skipped", error)
+                yield _left_out(case, ids[case], error)
                 bar.advance(len(missing[case]))
             continue
         yield from _take_turns({case: missing[case] for case in kind}, ids, ram, rng, bar)
@@ -291,7 +291,7 @@ def _take_turns(
                 try:
                     trial = Trial(case.ready(start), operate_once)
                 except (MemoryError, ValueError) as error:
-                    yield _left_out(case, ids[case], "skipped", error)
+                    yield _left_out(case, ids[case], error)
                     bar.advance(len(left.pop(case)))
                     continue
                 start = trial.case.start
@@ -299,8 +299,8 @@ def _take_turns(
                     if left[case][0] == WARM_UP:
                         take_turn(trial, ram, ids[case], left[case].pop(0), bar)
                     repeat = take_turn(trial, ram, ids[case], number, bar)
-                except RuntimeError as error:
-                    yield _left_out(case, ids[case], "failed", error)
+                except (MemoryError, RuntimeError) as error:
+                    yield _left_out(case, ids[case], error)
                     bar.advance(len(left.pop(case)))
                     continue
                 left[case].remove(number)
@@ -316,10 +316,10 @@ def _shuffled_groups(cases: Iterable[Case], key: str, rng: np.random.Generator) 
     return [shuffled[i] for i in rng.permutation(len(shuffled))]
 
 
-def _left_out(case: Case, run_id: str, outcome: str, error: Exception) -> Rows:
+def _left_out(case: Case, run_id: str, error: Exception) -> Rows:
     return {
         **describe(case, run_id),
         "bitmaps": case.bitmaps,
-        "outcome": outcome,
+        "outcome": "failed" if isinstance(error, RuntimeError) else "skipped",
         "reason": str(error) or type(error).__name__,
     }
