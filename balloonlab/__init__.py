@@ -10,15 +10,26 @@ memory, with every stage timed::
     ranges = bl.wire.decode(stream, "bitmap-v4")   # what the host is told
     run = bl.measure(memory="1GiB", repeats=3)     # inflate on real memory
     run.frame                                      # where the time went
+    bl.sweep(memory=["1GiB", "2GiB"], protocol=["pfn", "bitmap-v4"], out="sizes")  # the grid
 """
 
 from importlib.metadata import version
 
 from . import figures, lab, model, wire
 from .headline import reproduce
-from .lab import compare, measure
+from .lab import compare, measure, sweep
 from .pages import patterns
 
 __version__ = version("balloonlab")
 
-__all__ = ["compare", "figures", "lab", "measure", "model", "patterns", "reproduce", "wire"]
+__all__ = [
+    "compare",
+    "figures",
+    "lab",
+    "measure",
+    "model",
+    "patterns",
+    "reproduce",
+    "sweep",
+    "wire",
+]

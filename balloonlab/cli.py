@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -55,6 +55,105 @@ def reproduce(
     console = _console()
     console.print(render(result))
     console.print(f"Results: {out}", soft_wrap=True)
+
+
+@app.command()
+def sweep(
+    memory: Annotated[list[str] | None, typer.Option(help="RAM of the guest (8GiB)")] = None,
+    balloon: Annotated[
+        list[str] | None,
+        typer.Option(help="Size of the balloon, or a share of memory such as 0.5 (7/8 of it)"),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None, typer.Option(help="How pages are told: pfn, bitmap-v4 (bitmap-v4)")
+    ] = None,
+    pattern: Annotated[
+        list[str] | None,
+        typer.Option(help="idle, random, huge, aged, every:K, geometric:MEAN (idle)"),
+    ] = None,
+    order: Annotated[
+        list[str] | None, typer.Option(help="as is, ascending, descending, shuffled (as is)")
+    ] = None,
+    operation: Annotated[list[str] | None, typer.Option(help="inflate, deflate (inflate)")] = None,
+    touched: Annotated[
+        list[bool] | None,
+        typer.Option("--touched/--untouched", help="Whether the host backs the RAM (touched)"),
+    ] = None,
+    thp: Annotated[
+        list[bool] | None,
+        typer.Option("--thp/--no-thp", help="Whether huge pages may back it (no-thp)"),
+    ] = None,
+    discard: Annotated[
+        list[str] | None, typer.Option(help="How it is applied: page, range (by protocol)")
+    ] = None,
+    wait: Annotated[
+        list[str] | None, typer.Option(help="How the driver waits: block, busy (block)")
+    ] = None,
+    bitmaps: Annotated[
+        list[int] | None, typer.Option(help="Bitmaps the guest has memory for, 0 to 32 (32)")
+    ] = None,
+    steps: Annotated[
+        list[int] | None, typer.Option(help="Equal steps to the balloon's size (1)")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 5,
+    out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-sweep"),
+    seed: Annotated[int, typer.Option(help="Of the order in which cases are measured")] = 0,
+) -> None:
+    """Measure every combination of the options' values; go on where the same command stopped.
+
+    All options but the last three may be given several times:
+
+        balloonlab sweep --memory 1GiB --memory 4GiB --pattern idle --pattern random
+
+        balloonlab sweep --memory 2GiB --touched --untouched --discard page --discard range
+
+    Each repeat is on disk before the next one starts: after Ctrl-C, a crash or a reboot
+    the same command goes on. What cannot be measured is skipped, and listed with the reason.
+    """
+    from .lab.measure import totals
+    from .lab.sweep import sweep as run
+
+    axes = {
+        "memory": memory,
+        "balloon": [_size_or_share(text) for text in balloon or []],
+        "protocol": protocol,
+        "pattern": pattern,
+        "order": order,
+        "operation": operation,
+        "touched": touched,
+        "thp": thp,
+        "discard": discard,
+        "wait": wait,
+        "bitmaps": bitmaps,
+        "steps": steps,
+    }
+    given: dict[str, Any] = {name: values for name, values in axes.items() if values}
+    try:
+        result = run(**given, repeats=repeats, out=out, seed=seed)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"Interrupted. Finished repeats are in {out}; the same command goes on from there.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, MemoryError, OSError, RuntimeError) as error:
+        typer.echo(f"balloonlab: {error}", err=True)
+        raise typer.Exit(2) from None
+    if len(result.frame):
+        typer.echo(totals(result.frame).to_string(index=False, float_format="%.4g"))
+    for (outcome, reason), rows in result.skipped.groupby(["outcome", "reason"]):
+        typer.echo(f"{outcome}, {len(rows)} cases: {reason}")
+    n_cases = len(result.frame["run_id"].unique())
+    typer.echo(f"{n_cases} cases measured, {len(result.skipped)} left out (lab). Results: {out}")
+
+
+def _size_or_share(text: str) -> str | float:
+    """Tell a share of the memory, ``0.5``, from a size, ``512MiB``."""
+    try:
+        share = float(text)
+    except ValueError:
+        return text
+    return share if 0 < share < 1 else text
 
 
 @app.command()

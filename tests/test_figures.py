@@ -332,5 +332,7 @@ def test_the_timeline_is_one_sequence_of_both_ends(closed, protocol):
     assert lanes[-1] == "host: discard"
     first = bl.figures.timeline(frame, until_us=0.1)
     assert len(first.get_yticklabels()) == 1
+    with pytest.raises(TypeError, match="unknown argument colour"):
+        bl.lab.timeline(colour="red", progress=False)
     with pytest.raises(ValueError, match="until_us must be above"):
         bl.figures.timeline(frame, until_us=0)

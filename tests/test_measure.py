@@ -17,6 +17,9 @@ import balloonlab as bl
 from balloonlab.host import GuestRam
 from balloonlab.kernels import device
 from balloonlab.lab import resources, stages
+from balloonlab.lab.case import Case
+from balloonlab.lab.machine import machine
+from balloonlab.pages import age
 from balloonlab.sizes import GIB, MIB
 
 from .strategies import FAITHFUL
@@ -101,6 +104,48 @@ def test_scattered_pages_and_both_ways_of_waiting(protocol, wait):
     assert random.frame["n_pages"].unique().tolist() == [1024]
 
 
+SPELLINGS = ["idle", "random", "huge", "aged", "every:8", "geometric:4"]
+
+
+@pytest.mark.parametrize("order", bl.patterns.ORDERS)
+@pytest.mark.parametrize("pattern", [*SPELLINGS, [5, 3, 4, 800]])
+def test_every_repeat_inflates_the_patterns_pages_in_that_order(pattern, order):
+    case = Case.make(
+        memory="16MiB", balloon="2MiB" if isinstance(pattern, str) else None,
+        pattern=pattern, order=order,
+    )  # fmt: skip
+    pages = bl.patterns.make(pattern, "16MiB", "2MiB") if case.given is None else pattern
+    expected = bl.patterns.ordered(pages, order)
+    for _ in range(2):
+        with machine(GuestRam(case.memory_pages), case.allocator(), "pfn") as both:
+            done = both.driver.inflate(case.balloon_pages)
+        np.testing.assert_array_equal(done.pages, expected)
+
+
+def test_an_aged_guest_is_aged_once_and_keeps_its_other_free_memory(monkeypatch):
+    guests = []
+    monkeypatch.setattr(
+        "balloonlab.lab.case.age", lambda memory: guests.append(age(memory)) or guests[-1]
+    )
+    run = bl.measure(memory="16MiB", balloon="8MiB", pattern="aged", repeats=3)
+    assert run.frame["repeat"].nunique() == 3
+    assert len(guests) == 1
+    case = Case.make(memory="16MiB", balloon="8MiB", pattern="aged")
+    free = case.allocator().free_blocks()
+    assert free.tolist() == guests[0].buddy.free_blocks().tolist()
+    assert free @ (1 << np.arange(free.size)) > case.balloon_pages
+    sorted_case = Case.make(memory="16MiB", balloon="8MiB", pattern="aged", order="ascending")
+    assert sorted_case.allocator().free_blocks()[0] == case.balloon_pages
+
+
+def test_pattern_and_order_are_in_the_frame():
+    cases = [{"pattern": "every:8", "order": order} for order in bl.patterns.ORDERS]
+    run = bl.compare(cases, memory="8MiB", balloon="512KiB", protocol="pfn", repeats=1)
+    assert list(run.frame.columns).index("order") == list(run.frame.columns).index("pattern") + 1
+    assert set(run.frame["pattern"]) == {"every:8"}
+    assert run.frame["order"].unique().tolist() == list(bl.patterns.ORDERS)
+
+
 @pytest.mark.parametrize("thp", [True, False])
 def test_huge_pages_are_what_was_asked_for(thp):
     switch = bl.lab.provenance.thp_state()
@@ -183,6 +228,17 @@ def test_an_interrupt_leaves_no_thread_behind(monkeypatch, wait):
         ({"pattern": [1], "memory": "1MiB", "balloon": "8KiB"}, ValueError, "size of the pages"),
         ({"pattern": [0.5], "memory": "1MiB"}, TypeError, "pattern must be an array of integers"),
         ({"pattern": None, "memory": "1MiB"}, TypeError, "pattern must be an array of integers"),
+        ({"pattern": "every:2", "memory": "8MiB"}, ValueError, "4 MiB .*a K of at most 1"),
+        ({"pattern": "geometric:1", "memory": "8MiB"}, ValueError, "needs a MEAN of 6.98 or more"),
+        ({"pattern": "aged", "memory": "8MiB", "balloon": "8188KiB"}, ValueError, "needs held="),
+        (
+            {"pattern": "huge", "memory": "9MiB"},
+            ValueError,
+            "whole huge pages .* got '8064KiB'; the next smaller that fits is 6 MiB",
+        ),
+        ({"pattern": "every:08"}, ValueError, "pattern must be one of .*every:08"),
+        ({"order": "sideways"}, ValueError, "order must be one of as is, ascending"),
+        ({"steps": 2000, "memory": "8MiB", "balloon": "4MiB"}, ValueError, "steps must be at most"),
         ({"operation": "explode"}, ValueError, "operation must be one of inflate, deflate"),
         ({"host": "xen"}, ValueError, "host must be one of lab"),
         ({"discard": "all"}, ValueError, "discard must be one of page, range"),

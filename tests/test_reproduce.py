@@ -69,6 +69,7 @@ def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
     first.append(frame)
     (tmp_path / "thesis.tex").write_text("mine")
     second = store.Store(tmp_path)
+    second.set_aside()
     second.write_meta({"run": 2})
     (aside,) = tmp_path.glob("earlier-*")
     assert len(pd.read_csv(aside / "timings.csv")) == 2
@@ -83,6 +84,17 @@ def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
     (tmp_path / "timings.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="lacks the columns run_id"):
         store.load(tmp_path)
+
+
+def test_a_sweep_in_the_same_folder_is_set_aside_whole(tmp_path):
+    bl.sweep(memory="8MiB", repeats=1, out=tmp_path)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    bl.reproduce(memory="8MiB", repeats=1, out=tmp_path)
+    (aside,) = tmp_path.glob("earlier-*")
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == files
+    run = bl.lab.load(tmp_path)
+    assert run.skipped.empty
+    assert len(run.checks) == len(run.frame.drop_duplicates(["run_id", "repeat"])) == 5
 
 
 @pytest.mark.parametrize(

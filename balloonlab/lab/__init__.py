@@ -1,13 +1,14 @@
-"""The laboratory: measure, compare, reproduce's cases; stages, provenance, storage."""
+"""The laboratory: measure, compare, sweep, reproduce's cases; stages, provenance, storage."""
 
 from .contents import verify
-from .measure import Run, compare, measure
+from .measure import Run, compare, measure, totals
 from .messages import discards, messages
 from .posted import DEFECTS, smallest, strikes
 from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
-from .store import load
+from .store import load, pool
+from .sweep import sweep
 from .timeline import timeline
 
 __all__ = [
@@ -20,10 +21,13 @@ __all__ = [
     "load",
     "measure",
     "messages",
+    "pool",
     "published",
     "readable",
     "smallest",
     "strikes",
+    "sweep",
     "timeline",
+    "totals",
     "verify",
 ]

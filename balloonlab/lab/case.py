@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -12,14 +15,16 @@ from .. import wire
 from ..host import DISCARDS
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..layout import check_sizes
-from ..pages import Buddy, as_pfns, check_in_ram
-from ..pages.patterns import PATTERNS
-from ..sizes import PAGE_BYTES, Size, format_size, parse_pages
+from ..pages import Buddy, age, as_pfns, patterns
+from ..sizes import GIB, KIB, MIB, PAGE_BYTES, Size, parse_pages
 from .resources import check_available
 
 OPERATIONS = ("inflate", "deflate")
 HOSTS = ("lab",)
 WAITS = ("block", "busy")
+
+CUSTOM = "custom"
+"""What stands in the frame for a pattern that is given as page numbers."""
 
 Pattern = str | npt.ArrayLike
 
@@ -29,46 +34,60 @@ def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def _check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
+def check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
+    """Check an argument that counts something."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {limits}, got {value!r}")
 
 
+def spell(n_bytes: int) -> str:
+    """Write a size as users do, without rounding: the largest unit that divides it."""
+    units = {"GiB": GIB, "MiB": MIB, "KiB": KIB, "B": 1}
+    unit = next(name for name, size in units.items() if n_bytes % size == 0)
+    return f"{n_bytes // units[unit]}{unit}"
+
+
 @dataclass(frozen=True)
 class Case:
-    """A checked measurement case; `make` builds one from what users write.
+    """A measurement case; `make` builds one from what users write.
 
     Attributes
     ----------
-    pfns : uint64 array or None
-        The balloon's pages in order; None when an idle guest's allocator chooses.
+    given : uint64 array or None
+        The pages that the user gave as the pattern.
+    start : balloonlab.pages.Buddy or None
+        The guest's allocator before the operation; None until the case is `ready`. Takes 9
+        bytes for each page of the guest, which a plan of many cases should not hold.
     """
 
     memory_pages: int
     balloon_pages: int
     protocol: str
     pattern: str
+    order: str
     discard: str
     touched: bool
     thp: bool
     wait: str
     repeats: int
-    operation: str = "inflate"
-    host: str = "lab"
-    bitmaps: int = MAX_BITMAPS
-    steps: int = 1
-    pfns: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
+    operation: str
+    host: str
+    bitmaps: int
+    steps: int
+    given: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
+    start: Buddy | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def make(
+    def plan(
         cls,
         *,
         memory: Size = "8GiB",
         balloon: Size | None = None,
         protocol: str = "bitmap-v4",
         pattern: Pattern = "idle",
+        order: str = "as is",
         operation: str = "inflate",
         touched: bool = True,
         thp: bool = False,
@@ -79,9 +98,10 @@ class Case:
         bitmaps: int = MAX_BITMAPS,
         steps: int = 1,
     ) -> Case:
-        """Check every argument of `balloonlab.measure`, and that the guest fits; see there."""
+        """Check each argument of `balloonlab.measure` by itself; makes no pages yet."""
         default = wire.get(protocol).discard
         discard = default if discard is None else discard
+        _check_choice("order", order, patterns.ORDERS)
         _check_choice("operation", operation, OPERATIONS)
         _check_choice("host", host, HOSTS)
         _check_choice("discard", discard, DISCARDS)
@@ -89,48 +109,102 @@ class Case:
         for name, value in (("touched", touched), ("thp", thp)):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
-        _check_number("repeats", repeats, 1)
-        _check_number("bitmaps", bitmaps, 0, MAX_BITMAPS)
-        _check_number("steps", steps, 1)
-        if isinstance(pattern, str):
-            _check_choice("pattern", pattern, tuple(PATTERNS))
-            name = pattern
-            if balloon is None:
-                balloon = parse_pages(memory, "memory") // 8 * 7 * PAGE_BYTES
-            memory_pages, balloon_pages = check_sizes(memory, balloon)
-            check_available(memory_pages * PAGE_BYTES, bool(touched))
-            pfns = None if name == "idle" else PATTERNS[name](memory, balloon)
+        check_number("repeats", repeats, 1)
+        check_number("bitmaps", bitmaps, 0, MAX_BITMAPS)
+        check_number("steps", steps, 1)
+        memory_pages = parse_pages(memory, "memory")
+        given = None
+        if not isinstance(pattern, str):
+            given, pattern = as_pfns(pattern, "pattern"), CUSTOM
+        elif pattern not in patterns.PATTERNS:
+            patterns.make(pattern, PAGE_BYTES, 0)  # an empty set: only the spelling is checked
+        if balloon is not None:
+            balloon_pages = parse_pages(balloon, "balloon")
         else:
-            name = "custom"
-            pfns = as_pfns(pattern, "pattern")
-            size = pfns.size * PAGE_BYTES
-            if balloon is not None and parse_pages(balloon, "balloon") != pfns.size:
-                raise ValueError(
-                    f"balloon must be the size of the pages given as pattern= "
-                    f"({format_size(size)}, {pfns.size} pages) or left out, got {balloon!r}"
-                )
-            memory_pages, balloon_pages = check_sizes(memory, size)
-            check_available(memory_pages * PAGE_BYTES, bool(touched))
-            check_in_ram(pfns, memory_pages)
-        if balloon_pages == 0:
-            raise ValueError("balloon must hold at least one page to be measured, got 0")
-        if steps > balloon_pages:
-            raise ValueError(f"steps must be at most {balloon_pages}, one a page, got {steps}")
+            balloon_pages = memory_pages // 8 * 7 if given is None else given.size
         return cls(
             memory_pages=memory_pages,
             balloon_pages=balloon_pages,
             protocol=protocol,
-            pattern=name,
+            pattern=pattern,
+            order=order,
             discard=discard,
             touched=bool(touched),
             thp=bool(thp),
             wait=wait,
             repeats=int(repeats),
             operation=operation,
+            host=host,
             bitmaps=int(bitmaps),
             steps=int(steps),
-            pfns=pfns,
+            given=given,
         )
+
+    @classmethod
+    def make(cls, **arguments: Any) -> Case:
+        """Check every argument of `balloonlab.measure`, and that the guest fits; see there."""
+        case = cls.plan(**arguments)
+        check_available(case.memory_bytes, case.touched)
+        return case.ready()
+
+    def ready(self, start: Buddy | None = None) -> Case:
+        """Check that the arguments go together, and make the allocator's state.
+
+        Parameters
+        ----------
+        start : balloonlab.pages.Buddy, optional
+            That of a case with the same `pages_key`, which is then not made again.
+
+        Raises
+        ------
+        ValueError
+            The pattern has no pages for a balloon of that size in such a guest, or the
+            sizes exclude each other; the message says what would fit.
+        """
+        check_sizes(spell(self.memory_bytes), spell(self.balloon_bytes))
+        if self.balloon_pages == 0:
+            raise ValueError("balloon must hold at least one page to be measured, got 0")
+        if self.steps > self.balloon_pages:
+            raise ValueError(
+                f"steps must be at most {self.balloon_pages}, one a page, got {self.steps}"
+            )
+        return replace(self, start=self._make_start() if start is None else start)
+
+    def _make_start(self) -> Buddy:
+        if self.order == "as is" and self.pattern == "idle":
+            return Buddy.idle(self.memory_pages)
+        if self.order == "as is" and self.pattern == "aged":
+            return self._aged()
+        return Buddy.holding(self.memory_pages, patterns.ordered(self._pages(), self.order))
+
+    def _aged(self) -> Buddy:
+        buddy = age(self.memory_bytes).buddy
+        free_pages = int(buddy.free_blocks() @ (1 << np.arange(buddy.free_blocks().size)))
+        if self.balloon_pages > free_pages:
+            self._pages()  # raises, and says what would fit
+        return buddy
+
+    def _pages(self) -> npt.NDArray[np.uint64]:
+        """Make the pages of the balloon in the pattern's own order; drawn ones with ``rng=0``."""
+        if self.given is None:
+            return patterns.make(self.pattern, spell(self.memory_bytes), spell(self.balloon_bytes))
+        if self.given.size != self.balloon_pages:
+            raise ValueError(
+                "balloon must be the size of the pages given as pattern= "
+                f"({spell(self.given.size * PAGE_BYTES)}, {self.given.size} pages) or left out, "
+                f"got {spell(self.balloon_bytes)}"
+            )
+        return self.given
+
+    @property
+    def memory_key(self) -> tuple[int, bool, bool]:
+        """What cases that can share a mapping agree in."""
+        return self.memory_pages, self.thp, self.touched
+
+    @property
+    def pages_key(self) -> tuple[int, int, str, str]:
+        """What cases that start from the same allocator agree in."""
+        return self.memory_pages, self.balloon_pages, self.pattern, self.order
 
     @property
     def memory_bytes(self) -> int:
@@ -148,12 +222,28 @@ class Case:
         return done if self.operation == "inflate" else [self.balloon_pages - n for n in done]
 
     def allocator(self) -> Buddy:
-        """Make the guest's allocator in the state that this case starts from."""
-        if self.pfns is None:
-            return Buddy.idle(self.memory_pages)
-        return Buddy.holding(self.memory_pages, self.pfns)
+        """Copy the allocator that the case starts from, a fresh one for each repeat."""
+        return self._make_start() if self.start is None else deepcopy(self.start)
 
     def label(self) -> str:
         """Name the case on one line, for progress bars."""
         state = "touched" if self.touched else "untouched"
-        return f"{self.operation}, {self.protocol} by {self.discard}, {state}"
+        guest = f"{spell(self.memory_bytes)} {state}, {self.pattern}"
+        return f"{guest}: {self.operation}, {self.protocol} by {self.discard}"
+
+
+def make_case(arguments: Mapping[str, Any]) -> Case:
+    """Make a case from arguments by name; names the unknown ones.
+
+    Raises
+    ------
+    TypeError
+        An argument that no case takes.
+    ValueError, MemoryError
+        As `Case.make`.
+    """
+    known = signature(Case.plan).parameters
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise TypeError(f"unknown argument {', '.join(unknown)}: a case takes {', '.join(known)}")
+    return Case.make(**arguments)

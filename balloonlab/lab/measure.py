@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any
 
 import pandas as pd
 
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..sizes import Size
-from .case import Case, Pattern
+from .case import Case, Pattern, make_case
 from .progress import Progress
 from .provenance import describe_machine
+from .stages import CHECK_COLUMNS, SKIPPED_COLUMNS, empty
 from .trials import Trial, count_steps, operate_once, run_trials
 
 
@@ -32,11 +32,22 @@ class Run:
     checks : pandas.DataFrame
         One row a repeat: pages backed by the host before and after, fall of the
         process's RSS, pages outside the balloon that lost their contents.
+    skipped : pandas.DataFrame
+        One row a case that a sweep could not measure, with the ``reason``; see
+        `SKIPPED_COLUMNS`. Nothing in `frame` is of these cases.
     """
 
     frame: pd.DataFrame
     meta: dict[str, Any] = field(repr=False)
     checks: pd.DataFrame = field(repr=False)
+    skipped: pd.DataFrame = field(default_factory=lambda: empty(SKIPPED_COLUMNS), repr=False)
+
+    def measured(self) -> Run:
+        """Leave out the repeats that a case made before it failed."""
+        frame = self.frame[~self.frame["run_id"].isin(self.skipped["run_id"])]
+        checks = self.checks[~self.checks["run_id"].isin(self.skipped["run_id"])]
+        tables = (frame.reset_index(drop=True), checks.reset_index(drop=True))
+        return Run(tables[0], self.meta, tables[1], self.skipped)
 
 
 def measure(
@@ -44,6 +55,7 @@ def measure(
     balloon: Size | None = None,
     protocol: str = "bitmap-v4",
     pattern: Pattern = "idle",
+    order: str = "as is",
     operation: str = "inflate",
     touched: bool = True,
     thp: bool = False,
@@ -71,7 +83,14 @@ def measure(
     protocol : str
         How pages are told: one of `balloonlab.wire.formats`.
     pattern : str or array-like of int
-        Which pages: a name in `balloonlab.patterns`, or page numbers in order.
+        Which pages: a spelling that `balloonlab.patterns.make` takes (``idle``, ``random``,
+        ``huge``, ``aged``, ``every:8``, ``geometric:1.5``), or page numbers. What is drawn is
+        drawn with ``rng=0``: the same arguments give the same pages everywhere.
+    order : {"as is", "ascending", "descending", "shuffled"}
+        In which order the allocator hands them out; ``"as is"`` is the pattern's own, or the
+        array's. ``idle`` and ``aged`` then come from an allocator in that state, everything
+        else (any other order, too) from a free list of exactly these pages. Shuffled with
+        ``rng=0``.
     operation : {"inflate", "deflate"}
         What is timed. A deflation starts from a full balloon and empties it: pages are
         told newest first, announced with ``MADV_WILLNEED`` and released to the
@@ -122,6 +141,7 @@ def measure(
         balloon=balloon,
         protocol=protocol,
         pattern=pattern,
+        order=order,
         operation=operation,
         touched=touched,
         thp=thp,
@@ -163,19 +183,42 @@ def compare(cases: Iterable[Mapping[str, Any]], progress: bool = True, **common:
             "cases must be a list of dicts of arguments, as in [{'protocol': 'pfn'}]; "
             f"got {cases!r}"
         )
-    known = signature(Case.make).parameters
-    made = []
-    for case in cases:
-        arguments = {**common, **case}
-        unknown = [name for name in arguments if name not in known]
-        if unknown:
-            raise TypeError(
-                f"unknown argument {', '.join(unknown)}: a case takes {', '.join(known)}"
-            )
-        made.append(Case.make(**arguments))
+    made = [make_case({**common, **case}) for case in cases]
     if not made:
         raise ValueError("cases must hold at least one case, got none")
     return _collect(made, progress)
+
+
+def totals(frame: pd.DataFrame) -> pd.DataFrame:
+    """Sum up a frame, a row a case: what the cases differ in, and the median total.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Of `balloonlab.measure`, `balloonlab.compare` or `balloonlab.sweep`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of the case in which not all rows are alike (``told_as`` and ``n_bitmaps``
+        where a protocol has several), ``repeats``, and the median, least and greatest total of
+        a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
+    """
+    case = [name for name in SKIPPED_COLUMNS[1:] if name in frame.columns]
+    differ = [name for name in case if len(frame[name].unique()) > 1]
+    for name in ("told_as", "n_bitmaps"):
+        if len(frame.drop_duplicates(["protocol", name])) > len(frame["protocol"].unique()):
+            differ.append(name)
+    by_repeat = frame.groupby(["run_id", "repeat"], sort=False)["time_ns"].sum() / 1e6
+    by_case = by_repeat.groupby("run_id", sort=False)
+    table = frame.drop_duplicates("run_id").set_index("run_id")[differ]
+    table = table.assign(
+        repeats=by_case.size(),
+        median_ms=by_case.median(),
+        min_ms=by_case.min(),
+        max_ms=by_case.max(),
+    )
+    return table.sort_values(differ or "median_ms", ignore_index=True)
 
 
 def _collect(cases: list[Case], show: bool) -> Run:
@@ -185,5 +228,5 @@ def _collect(cases: list[Case], show: bool) -> Run:
     return Run(
         pd.concat([repeat.frame for repeat in repeats], ignore_index=True),
         describe_machine(),
-        pd.DataFrame([repeat.check for repeat in repeats]),
+        pd.DataFrame([repeat.check for repeat in repeats], columns=CHECK_COLUMNS),
     )

@@ -11,6 +11,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 from ..sizes import format_size
 
@@ -32,12 +33,14 @@ class Progress:
         self._in_notebook = show and console.is_jupyter
         self._handle: Any = None  # of the cell's output that shows the bars
         self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(),
+            # In a narrow terminal the text is what wraps, never the time left.
+            TextColumn("{task.description}", table_column=Column(no_wrap=False)),
+            BarColumn(bar_width=20),
             TextColumn("{task.fields[amount]}"),
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            speed_estimate_period=3600,  # seconds; a step of a large guest takes many
             auto_refresh=False,  # a refreshing thread would run beside timed code
             disable=not show or not console.is_terminal or self._in_notebook,
         )
@@ -49,9 +52,9 @@ class Progress:
         """Say what is going on."""
         self._update(self._task, description=text)
 
-    def advance(self) -> None:
-        """Finish a step."""
-        self._done += 1
+    def advance(self, n_steps: int = 1) -> None:
+        """Finish steps."""
+        self._done += n_steps
         amount = f"{self._done}/{self._n_steps}"
         self._update(self._task, completed=self._done, amount=amount)
 

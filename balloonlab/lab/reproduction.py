@@ -55,8 +55,8 @@ class Reproduction:
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Reproduction:
         """Read a stored reproduction."""
-        frame, meta = load(folder)
-        return cls(frame, meta, Path(folder))
+        run = load(folder)
+        return cls(run.frame, run.meta, Path(folder))
 
     def table(self) -> pd.DataFrame:
         """Put paper and machine side by side.
@@ -179,6 +179,7 @@ def measure_headline(
     }
     store = Store(out) if out is not None else None
     if store:
+        store.set_aside()
         store.write_meta(meta)
     done: list[Repeat] = []
     with Progress(count_steps(plan), progress) as bar:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +15,50 @@ from ..kernels import clock
 from .case import Case
 
 COLUMNS = [
-    *("run_id", "source", "protocol", "told_as", "n_bitmaps", "discard", "pattern", "operation"),
-    *("touched", "thp", "wait", "steps", "memory_bytes", "balloon_bytes", "repeat"),
+    *("run_id", "source", "protocol", "told_as", "n_bitmaps", "discard", "pattern", "order"),
+    *("operation", "touched", "thp", "wait", "steps", "memory_bytes", "balloon_bytes", "repeat"),
     *("stage", "part", "time_ns", "n_pages"),
     *("n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards"),
 ]
 """One row a stage part. Within a repeat, ``time_ns`` of all rows sums to the wall time;
-the counts stand for the whole operation and are the same in each of its rows."""
+the counts stand for the whole operation and are the same in each of its rows. Units are in
+the names: ``_ns``, ``_bytes``, and ``n_`` for counts."""
+
+CHECK_COLUMNS = [
+    *("run_id", "protocol", "operation", "touched", "repeat", "rss_fall_bytes"),
+    *("resident_pages_before", "huge_bytes_before"),
+    *("resident_pages_after", "balloon_pages", "lost_pages"),
+]
+"""One row a repeat: what memory looked like around it."""
+
+SKIPPED_COLUMNS = [
+    *("run_id", "source", "protocol", "discard", "pattern", "order", "operation", "touched"),
+    *("thp", "wait", "steps", "bitmaps", "memory_bytes", "balloon_bytes", "outcome", "reason"),
+]
+"""One row a case of which there is no result; ``outcome`` is ``skipped`` or ``failed``."""
+
+DTYPES: defaultdict[str, type] = defaultdict(
+    lambda: np.int64,
+    dict.fromkeys(("touched", "thp"), bool)
+    | dict.fromkeys(("run_id", "source", "protocol", "told_as", "discard", "pattern", "order"), str)
+    | dict.fromkeys(("operation", "wait", "stage", "part", "outcome", "reason"), str),
+)
+"""Types of columns. Left to pandas, a ``run_id`` such as ``92e710452837`` is read as infinity."""
 
 STAGES = ("allocate", "release", "send", "translate", "discard", "remainder")
 """The paper's stages a to d (`release` takes the place of `allocate` on deflate), and what of
 the wall time is in none of them."""
+
+
+def empty(columns: Iterable[str]) -> pd.DataFrame:
+    """Make a table without rows, its columns of the right types."""
+    return pd.DataFrame({name: pd.Series(dtype=DTYPES[name]) for name in columns})
+
+
+def stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Put tables with the same columns below each other."""
+    filled = [table for table in tables if len(table)] or tables[:1]
+    return pd.concat(filled, ignore_index=True)
 
 
 def _sums(log: clock.Log) -> npt.NDArray[np.int64]:
@@ -89,16 +125,15 @@ class Work:
     n_discards: int = 0
 
 
-def make_frame(
-    case: Case, run_id: str, repeat: int, work: Work, times: dict[tuple[str, str], int]
-) -> pd.DataFrame:
-    """Build the rows of one repeat, one a stage part; columns are `COLUMNS`."""
-    common = {
+def describe(case: Case, run_id: str) -> dict[str, Any]:
+    """Give the columns that say which case it is."""
+    return {
         "run_id": run_id,
         "source": case.host,
         "protocol": case.protocol,
         "discard": case.discard,
         "pattern": case.pattern,
+        "order": case.order,
         "operation": case.operation,
         "touched": case.touched,
         "thp": case.thp,
@@ -106,6 +141,15 @@ def make_frame(
         "steps": case.steps,
         "memory_bytes": case.memory_bytes,
         "balloon_bytes": case.balloon_bytes,
+    }
+
+
+def make_frame(
+    case: Case, run_id: str, repeat: int, work: Work, times: dict[tuple[str, str], int]
+) -> pd.DataFrame:
+    """Build the rows of one repeat, one a stage part; columns are `COLUMNS`."""
+    common = {
+        **describe(case, run_id),
         "repeat": repeat,
         "n_pages": case.balloon_pages,
         **asdict(work),

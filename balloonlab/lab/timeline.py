@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from ..host import GuestRam
 from ..kernels import clock
-from .case import Case
-from .machine import machine
-from .trials import check_facilities
+from .case import make_case
+from .trials import check_after, check_facilities, operate
 
 NAMES = {
     clock.ALLOCATE: "allocate",
@@ -34,7 +32,7 @@ def timeline(**arguments: Any) -> pd.DataFrame:
     Parameters
     ----------
     **arguments
-        As `balloonlab.measure` takes them; ``repeats`` has no effect.
+        As `balloonlab.measure` takes them; ``repeats`` and ``progress`` have no effect.
 
     Returns
     -------
@@ -45,20 +43,24 @@ def timeline(**arguments: Any) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError, TypeError, MemoryError, NotImplementedError
+    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
         As `balloonlab.measure`.
 
     Examples
     --------
     >>> intervals = timeline(memory="64MiB", protocol="pfn")  # doctest: +SKIP
     """
-    case = Case.make(**arguments)
+    arguments.pop("progress", None)
+    case = make_case(arguments)
     check_facilities()
     ram = GuestRam(case.memory_pages, case.thp)
     for _ in range(2):
         if case.touched:
             ram.touch()
-        guest, host = _once(case, ram)
+        done = operate(case, ram)
+        check_after(case, ram, done)
+    logs = done.log, done.devices[case.operation].log
+    guest, host = (log.rows[: log.length[0]] for log in logs)
     frame = pd.DataFrame(
         {
             "end": np.repeat(["guest", "host"], [len(guest), len(host)]),
@@ -73,20 +75,3 @@ def timeline(**arguments: Any) -> pd.DataFrame:
         for name in ("protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
     }
     return frame.sort_values("begin_ns", ignore_index=True)
-
-
-def _once(case: Case, ram: GuestRam) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Intervals of the guest and of the host."""
-    settings = (case.protocol, case.discard, case.wait)
-    guest = machine(
-        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps
-    )
-    with guest as running:
-        if case.operation == "deflate":
-            running.driver.inflate(case.balloon_pages)
-            running.driver.log.clear()
-        for target in case.targets():
-            running.driver.set_target(target)
-    logs = running.driver.log, running.devices[case.operation].log
-    first, second = (log.rows[: log.length[0]].copy() for log in logs)
-    return first, second

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,11 +18,15 @@ from .. import wire
 from ..guest import Operation
 from ..host import BalloonDevice, GuestRam
 from ..host.ram import missing_facilities
+from ..kernels.clock import Log
 from ..kernels.faults import DESCRIPTIONS, REPEATED
 from .case import Case
 from .machine import machine
 from .progress import Progress
 from .stages import Work, make_frame, stage_times
+
+WARM_UP = -1
+"""Stands for the repeat that is made before all others and dropped."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ def count_steps(trials: list[Trial]) -> int:
 
 
 def _memory_of(trial: Trial) -> tuple[int, bool, bool]:
-    return trial.case.memory_pages, trial.case.thp, trial.case.touched
+    return trial.case.memory_key
 
 
 def check_facilities() -> None:
@@ -75,61 +80,85 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
         together = list(group)
         first = together[0].case
         ram = GuestRam(first.memory_pages, first.thp)
-        for number in range(-1, max(trial.case.repeats for trial in together)):
+        for number in range(WARM_UP, max(trial.case.repeats for trial in together)):
             for trial in together:
-                case = trial.case
-                if number >= case.repeats:
-                    continue
-                name = "warm-up" if number < 0 else f"repeat {number + 1} of {case.repeats}"
-                progress.describe(f"{case.label()}: {name}")
-                if case.touched:
-                    with progress.bytes("touching memory", case.memory_bytes) as advance:
-                        ram.touch(advance)
-                repeat = trial.once(case, ram, ids[id(trial)], number)
-                progress.advance()
-                if number >= 0:
-                    yield repeat
+                if number < trial.case.repeats:
+                    repeat = take_turn(trial, ram, ids[id(trial)], number, progress)
+                    if number != WARM_UP:
+                        yield repeat
         del ram
+
+
+def take_turn(trial: Trial, ram: GuestRam, run_id: str, number: int, progress: Progress) -> Repeat:
+    """Bring memory into the state that the case asks for, and run it once."""
+    case = trial.case
+    name = "warm-up" if number == WARM_UP else f"repeat {number + 1} of {case.repeats}"
+    progress.describe(f"{case.label()}: {name}")
+    if case.touched:
+        with progress.bytes("touching memory", case.memory_bytes) as advance:
+            ram.touch(advance)
+    repeat = trial.once(case, ram, run_id, number)
+    progress.advance()
+    return repeat
+
+
+class Operated(NamedTuple):
+    """An operation that was run: what its steps did, and what both ends logged."""
+
+    steps: list[Operation]
+    log: Log
+    devices: dict[str, BalloonDevice]
+    rss_fall_bytes: int
 
 
 def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
     before = check_before(case, ram)
-    settings = (case.protocol, case.discard, case.wait)
-    guest = machine(
-        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps
-    )
-    with guest as running:
-        driver, device = running.driver, running.devices[case.operation]
-        if case.operation == "deflate":
-            driver.inflate(case.balloon_pages)
-            driver.log.clear()
-        rss = psutil.Process().memory_info().rss
-        done = [driver.set_target(target) for target in case.targets()]
-        fall = rss - psutil.Process().memory_info().rss
-    after = _check_after(case, ram, done, device)
+    done = operate(case, ram)
+    after = check_after(case, ram, done)
     check = {
         "run_id": run_id,
         "protocol": case.protocol,
         "operation": case.operation,
         "touched": case.touched,
         "repeat": number,
-        "rss_fall_bytes": fall,
+        "rss_fall_bytes": done.rss_fall_bytes,
         **before,
         **after,
     }
-    wall_ns = sum(step.wall_ns for step in done)
-    times = stage_times(case.operation, driver.log, device.log, wall_ns)
+    device = done.devices[case.operation]
+    wall_ns = sum(step.wall_ns for step in done.steps)
+    times = stage_times(case.operation, done.log, device.log, wall_ns)
     work = Work(
-        told_as=done[0].told_as,
-        n_bitmaps=done[0].n_bitmaps,
-        n_kicks=sum(step.n_kicks for step in done),
-        wire_bytes=sum(step.wire_bytes for step in done),
-        n_records=sum(step.n_records for step in done),
+        told_as=done.steps[0].told_as,
+        n_bitmaps=done.steps[0].n_bitmaps,
+        n_kicks=sum(step.n_kicks for step in done.steps),
+        wire_bytes=sum(step.wire_bytes for step in done.steps),
+        n_records=sum(step.n_records for step in done.steps),
         n_translations=device.n_translations,
         n_discards=device.n_discards,
     )
     return Repeat(make_frame(case, run_id, number, work, times), check)
+
+
+def operate(case: Case, ram: GuestRam) -> Operated:
+    """Run a case's operation, step by step.
+
+    Apart from the checks, so that the guest's lists (20 bytes a page) are gone by then.
+    """
+    settings = (case.protocol, case.discard, case.wait)
+    guest = machine(
+        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps
+    )
+    with guest as running:
+        driver = running.driver
+        if case.operation == "deflate":
+            driver.inflate(case.balloon_pages)
+            driver.log.clear()
+        rss = psutil.Process().memory_info().rss
+        steps = [driver.set_target(target) for target in case.targets()]
+        fall = rss - psutil.Process().memory_info().rss
+    return Operated(steps, driver.log, running.devices, fall)
 
 
 def check_before(case: Case, ram: GuestRam) -> dict[str, Any]:
@@ -163,20 +192,21 @@ def check_balloon(case: Case, ram: GuestRam, ballooned: npt.NDArray[np.bool_]) -
     }
 
 
-def _check_after(
-    case: Case, ram: GuestRam, done: list[Operation], device: BalloonDevice
-) -> dict[str, Any]:
+def check_after(case: Case, ram: GuestRam, done: Operated) -> dict[str, Any]:
     """Check what was told and what became of it; a deflated balloon's pages stay away."""
-    faults = device.faults()
+    faults: Counter[str] = Counter()
+    for device in done.devices.values():
+        faults.update(device.faults())
     if not wire.get(case.protocol).faithful:  # telling pages again is one of its defects
         faults.pop(DESCRIPTIONS[REPEATED], None)
+    errors = sum(device.n_discard_errors for device in done.devices.values())
     ballooned = np.zeros(case.memory_pages, bool)
-    for step in done:
+    for step in done.steps:
         ballooned[ram.page_index(step.pages)] = True
     missing = case.balloon_pages - int(ballooned.sum())
-    if device.n_discard_errors or faults or missing:
+    if errors or faults or missing:
         raise RuntimeError(
-            f"the operation went wrong: {device.n_discard_errors} madvise calls failed, "
-            f"bad records {faults}, {missing} pages not told; nothing is reported"
+            f"the operation went wrong: {errors} madvise calls failed, bad records "
+            f"{dict(faults)}, {missing} pages not told; nothing is reported"
         )
     return check_balloon(case, ram, ballooned)
