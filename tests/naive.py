@@ -350,8 +350,8 @@ def unusable_index(free_blocks, order):
 
 
 def filled(n_pages):
-    """Memory in which each 64-bit word is its number from 1 times an odd constant."""
-    words = (number * 0x9E3779B97F4A7C15 % 2**64 for number in range(1, 512 * n_pages + 1))
+    """Memory in which each 64-bit word is its number, exclusive or a constant."""
+    words = (number ^ 0x9E3779B97F4A7C15 for number in range(512 * n_pages))
     return bytearray(b"".join(word.to_bytes(8, "little") for word in words))
 
 

@@ -6,17 +6,16 @@ import numpy as np
 
 from .bitmap import ONE, ZERO
 from .compile import kernel
-from .memory import PAGE_BYTES
+from .memory import PAGE_BYTES, SIGNATURE
 
 PAGE_WORDS = PAGE_BYTES // 8
-ODD = np.uint64(0x9E3779B97F4A7C15)  # odd: no two words alike, and none of them 0
 
 
 @kernel
 def fill(words, first_page, n_pages):
-    """Write the pattern into pages: each word's number from 1, times an odd constant."""
+    """Write the pattern into pages: each word's number, its bits mixed; no word is 0."""
     for i in range(first_page * PAGE_WORDS, (first_page + n_pages) * PAGE_WORDS):
-        words[i] = np.uint64(i + 1) * ODD
+        words[i] = np.uint64(i) ^ SIGNATURE
 
 
 @kernel
@@ -38,7 +37,7 @@ def compare(words, first_page, n_pages, ballooned, found):
         inside = (ballooned[page >> 6] >> np.uint64(page & 63)) & ONE != ZERO
         wrong = 0
         for i in range(page * PAGE_WORDS, (page + 1) * PAGE_WORDS):
-            expected = ZERO if inside else np.uint64(i + 1) * ODD
+            expected = ZERO if inside else np.uint64(i) ^ SIGNATURE
             wrong += 1 if words[i] != expected else 0
         at = 2 if inside else 0
         found[at] += 1

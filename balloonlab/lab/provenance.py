@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from numba import config
 
 from ..host.ram import THP_SWITCH
 
@@ -71,6 +72,7 @@ def describe_machine() -> dict[str, Any]:
         "kernel": f"{platform.system()} {platform.release()}",
         "thp": thp_state(),
         "python": platform.python_version(),
+        "compiled": not config.DISABLE_JIT,
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": commit(),
     }

@@ -28,7 +28,7 @@ FIGURE = "headline"
 OWN = (TIMINGS, META, CHECKS, SKIPPED, f"{FIGURE}.svg", f"{FIGURE}.png")
 """The files of a run; nothing else in a folder is ever moved."""
 
-MACHINE = ("cpu_model", "cpu_count", "machine", "kernel", "thp", "commit")
+MACHINE = ("cpu_model", "cpu_count", "machine", "kernel", "thp", "compiled", "commit")
 VERSIONS = ("balloonlab", "numba", "llvmlite", "numpy")
 """What runs must agree in to stand in one frame: the processor, the kernel that discards, its
 huge page setting, and the code that is timed, of which the commit says more than the version.

@@ -1,0 +1,68 @@
+"""Every figure from stored data: those that come along, and a run of the user's own."""
+
+import pytest
+from typer.testing import CliRunner
+
+import balloonlab as bl
+from balloonlab.cli import app
+from balloonlab.figures import gallery
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    bl.sweep(
+        memory=["8MiB", "16MiB"],
+        balloon=0.5,
+        protocol=["pfn", "bitmap-v4"],
+        pattern=["idle", "geometric:1", "geometric:8"],
+        repeats=2,
+        out=folder,
+        progress=False,
+    )
+    return folder
+
+
+def test_what_a_run_has_the_cases_for_is_drawn(own, tmp_path):
+    outcome = dict(bl.figures.draw_all(tmp_path, own))
+    assert set(outcome) == set(gallery.FROM_RUNS) | set(gallery.COMPUTED)
+    drawn = {name for name, problem in outcome.items() if problem is None}
+    assert drawn == {"sizes-time", "sizes-rate", *gallery.COMPUTED}
+    assert "several cases" in outcome["runs-time"]  # of two memory sizes
+    assert "has not" in outcome["density-time"]
+    for name in drawn:
+        for ending in ("svg", "pdf", "png"):
+            assert (tmp_path / f"{name}.{ending}").stat().st_size > 1000
+
+
+def test_figures_of_one_guest(own):
+    frame = bl.lab.load(own).frame.query("memory_bytes == 8388608")
+    for y, lines in (("time_ns", 2), ("n_kicks", 2), ("n_discards", 2)):
+        ax = bl.figures.runs(frame, y)
+        assert len(ax.containers) == lines
+        xs = ax.containers[0][0].get_xdata().tolist()
+        assert xs == [1, 8]
+    bars = bl.figures.grid(frame)
+    assert len(bars.get_yticklabels()) == 2
+    sizes = bl.figures.sizes(bl.lab.load(own).frame, "rate")
+    labels = [text.get_text() for text in sizes.get_legend().get_texts()]
+    assert labels == ["lab, bitmap-v4, touched", "lab, pfn, touched"] or labels == [
+        "lab, pfn, touched",
+        "lab, bitmap-v4, touched",
+    ]
+
+
+def test_the_command_says_what_it_drew(own, tmp_path):
+    result = CliRunner().invoke(app, ["figures", "--out", str(tmp_path), "--from", str(own)])
+    assert result.exit_code == 0
+    assert "sizes-time: drawn" in result.stdout
+    assert "5 figures in" in result.stdout
+    assert "headline: " in result.stderr
+
+
+def test_shipped_data_are_found():
+    assert bl.lab.shipped.shipped("published.csv").is_file()
+    with pytest.raises(FileNotFoundError, match="no data of the name 'moon'"):
+        bl.lab.shipped.shipped("moon")
