@@ -78,9 +78,7 @@ def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
         values = [int(table.loc[protocol, name]) for name in QUANTITIES]
         ax.barh(y, values, height, color=colour, hatch=hatch, edgecolor="white", label=protocol)
         for at, value in zip(y, values, strict=True):
-            ax.annotate(
-                f"{value:,}", (value, at), (4, 0), textcoords="offset points", va="center"
-            )
+            ax.annotate(f"{value:,}", (value, at), (4, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(QUANTITIES)), list(QUANTITIES.values()))
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()

@@ -86,7 +86,6 @@ class CostModel:
             rows.append(("model", stage, part, sum(ns[term] * counts[term] for term in terms)))
         return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
 
-
     def compare(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Hold the predictions against measured operations.
 
