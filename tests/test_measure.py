@@ -156,18 +156,6 @@ def test_huge_pages_are_what_was_asked_for(thp):
     assert (run.checks["huge_bytes_before"] > 0).all() == thp
 
 
-def test_repeats_without_the_huge_pages_they_were_allowed_can_be_left_out():
-    run = bl.measure("8MiB", repeats=2, progress=False)
-    checks = run.checks.assign(huge_bytes_before=[8 * MIB, MIB])
-    allowed = bl.lab.Run(run.frame.assign(thp=True), run.meta, checks)
-    kept = allowed.on_huge_pages()
-    assert set(kept.frame["repeat"]) == set(kept.checks["repeat"]) == {0}
-    assert len(kept.frame) == len(run.frame) / 2
-    untouched = bl.lab.Run(allowed.frame, run.meta, checks.assign(touched=False))
-    for other in (run, untouched):
-        pd.testing.assert_frame_equal(other.on_huge_pages().frame, other.frame)
-
-
 def test_memory_that_is_not_as_the_frame_would_claim_is_refused(monkeypatch):
     monkeypatch.setattr(GuestRam, "touch", lambda self, advance: None)
     with pytest.raises(RuntimeError, match=r"touched=True.*0 of 2048 pages are backed"):

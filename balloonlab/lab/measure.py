@@ -49,26 +49,6 @@ class Run:
         tables = (frame.reset_index(drop=True), checks.reset_index(drop=True))
         return Run(tables[0], self.meta, tables[1], self.skipped)
 
-    def on_huge_pages(self) -> Run:
-        """Leave out repeats that were allowed huge pages and did not have them everywhere.
-
-        ``thp=True`` allows huge pages, no more. Memory that was discarded page by page keeps its
-        page tables, and is backed by small pages when it is touched again: what an inflation
-        meets then depends on which one ran before it. ``huge_bytes_before`` of `checks` says
-        what it met. Cases without huge pages, and untouched memory, stay as they are.
-        """
-        cases = self.frame.drop_duplicates("run_id").set_index("run_id")
-        checks = self.checks.join(cases[["thp", "memory_bytes"]], on="run_id")
-        short = checks["huge_bytes_before"] < checks["memory_bytes"]
-        short &= checks["thp"] & checks["touched"]
-        keys = ["run_id", "repeat"]
-        gone = pd.MultiIndex.from_frame(checks.loc[short, keys])
-        frame, checks = (
-            table[~pd.MultiIndex.from_frame(table[keys]).isin(gone)].reset_index(drop=True)
-            for table in (self.frame, self.checks)
-        )
-        return Run(frame, self.meta, checks, self.skipped)
-
 
 def measure(
     memory: Size = "8GiB",
