@@ -1,4 +1,4 @@
-"""The README's tables, made from ``data/``; ``python -m tests.readme`` writes them anew."""
+"""What the README states, made from ``data/``; ``python -m tests.readme`` writes it anew."""
 
 import re
 from pathlib import Path
@@ -24,12 +24,18 @@ def blocks() -> dict[str, str]:
     }
 
 
+def prose(text: str) -> str:
+    """Leave out blocks of code and tables that are made from data."""
+    return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
 def main() -> None:
     readme = README.read_text()
     for name, text in blocks().items():
         block = re.compile(rf"(<!-- {name} -->\n```text\n).*?(```)", re.DOTALL)
         readme = block.sub(lambda match, text=text: match[1] + text + match[2], readme)
     README.write_text(readme)
+    bl.lab.write_numbers(TOP / "data")
 
 
 if __name__ == "__main__":

@@ -81,15 +81,7 @@ def test_measured_lines_come_before_predicted_ones_and_pfn_first(own):
         ]
 
 
-def test_shipped_runs_are_loaded_by_name():
-    assert set(bl.lab.load_shipped("headline").frame["source"]) == {"lab"}
-    with pytest.raises(FileNotFoundError, match=r"no run 'moon', only with .*headline"):
-        bl.lab.load_shipped("moon")
-    with pytest.raises(ValueError, match="same run"):
-        bl.lab.load_shipped("headline", "headline")
-
-
 def test_shipped_data_are_found():
-    assert bl.lab.shipped.shipped("published.csv").is_file()
+    assert bl.lab.shipped("published.csv").is_file()
     with pytest.raises(FileNotFoundError, match="no data of the name 'moon'"):
-        bl.lab.shipped.shipped("moon")
+        bl.lab.shipped("moon")

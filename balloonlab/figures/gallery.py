@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..lab.shipped import load_shipped
+from ..lab.shipped import shipped
 from ..lab.store import load
 from ..pages import patterns as page_sets
 from .comparison import density, grid, runs, sizes
@@ -104,4 +104,4 @@ def draw_all(
 
 
 def _draw(entry: Entry, run: str | os.PathLike[str] | None) -> Axes:
-    return entry.draw((load_shipped(entry.data) if run is None else load(run)).frame)
+    return entry.draw(load(shipped(entry.data) if run is None else run).frame)

@@ -3,11 +3,13 @@
 from .contents import verify
 from .measure import Run, compare, measure, totals
 from .messages import counts, discards, idle_counts, messages
+from .numbers import say, write_numbers
 from .posted import DEFECTS, smallest, strikes
 from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
-from .shipped import load_shipped
+from .results import results
+from .shipped import shipped
 from .store import load, pool
 from .sweep import sweep
 from .timeline import timeline
@@ -22,16 +24,19 @@ __all__ = [
     "findings",
     "idle_counts",
     "load",
-    "load_shipped",
     "measure",
     "messages",
     "pool",
     "published",
     "readable",
+    "results",
+    "say",
+    "shipped",
     "smallest",
     "strikes",
     "sweep",
     "timeline",
     "totals",
     "verify",
+    "write_numbers",
 ]

@@ -95,6 +95,8 @@ def take_turn(trial: Trial, ram: GuestRam, run_id: str, number: int, progress: P
     name = "warm-up" if number == WARM_UP else f"repeat {number + 1} of {case.repeats}"
     progress.describe(f"{case.label()}: {name}")
     if case.touched:
+        if case.thp:
+            ram.renew()
         with progress.bytes("touching memory", case.memory_bytes) as advance:
             ram.touch(advance)
     repeat = trial.once(case, ram, run_id, number)
