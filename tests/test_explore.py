@@ -65,7 +65,7 @@ def test_the_picture_holds_the_counts_and_the_predictions(model):
     top, bottom = bl.figures.explore(model, "256MiB", 0.25, 4).draw().axes
     table = scattered("256MiB", 0.25, 4)
     assert labels(top) == [f"{int(table.loc[p, q]):,}" for p in PROTOCOLS for q in QUANTITIES]
-    assert "25% ballooned in runs of 4 pages" in top.get_title(loc="left")
+    assert "25 % ballooned in runs of 4 pages" in top.get_title(loc="left")
     assert bottom.get_title(loc="left") == "Predicted stages (model)"
     assert [text.get_text() for text in bottom.get_yticklabels()] == list(PROTOCOLS)
     pfn = table.loc["pfn"]
@@ -81,9 +81,9 @@ def test_moving_a_slider_draws_anew(model):
     explorer.sliders["memory"].value = 512 << 20
     titles = [figure.axes[0].get_title(loc="left") for figure in explorer._handle.pictures]
     assert titles == [
-        "256 MiB touched, 50% ballooned in runs of 4 pages on average",
-        "256 MiB touched, 50% ballooned in runs of 64 pages on average",
-        "512 MiB touched, 50% ballooned in runs of 64 pages on average",
+        "256 MiB touched, 50 % ballooned in runs of 4 pages on average",
+        "256 MiB touched, 50 % ballooned in runs of 64 pages on average",
+        "512 MiB touched, 50 % ballooned in runs of 64 pages on average",
     ]
 
 

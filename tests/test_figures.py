@@ -339,11 +339,11 @@ def test_scaling_draws_counts_and_rates(closed, y, expected):
 
 
 def test_many_sizes_are_not_all_named(closed):
-    frame = pd.concat([timings(1).assign(memory_bytes=1 << n, run_id=str(n)) for n in range(12)])
+    frame = pd.concat([timings(1).assign(memory_bytes=2 << n, run_id=str(n)) for n in range(12)])
     frame["run_id"] += frame["protocol"]
     frame = frame.drop_duplicates(["run_id", "repeat", "stage"])
     ax = bl.figures.scaling(frame)
-    assert [tick.get_text() for tick in ax.get_xticklabels()][:3] == ["1 B", "4 B", "16 B"]
+    assert [tick.get_text() for tick in ax.get_xticklabels()][:3] == ["2 B", "8 B", "32 B"]
 
 
 def test_panels_are_axes_row_by_row(closed):

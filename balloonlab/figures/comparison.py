@@ -59,12 +59,14 @@ def runs(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Axe
 
 
 def density(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Axes:
-    """Draw a quantity by the size of the balloon: pages strewn at random over one guest.
+    """Draw a quantity by the share of memory ballooned: pages strewn at random over one guest.
 
     Parameters and result as `sizes`.
     """
     rows = _usual(frame).query("pattern == 'random'")
-    return _lines(rows, "balloon_bytes", y, "Pages strewn at random", ax)
+    percent = (100 * rows["balloon_bytes"] / rows["memory_bytes"]).round().astype(int)
+    rows = rows.assign(balloon_percent=percent)
+    return _lines(rows, "balloon_percent", y, "Pages strewn at random", ax)
 
 
 def grid(frame: pd.DataFrame, pattern: str = "idle", ax: Axes | None = None) -> Axes:

@@ -154,7 +154,7 @@ class Explorer:
             top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1))
             compare_counts(table, top)
             top.set_title(
-                f"{format_size(memory)} touched, {density:.0%} ballooned in runs of "
+                f"{format_size(memory)} touched, {100 * density:.0f} % ballooned in runs of "
                 f"{found:.3g} pages on average"
             )
             stages(pd.concat(predicted), ["protocol"], "Predicted stages", bottom)

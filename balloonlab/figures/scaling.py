@@ -30,6 +30,7 @@ MARKS = (
 LABELS = {
     "memory_bytes": "memory of the guest",
     "balloon_bytes": "size of the balloon",
+    "balloon_percent": "share of the guest's memory that is ballooned, %",
     "mean_run_pages": "mean length of a run, pages",
     "steps": "equal steps in which the balloon is filled",
 }
@@ -70,6 +71,8 @@ TIMES = ("time_ns", "rate", "page_ns")
 """Those that are measured; the others are counts."""
 
 MOST_TICKS = 8
+MOST_INSIDE = 2
+"""Series whose legend finds a place among the lines; that of more stands below."""
 
 
 def scaling(
@@ -162,7 +165,10 @@ def scaling(
         timed = stage is not None and y in TIMES
         ax.set_ylabel(f"{QUANTITIES[y]} (stage {stage})" if timed else QUANTITIES[y])
         ax.set_title(title)
-        ax.legend()
+        if len(groups) <= MOST_INSIDE:
+            ax.legend()
+        else:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=2)
     return ax
 
 
