@@ -149,14 +149,23 @@ def _sizes() -> Named:
             for protocol, ms in totals.items():
                 ns = 1e6 * ms / pages
                 name = f"{prefix}{SHORT[protocol]}"
-                yield f"{name}_least_ns", _lab("sizes", ns.min(), "ns", means, f"a page, {protocol}")
+                yield (
+                    f"{name}_least_ns",
+                    _lab("sizes", ns.min(), "ns", means, f"a page, {protocol}"),
+                )
                 yield f"{name}_most_ns", _lab("sizes", ns.max(), "ns", means, f"a page, {protocol}")
                 power = np.polyfit(np.log(pages), np.log(ms), 1)[0]
-                yield f"{name}_power", _lab("sizes", power, "", means, f"time ~ memory^, {protocol}")
+                yield (
+                    f"{name}_power",
+                    _lab("sizes", power, "", means, f"time ~ memory^, {protocol}"),
+                )
             ratios = totals["pfn"] / totals["bitmap-v4"]
             for size, ratio in zip(memories, ratios, strict=True):
                 name = f"{prefix}{size // GIB}gib_ratio"
-                yield name, _lab("sizes", ratio, "times", means, f"pfn over bitmap-v4, {size // GIB} GiB")
+                yield (
+                    name,
+                    _lab("sizes", ratio, "times", means, f"pfn over bitmap-v4, {size // GIB} GiB"),
+                )
 
 
 def _runs() -> Named:
