@@ -14,11 +14,11 @@ memory, with every stage timed::
 
 from importlib.metadata import version
 
-from . import figures, lab, wire
+from . import figures, lab, qemu, wire
 from .headline import reproduce
 from .lab import compare, measure
 from .pages import patterns
 
 __version__ = version("balloonlab")
 
-__all__ = ["compare", "figures", "lab", "measure", "patterns", "reproduce", "wire"]
+__all__ = ["compare", "figures", "lab", "measure", "patterns", "qemu", "reproduce", "wire"]
