@@ -30,6 +30,7 @@ from balloonlab.sizes import GIB, MIB
 from . import naive
 
 PAGES = 64 * MIB // 4096
+OWN_BYTES = 8 * MIB  # by which QEMU's own heap may change meanwhile: it is trimmed now and then
 
 
 def why_not():
@@ -50,6 +51,12 @@ def qemu():
     with QemuProcess(PAGES, thp=False) as process:
         yield process
     assert not psutil.pid_exists(process.pid)
+
+
+def outside_firmware():
+    pages = np.ones(PAGES, bool)
+    pages[FIRMWARE] = False
+    return pages
 
 
 def children():
@@ -161,11 +168,14 @@ def test_exactly_the_pages_told_are_discarded(qemu):
         blocks.free(block, 6)
     reported = driver.report(blocks, 40, 6)
     assert (reported.n_kicks, reported.wire_bytes, reported.n_records) == (2, 640, 40)
-    assert rss - psutil.Process(qemu.pid).memory_info().rss == (1000 + 40 * 64) * 4096
+    fall = rss - psutil.Process(qemu.pid).memory_info().rss
+    assert abs(fall - (1000 + 40 * 64) * 4096) < OWN_BYTES
     gone = np.zeros(PAGES, bool)
     gone[pages] = True
     gone[PAGES // 2 : PAGES // 2 + 40 * 64] = True
-    assert not (view.resident() & gone).any()
+    assert np.flatnonzero(~view.resident() & outside_firmware()).tolist() == (
+        np.flatnonzero(gone).tolist()
+    )
     seen = np.frombuffer(qemu.qtest.read(0, PAGES * 4096), np.uint8).reshape(PAGES, 4096)
     assert (seen[gone] == 0).all()
     assert (seen[~gone] == 0xA5).all()
@@ -184,10 +194,8 @@ def test_rehearsals_discard_nothing(qemu):
         assert driver.rehearse_empty(queue, 200).n_kicks == 200
         assert driver.rehearse_skipped(queue, firsts, 200, order=9).n_kicks == 200
     assert np.array_equal(view.resident(), before)
-    everywhere = np.ones(PAGES, bool)
-    everywhere[FIRMWARE] = False
-    assert view.count_other(everywhere, 1) == 0
-    assert view.count_other(everywhere, 2) == PAGES - 32
+    assert view.count_other(outside_firmware(), 1) == 0
+    assert view.count_other(outside_firmware(), 2) == PAGES - 32
 
 
 @needs_qemu
@@ -216,7 +224,7 @@ def test_measure_gives_the_labs_frame(touched, protocol, operation, n_kicks, wir
     assert (row["n_kicks"], row["wire_bytes"]) == (n_kicks, wire_bytes)
     assert row["n_pages"] == check["balloon_pages"] == 14336
     inflated = touched and operation == "inflate"
-    assert check["rss_fall_bytes"] >= inflated * 14320 * 4096
+    assert abs(check["rss_fall_bytes"] - inflated * 14336 * 4096) < OWN_BYTES
     assert check["resident_pages_before"] >= touched * (PAGES - 32)
     assert check["lost_pages"] == 0
     assert run.meta["qemu"]
@@ -249,7 +257,7 @@ def test_huge_pages_are_what_was_asked_for(thp):
 
 @needs_qemu
 def test_a_qemu_killed_in_the_middle_is_told_and_leaves_nothing(qemu):
-    driver = QemuBalloon(qemu)
+    driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
 
     def kill():
         while driver.log.length[0] < 100:
@@ -265,6 +273,21 @@ def test_a_qemu_killed_in_the_middle_is_told_and_leaves_nothing(qemu):
         driver.inflate(Buddy.idle(PAGES), 1)
     with pytest.raises(QemuError, match="SIGKILL"):
         qemu.qtest.readl(0)
+    for look in (view.resident, view.rss_bytes, lambda: view.count_other(outside_firmware(), 1)):
+        with pytest.raises(QemuError, match=r"gone|cannot be read"):
+            look()
+
+
+@needs_qemu
+def test_a_qemu_that_was_stopped_is_told(monkeypatch):
+    monkeypatch.setattr("balloonlab.qemu.qtest.TIMEOUT_S", 1)
+    with QemuProcess(PAGES, thp=False) as qemu:
+        driver = QemuBalloon(qemu)
+        os.kill(qemu.pid, signal.SIGSTOP)
+        with pytest.raises(QemuError, match="does not answer, though it runs: was it stopped"):
+            driver.rehearse_empty("inflate", 1)
+        qemu.kill()
+    assert children() == []
 
 
 @needs_qemu

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import psutil
 
 from ..host.ram import check_thp
 from ..kernels import clock
@@ -248,7 +247,7 @@ def _operate_once(case: Case, order: int, process: QemuProcess, run_id: str, num
     if case.operation == "deflate":
         held = driver.inflate(buddy, case.balloon_pages).firsts
     empty, skipped = _rehearse(driver, queue, case, order)
-    rss = psutil.Process(process.pid).memory_info().rss
+    rss = view.rss_bytes()
     driver.log.clear()
     if reporting:
         done = driver.report(buddy, case.balloon_pages >> order, order)
@@ -256,7 +255,7 @@ def _operate_once(case: Case, order: int, process: QemuProcess, run_id: str, num
         done = driver.inflate(buddy, case.balloon_pages)
     else:
         done = driver.deflate(buddy, held)
-    fall = rss - psutil.Process(process.pid).memory_info().rss
+    fall = rss - view.rss_bytes()
     real = _round_trips(driver.log)
     check = {
         "run_id": run_id,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from ..layout import HIGH_RAM_START, LOW_RAM_END
 from ..sizes import MIB, PAGE_BYTES
@@ -66,12 +67,27 @@ class HostView:
         except OSError as error:
             raise QemuError(f"QEMU's {self._folder / name} cannot be read: {error}") from None
 
+    def _read_at(self, name: str, offset: int, n_bytes: int) -> bytes:
+        try:
+            with (self._folder / name).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), n_bytes, offset)
+        except OSError as error:
+            raise QemuError(f"QEMU's {self._folder / name} cannot be read: {error}") from None
+        if len(data) < n_bytes:
+            raise QemuError(f"QEMU's {self._folder / name} ends early: its process is gone")
+        return data
+
+    def rss_bytes(self) -> int:
+        """Tell the process's resident memory; its own heap is trimmed now and then."""
+        try:
+            return int(psutil.Process(int(self._folder.name)).memory_info().rss)
+        except psutil.Error as error:
+            raise QemuError(f"QEMU's process is gone: {error}") from None
+
     def resident(self) -> npt.NDArray[np.bool_]:
         """Tell which pages of RAM the host backs (``/proc/PID/pagemap``), in backend order."""
-        with (self._folder / "pagemap").open("rb") as file:
-            file.seek(self.start // PAGE_BYTES * 8)
-            entries = np.frombuffer(file.read(8 * self.memory_pages), np.uint64)
-        return entries & _PRESENT != 0
+        data = self._read_at("pagemap", self.start // PAGE_BYTES * 8, 8 * self.memory_pages)
+        return np.frombuffer(data, np.uint64) & _PRESENT != 0
 
     def huge_bytes(self) -> int:
         """Tell how much of RAM stands on transparent huge pages (``/proc/PID/smaps``)."""
@@ -89,16 +105,12 @@ class HostView:
         Read from ``/proc/PID/mem``: a page that is not backed becomes so, as the zero page.
         """
         other = 0
-        fd = os.open(self._folder / "mem", os.O_RDONLY)
-        try:
-            for first in range(0, self.memory_pages, _STEP_PAGES):
-                wanted = pages[first : first + _STEP_PAGES]
-                if not wanted.any():
-                    continue
-                size = wanted.size * PAGE_BYTES
-                data = np.frombuffer(os.pread(fd, size, self.start + first * PAGE_BYTES), np.uint8)
-                differs = (data.reshape(-1, PAGE_BYTES) != value).any(axis=1)
-                other += int(np.count_nonzero(differs & wanted))
-        finally:
-            os.close(fd)
+        for first in range(0, self.memory_pages, _STEP_PAGES):
+            wanted = pages[first : first + _STEP_PAGES]
+            if not wanted.any():
+                continue
+            offset = self.start + first * PAGE_BYTES
+            data = np.frombuffer(self._read_at("mem", offset, wanted.size * PAGE_BYTES), np.uint8)
+            differs = (data.reshape(-1, PAGE_BYTES) != value).any(axis=1)
+            other += int(np.count_nonzero(differs & wanted))
         return other

@@ -208,8 +208,15 @@ def _arguments(memory_mib: int, shared: int, channel: int) -> list[str]:
     """QEMU's command line; `shared` and `channel` are descriptors that it inherits."""
     driver_mib = DRIVER_BYTES // MIB
     return [
-        *("-machine", "microvm,accel=tcg", "-S", "-nodefaults", "-no-user-config"),
-        *("-display", "none", "-m", f"{memory_mib + driver_mib}M"),
+        *("-machine", "microvm", "-accel", "tcg,tb-size=1", "-S"),
+        *(
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-m",
+            f"{memory_mib + driver_mib}M",
+        ),
         *("-object", f"memory-backend-ram,id=ram,share=off,size={memory_mib}M"),
         "-object",
         f"memory-backend-file,id=driver,share=on,mem-path=/dev/fd/{shared},size={driver_mib}M",
