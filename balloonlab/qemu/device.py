@@ -66,12 +66,15 @@ class Telling:
         First page of each block told, in order; blocks are single pages as PFNs.
     wall_ns : int
         0 of a rehearsal.
+    cpu_ns : int
+        Processor time that QEMU used meanwhile.
     n_kicks, wire_bytes, n_records : int
         What went over the queue. A descriptor that tells a block counts as 16 bytes.
     """
 
     firsts: npt.NDArray[np.uint64]
     wall_ns: int
+    cpu_ns: int
     n_kicks: int
     wire_bytes: int
     n_records: int
@@ -242,32 +245,23 @@ class QemuBalloon:
             link,
         )
 
-    def rehearse_empty(self, queue: str, n_kicks: int) -> Telling:
-        """Make round trips with a message that names no page."""
-        return self._rehearse(queue, np.zeros(0, np.uint64), n_kicks, self._link(queue, 0))
-
-    def rehearse_skipped(
-        self, queue: str, firsts: npt.NDArray[np.uint64], n_kicks: int, order: int = 0
+    def rehearse(
+        self, queue: str, firsts: npt.NDArray[np.uint64], n_pairs: int, order: int = 0
     ) -> Telling:
-        """Send full messages that QEMU decodes and translates, and then discards nothing for.
+        """Make round trips that discard nothing: an empty message and a full one, in turn.
 
-        On the PFN queues it looks up a device's page `firsts.size` times and finds no RAM.
-        On the reporting queue it maps and looks up the blocks `firsts`, and passes each
-        over, because a byte is missing at its end.
+        The empty one names no page. The full one QEMU decodes and looks up. On the PFN queues
+        it looks for a device's page `firsts.size` times, and finds no RAM. On the reporting
+        queue it maps and finds the blocks `firsts`, and passes each over, because a byte is
+        missing at its end.
         """
         if queue == "reporting":
-            return self._rehearse(
-                queue, firsts, n_kicks, self._link(queue, (PAGE_BYTES << order) - 1)
-            )
-        nowhere = np.full(firsts.size, NO_RAM_PFN, np.uint64)
-        return self._rehearse(queue, nowhere, n_kicks, self._link(queue, 0))
-
-    def _rehearse(
-        self, queue: str, batch: npt.NDArray[np.uint64], n_kicks: int, link: kernels.Link
-    ) -> Telling:
+            batch, link = firsts, self._link(queue, (PAGE_BYTES << order) - 1)
+        else:
+            batch, link = np.full(firsts.size, NO_RAM_PFN, np.uint64), self._link(queue, 0)
         ring, log = self._rings[queue], self.log
         return self._run(
-            lambda counters: kernels.rehearse(batch, n_kicks, ring, link, counters, log),
+            lambda counters: kernels.rehearse(batch, n_pairs, ring, link, counters, log),
             batch,
             link,
         )
@@ -284,6 +278,7 @@ class QemuBalloon:
         """
         counters = np.zeros(kernels.N_COUNTERS, np.int64)
         worker = Worker(lambda: int(operate(counters)), "balloon-driver")
+        cpu_ns = self._process.cpu_ns()
         try:
             worker.start()
             worker.wait()
@@ -301,6 +296,7 @@ class QemuBalloon:
         return Telling(
             firsts=firsts[:told],
             wall_ns=int(counters[END_NS] - counters[BEGIN_NS]),
+            cpu_ns=self._process.cpu_ns() - cpu_ns,
             n_kicks=int(counters[KICKS]),
             wire_bytes=int(counters[WIRE_BYTES]),
             n_records=int(counters[RECORDS]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,8 +30,8 @@ from .process import BINARY, QemuProcess, find
 
 PROTOCOLS = ("pfn", "reporting")
 
-REHEARSAL_KICKS = 1000
-"""Round trips of which the median is taken, of empty messages and of skipped ones."""
+REHEARSED_PAIRS = 1000
+"""Round trips with empty messages, and as many with full ones that are skipped."""
 
 FILL = 0xA5
 """What touched memory is filled with."""
@@ -96,8 +96,10 @@ def measure(
     Returns
     -------
     balloonlab.lab.Run
-        Rows have ``source="qemu"``; see Notes. The checks also have the quartiles of the
-        single round trips in ns (``empty_q1_ns`` and so on) behind the derived stages.
+        Rows have ``source="qemu"``; see Notes. The checks also have the quartiles of single
+        round trips, empty, full but skipped, and real (``empty_q1_ns`` and so on), of the
+        pairs' difference (``translate_q1_ns``), and QEMU's processor time a kick
+        (``skipped_cpu_ns``, ``real_cpu_ns``).
 
     Raises
     ------
@@ -113,21 +115,28 @@ def measure(
     Notes
     -----
     The guest's own stages (``allocate`` or ``release``, and ``send``'s ``pack``) are timed
-    as in the lab. QEMU is not changed, so that its stages are differences between round
-    trips, each from a run of its own in the same process just before the real one:
+    as in the lab. QEMU is not changed, so its stages are told apart by what it does not do.
+    Just before the real run, in the same process, come 1000 pairs of round trips that
+    discard nothing: an empty message, which names no page, and a full one, which is decoded
+    and looked up. And QEMU's processor time is read before and after each run.
 
-    ================= =======================================================================
-    ``send``/notify   kicks x median of empty round trips (b): a message without a page
-    ``translate``     kicks x (median of skipped ones - that): full messages that QEMU decodes
-                      and looks up, and discards nothing for (c)
-    ``discard``       what the real round trips took beyond both (d)
+    ================= ======================================================================
+    ``translate``     kicks x median difference within the pairs; with the decoding (c)
+    ``discard``       QEMU's processor time in the real run, less kicks x that of a full
+                      message of the pairs (d)
+    ``send``/notify   what the real round trips took beyond both: the kick, QEMU's work for
+                      it, both wake-ups and whatever kept QEMU from running (b)
     ``remainder``     what of the wall time is in no interval of the driver's
-    ================= =======================================================================
+    ================= ======================================================================
 
-    They sum to the wall time of the real run. Decoding is in ``translate``; whatever held
-    up the real run only (another process, say) is in ``discard``. A difference below the
-    noise can come out negative, and stays so. A kick is a line of text over a socket to QEMU's
-    main thread: a wake-up there and back, as an ioeventfd has, but no exit from a guest.
+    They sum to the wall time of the real run. A difference below the noise can come out
+    negative, and stays so. Three separate runs and medians of their round trips were tried:
+    a wake-up takes 20 us or 70 us from one second to the next, and ``translate`` of equal
+    repeats came out between -147 and 40 ms. The address in QEMU's own memory is looked for in
+    ``discard``, where it cannot be told apart from outside.
+
+    A kick is a line of text over a socket to QEMU's main thread: a wake-up there and back,
+    as an ioeventfd has, but no exit from a guest.
     ``n_translations`` and ``n_discards`` are what QEMU's source does with the messages,
     not counted in it; the checks look at the memory itself.
     """
@@ -239,14 +248,14 @@ def _operate_once(case: Case, order: int, process: QemuProcess, run_id: str, num
     reporting = case.protocol == "reporting"
     order = order if reporting else 0
     most_kicks = (case.balloon_pages >> order) // BLOCKS_PER_KICK + 1
-    driver = QemuBalloon(process, log_rows=3 * (most_kicks + REHEARSAL_KICKS))
+    driver = QemuBalloon(process, log_rows=3 * most_kicks + 4 * REHEARSED_PAIRS)
     view = HostView(process.pid, case.memory_pages)
     before = _check_before(case, view)
     buddy = _free_in_blocks(case) if reporting else case.allocator()
     queue = case.protocol if reporting else case.operation
     if case.operation == "deflate":
         held = driver.inflate(buddy, case.balloon_pages).firsts
-    empty, skipped = _rehearse(driver, queue, case, order)
+    rehearsal = _rehearse(driver, queue, case, order)
     rss = view.rss_bytes()
     driver.log.clear()
     if reporting:
@@ -256,7 +265,6 @@ def _operate_once(case: Case, order: int, process: QemuProcess, run_id: str, num
     else:
         done = driver.deflate(buddy, held)
     fall = rss - view.rss_bytes()
-    real = _round_trips(driver.log)
     check = {
         "run_id": run_id,
         "protocol": case.protocol,
@@ -267,9 +275,9 @@ def _operate_once(case: Case, order: int, process: QemuProcess, run_id: str, num
         "rss_fall_bytes": fall,
         **before,
         **_check_after(case, order, view, done),
-        **_quartiles("empty", empty),
-        **_quartiles("skipped", skipped),
-        **_quartiles("real", real),
+        **rehearsal.summary(),
+        **_quartiles("real", _round_trips(driver.log)),
+        "real_cpu_ns": done.cpu_ns // done.n_kicks,
     }
     work = Work(
         told_as=case.protocol,
@@ -279,32 +287,12 @@ def _operate_once(case: Case, order: int, process: QemuProcess, run_id: str, num
         n_translations=done.n_records,
         n_discards=done.n_records,
     )
-    times = _stage_times(case.operation, driver.log, done, empty, skipped)
+    times = _stage_times(case.operation, driver.log, done, rehearsal)
     return Repeat(make_frame(case, run_id, number, work, times), check)
 
 
-def _rehearse(
-    driver: QemuBalloon, queue: str, case: Case, order: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Time round trips of empty messages, and of full ones that QEMU discards nothing for."""
-    driver.log.clear()
-    driver.rehearse_empty(queue, REHEARSAL_KICKS)
-    empty = _round_trips(driver.log)
-    driver.log.clear()
-    if case.protocol == "pfn":
-        batch = np.zeros(min(PFNS_PER_BUFFER, case.balloon_pages), np.uint64)
-    else:
-        # Blocks of the highest RAM: one with firmware in it would come as several pieces, of
-        # which only the last lacks a byte.
-        end = ram_ranges(case.memory_pages)[-1].end >> order
-        n_blocks = min(BLOCKS_PER_KICK, case.balloon_pages >> order)
-        batch = np.full(n_blocks, (end - 1) << order, np.uint64)
-    driver.rehearse_skipped(queue, batch, REHEARSAL_KICKS, order)
-    return empty, _round_trips(driver.log)
-
-
 def _round_trips(log: clock.Log) -> npt.NDArray[np.int64]:
-    """List how long each round trip took, in ns."""
+    """List how long each round trip in a log took, in ns."""
     length = int(log.length[0])
     if length > log.rows.shape[0]:
         raise RuntimeError(f"{length} intervals overflowed a log of {log.rows.shape[0]} rows")
@@ -318,27 +306,67 @@ def _quartiles(name: str, times_ns: npt.NDArray[np.int64]) -> dict[str, int]:
     return {f"{name}_q{i}_ns": int(value) for i, value in enumerate(values, 1)}
 
 
+@dataclass(frozen=True)
+class Rehearsal:
+    """Pairs of round trips: with an empty message, and with a full one that is skipped."""
+
+    empty_ns: npt.NDArray[np.int64]
+    skipped_ns: npt.NDArray[np.int64]
+    cpu_ns: int
+
+    @property
+    def translate_ns(self) -> int:
+        """Tell how much longer a full message takes than an empty one."""
+        return int(np.median(self.skipped_ns - self.empty_ns))
+
+    @property
+    def skipped_cpu_ns(self) -> int:
+        """Tell how long QEMU works for a full message: half a pair, and half the difference."""
+        return (self.cpu_ns // self.empty_ns.size + self.translate_ns) // 2
+
+    def summary(self) -> dict[str, int]:
+        """Summarize the pairs for the checks."""
+        return {
+            **_quartiles("empty", self.empty_ns),
+            **_quartiles("skipped", self.skipped_ns),
+            **_quartiles("translate", self.skipped_ns - self.empty_ns),
+            "skipped_cpu_ns": self.skipped_cpu_ns,
+        }
+
+
+def _rehearse(driver: QemuBalloon, queue: str, case: Case, order: int) -> Rehearsal:
+    if case.protocol == "pfn":
+        batch = np.zeros(min(PFNS_PER_BUFFER, case.balloon_pages), np.uint64)
+    else:
+        # Blocks of the highest RAM: one with firmware in it would come as several pieces, of
+        # which only the last lacks a byte.
+        end = ram_ranges(case.memory_pages)[-1].end >> order
+        n_blocks = min(BLOCKS_PER_KICK, case.balloon_pages >> order)
+        batch = np.full(n_blocks, (end - 1) << order, np.uint64)
+    driver.log.clear()
+    done = driver.rehearse(queue, batch, REHEARSED_PAIRS, order)
+    times_ns = _round_trips(driver.log)
+    return Rehearsal(times_ns[0::2], times_ns[1::2], done.cpu_ns)
+
+
 def _stage_times(
-    operation: str,
-    log: clock.Log,
-    done: Telling,
-    empty: npt.NDArray[np.int64],
-    skipped: npt.NDArray[np.int64],
+    operation: str, log: clock.Log, done: Telling, rehearsal: Rehearsal
 ) -> dict[tuple[str, str], int]:
     """Attribute the wall time of the real run; see the notes of `measure`."""
     rows = log.rows[: int(log.length[0])]
     sums = np.zeros(clock.RELEASE + 1, np.int64)
     np.add.at(sums, rows[:, 0], rows[:, 2] - rows[:, 1])
-    b, b_and_c = (done.n_kicks * int(np.median(times)) for times in (empty, skipped))
+    translate = done.n_kicks * rehearsal.translate_ns
+    discard = done.cpu_ns - done.n_kicks * rehearsal.skipped_cpu_ns
     stage, interval = ("allocate", clock.ALLOCATE)
     if operation == "deflate":
         stage, interval = ("release", clock.RELEASE)
     return {
         (stage, "all"): int(sums[interval]),
         ("send", "pack"): int(sums[clock.PACK]),
-        ("send", "notify"): b,
-        ("translate", "all"): b_and_c - b,
-        ("discard", "all"): int(sums[clock.ROUND_TRIP]) - b_and_c,
+        ("send", "notify"): int(sums[clock.ROUND_TRIP]) - translate - discard,
+        ("translate", "all"): translate,
+        ("discard", "all"): discard,
         ("remainder", "all"): done.wall_ns - int(sums.sum()),
     }
 
