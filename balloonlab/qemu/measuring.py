@@ -39,7 +39,7 @@ FILL = 0xA5
 STRAY_PAGES = 256
 """Pages that firmware may have written in a guest that counts as untouched."""
 
-_TOUCH_BYTES = 16 * MIB
+_TOUCH_BYTES = 4 * MIB
 
 
 def measure(
