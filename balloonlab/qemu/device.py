@@ -4,33 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntFlag
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import clock, vring
+from ..kernels import clock
 from ..kernels import qtest as kernels
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..kernels.tell import BEGIN_NS, END_NS, KICKS, RECORDS, WIRE_BYTES
 from ..pages import Buddy
-from ..queue import QUEUE_BYTES, QUEUE_SIZE, Worker
+from ..queue import QUEUE_BYTES, Worker
 from ..sizes import PAGE_BYTES
 from .process import QemuProcess
 from .qtest import QemuError
-
-TRANSPORTS, TRANSPORT_BYTES, N_TRANSPORTS = 0xFEB00000, 0x200, 32
-BALLOON_ID = 5
-MAGIC = 0x74726976
-
-# Registers of virtio-mmio (virtio 1.x section 4.2.2)
-DEVICE_ID, STATUS, QUEUE_NOTIFY = 0x008, 0x070, 0x050
-_DEVICE_FEATURES, _DEVICE_FEATURES_SEL = 0x010, 0x014
-_DRIVER_FEATURES, _DRIVER_FEATURES_SEL = 0x020, 0x024
-_QUEUE_SEL, _QUEUE_MAX, _QUEUE_NUM, _QUEUE_READY = 0x030, 0x034, 0x038, 0x044
-_DESC, _AVAIL, _USED = 0x080, 0x090, 0x0A0
-
-ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
+from .transport import Feature, Transport
 
 BLOCKS_PER_KICK = 32
 """Blocks that free page reporting posts at once (``PAGE_REPORTING_CAPACITY`` of Linux)."""
@@ -44,16 +31,6 @@ _OUTCOMES = {
     kernels.REFUSED: "QEMU refused the kick: its qtest answered {answer!r}",
     kernels.NOT_USED: "QEMU answered the kick but did not use the buffer",
 }
-
-
-class Feature(IntFlag):
-    """Feature bits of today's device (virtio 1.x section 5.5.3) and of the transport."""
-
-    MUST_TELL_HOST = 1 << 0
-    STATS_VQ = 1 << 1
-    FREE_PAGE_HINT = 1 << 3
-    REPORTING = 1 << 5
-    VERSION_1 = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -104,9 +81,8 @@ class QemuBalloon:
 
     def __init__(self, process: QemuProcess, log_rows: int = 16) -> None:
         self._process = process
-        self._qtest = process.qtest
-        self._base = self._find()
-        offered = self._offered()
+        self._transport = Transport(process)
+        offered = self._transport.offered()
         self.features = self._negotiate(offered)
         # QEMU numbers its queues by what it offers: inflate, deflate, then the optional ones.
         optional = Feature.STATS_VQ, Feature.FREE_PAGE_HINT
@@ -116,27 +92,11 @@ class QemuBalloon:
             "reporting": 2 + sum(feature in offered for feature in optional),
         }
         self._rings = {
-            name: self._set_up(index, place * QUEUE_BYTES)
+            name: self._transport.set_up(index, place * QUEUE_BYTES)
             for place, (name, index) in enumerate(self._queues.items())
         }
-        self._add_status(DRIVER_OK)
+        self._transport.begin()
         self.log = clock.Log.empty(log_rows)
-
-    def _find(self) -> int:
-        for base in range(TRANSPORTS, TRANSPORTS + N_TRANSPORTS * TRANSPORT_BYTES, TRANSPORT_BYTES):
-            if (
-                self._qtest.readl(base) == MAGIC
-                and self._qtest.readl(base + DEVICE_ID) == BALLOON_ID
-            ):
-                return base
-        raise QemuError("QEMU has no balloon device on its virtio-mmio transports")
-
-    def _offered(self) -> Feature:
-        words = []
-        for page in range(2):
-            self._write(_DEVICE_FEATURES_SEL, page)
-            words.append(self._qtest.readl(self._base + _DEVICE_FEATURES))
-        return Feature(words[0] | words[1] << 32)
 
     def _negotiate(self, offered: Feature) -> Feature:
         needed = Feature.REPORTING | Feature.VERSION_1
@@ -146,57 +106,14 @@ class QemuBalloon:
                 "with free-page-reporting=on is needed"
             )
         accepted = needed | offered & Feature.MUST_TELL_HOST
-        self._write(STATUS, 0)
-        self._add_status(ACKNOWLEDGE)
-        self._add_status(DRIVER)
-        for page in range(2):
-            self._write(_DRIVER_FEATURES_SEL, page)
-            self._write(_DRIVER_FEATURES, accepted >> 32 * page & 0xFFFFFFFF)
-        self._add_status(FEATURES_OK)
+        self._transport.accept(accepted)
         return accepted
 
-    def _set_up(self, index: int, start: int) -> vring.Ring:
-        """Give a queue its memory and tell the device; the ring that kernels take."""
-        self._write(_QUEUE_SEL, index)
-        if self._qtest.readl(self._base + _QUEUE_MAX) < QUEUE_SIZE:
-            raise QemuError(f"QEMU's balloon device has no queue {index} of {QUEUE_SIZE} entries")
-        avail_at, used_at = 16 * QUEUE_SIZE, QUEUE_BYTES // 2
-        self._write(_QUEUE_NUM, QUEUE_SIZE)
-        for register, offset in ((_DESC, 0), (_AVAIL, avail_at), (_USED, used_at)):
-            gpa = self._process.driver_gpa + start + offset
-            self._write(register, gpa & 0xFFFFFFFF)
-            self._write(register + 4, gpa >> 32)
-        area = self._process.driver_memory[start : start + QUEUE_BYTES]
-        area[:] = 0
-        avail_end = avail_at + 2 * (vring.ENTRIES + QUEUE_SIZE + 1)
-        ring = vring.Ring(
-            desc=area[:avail_at].view(vring.DESCRIPTOR),
-            avail=area[avail_at:avail_end].view(np.uint16),
-            used=area[used_at : used_at + 4].view(np.uint16),
-            used_ring=area[used_at + 4 : used_at + 4 + 8 * QUEUE_SIZE].view(vring.USED_ENTRY),
-            events=np.full(2, -1, np.int64),
-            control=np.zeros(2, np.int64),
-            taken=np.zeros(1, np.int64),
-        )
-        ring.avail[vring.FLAGS] = vring.NO_INTERRUPT  # nobody runs who could take one
-        self._write(_QUEUE_READY, 1)
-        return ring
-
-    def _write(self, register: int, value: int) -> None:
-        self._qtest.writel(self._base + register, value)
-
-    def _add_status(self, bit: int) -> None:
-        """Set a status bit; the device must keep it."""
-        self._write(STATUS, self._qtest.readl(self._base + STATUS) | bit)
-        status = self._qtest.readl(self._base + STATUS)
-        if not status & bit or status & NEEDS_RESET:
-            raise QemuError(f"QEMU's balloon device refuses the driver: status {status:#x}")
-
     def _link(self, queue: str, block_bytes: int) -> kernels.Link:
-        line = f"writel {self._base + QUEUE_NOTIFY:#x} {self._queues[queue]:#x}\n"
+        line = f"writel {self._transport.notify_gpa:#x} {self._queues[queue]:#x}\n"
         pfns = self._process.driver_memory[_MESSAGE_AT : _MESSAGE_AT + 4 * PFNS_PER_BUFFER]
         return kernels.Link(
-            fd=self._qtest.fileno(),
+            fd=self._process.qtest.fileno(),
             request=np.frombuffer(line.encode(), np.uint8).copy(),
             reply=np.zeros(64, np.uint8),
             pfns=pfns.view(np.uint32),

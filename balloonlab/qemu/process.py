@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import Self
@@ -27,8 +28,12 @@ OLDEST = (6, 0)
 DRIVER_BYTES = MIB
 """The guest kernel's own memory: queues and message buffers. QEMU's second memory backend."""
 
+FILL = 0xA5
+"""What touched memory is filled with."""
+
 DEVICE = "virtio-balloon-device,free-page-reporting=on"
 
+_TOUCH_BYTES = 4 * MIB
 _CPUCLOCK_SCHED = 2  # of Linux's clock numbers: a process's time as the scheduler counts it
 
 # Runs before QEMU in the same process: QEMU ends with its parent (1, PR_SET_PDEATHSIG), and
@@ -85,6 +90,16 @@ def find(binary: str = BINARY) -> tuple[str, tuple[int, int]]:
     return path, version
 
 
+def check_memory(memory_pages: int) -> None:
+    """Refuse guests that QEMU cannot have (ValueError): its RAM is whole MiB."""
+    memory_bytes = memory_pages * PAGE_BYTES
+    if memory_bytes % MIB:
+        raise ValueError(
+            f"memory must be a multiple of 1 MiB for QEMU, got {format_size(memory_bytes)} "
+            f"({memory_bytes} bytes)"
+        )
+
+
 class QemuProcess:
     """QEMU's ``microvm`` with a balloon device and no running guest (``-S``), as a context.
 
@@ -121,12 +136,7 @@ class QemuProcess:
     """
 
     def __init__(self, memory_pages: int, thp: bool, binary: str = BINARY) -> None:
-        memory_bytes = memory_pages * PAGE_BYTES
-        if memory_bytes % MIB:
-            raise ValueError(
-                f"memory must be a multiple of 1 MiB for QEMU, got {format_size(memory_bytes)} "
-                f"({memory_bytes} bytes)"
-            )
+        check_memory(memory_pages)
         path, self.version = find(binary)
         self.memory_pages = memory_pages
         all_pages = memory_pages + DRIVER_BYTES // PAGE_BYTES
@@ -161,6 +171,20 @@ class QemuProcess:
         self.pid = self._process.pid
         self.qtest = Qtest(ours, self.explain)
         self.qtest.readl(self.driver_gpa)
+
+    def touch(self, advance: Callable[[int], object] = lambda n_bytes: None) -> None:
+        """Write `FILL` into all RAM that can be ballooned, so that the host backs it.
+
+        Parameters
+        ----------
+        advance : callable
+            Called with the bytes touched since the last call.
+        """
+        for start, end in ram_ranges(self.memory_pages):
+            for gpa in range(start * PAGE_BYTES, end * PAGE_BYTES, _TOUCH_BYTES):
+                n_bytes = min(_TOUCH_BYTES, end * PAGE_BYTES - gpa)
+                self.qtest.memset(gpa, n_bytes, FILL)
+                advance(n_bytes)
 
     def cpu_ns(self) -> int:
         """Tell the processor time that QEMU has used, all its threads together.
@@ -223,14 +247,8 @@ def _arguments(memory_mib: int, shared: int, channel: int) -> list[str]:
     driver_mib = DRIVER_BYTES // MIB
     return [
         *("-machine", "microvm", "-accel", "tcg,tb-size=1", "-S"),
-        *(
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-m",
-            f"{memory_mib + driver_mib}M",
-        ),
+        *("-nodefaults", "-no-user-config", "-display", "none"),
+        *("-m", f"{memory_mib + driver_mib}M"),
         *("-object", f"memory-backend-ram,id=ram,share=off,size={memory_mib}M"),
         "-object",
         f"memory-backend-file,id=driver,share=on,mem-path=/dev/fd/{shared},size={driver_mib}M",
