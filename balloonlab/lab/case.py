@@ -32,7 +32,8 @@ CUSTOM = "custom"
 Pattern = str | npt.ArrayLike
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Check an argument that is one of several words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
@@ -118,17 +119,17 @@ class Case:
         block_order: int = qemu.PAGEBLOCK_ORDER,
     ) -> Case:
         """Check each argument of `balloonlab.measure` by itself; makes no pages yet."""
-        _check_choice("host", host, tuple(DEFAULT_PROTOCOLS))
+        check_choice("host", host, tuple(DEFAULT_PROTOCOLS))
         protocol = DEFAULT_PROTOCOLS[host] if protocol is None else protocol
         if host == "qemu":
             can = {"wait": wait, "bitmaps": bitmaps, "steps": steps, "operation": operation}
             qemu.check_arguments(protocol, discard, **can, order=order)
         default = _usual_discard(host, protocol)
         discard = default if discard is None else discard
-        _check_choice("order", order, patterns.ORDERS)
-        _check_choice("operation", operation, OPERATIONS)
-        _check_choice("discard", discard, DISCARDS)
-        _check_choice("wait", wait, WAITS)
+        check_choice("order", order, patterns.ORDERS)
+        check_choice("operation", operation, OPERATIONS)
+        check_choice("discard", discard, DISCARDS)
+        check_choice("wait", wait, WAITS)
         for name, value in (("touched", touched), ("thp", thp)):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
