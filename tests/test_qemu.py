@@ -1,4 +1,4 @@
-"""An unmodified QEMU as the host: its memory really goes away, its failures are told."""
+"""An unmodified QEMU's balloon device: its memory really goes away, its failures are told."""
 
 import os
 import shutil
@@ -14,36 +14,33 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import balloonlab as bl
+from balloonlab.cli import app
 from balloonlab.kernels import qtest as kernels
 from balloonlab.kernels import vring
 from balloonlab.kernels.clock import Log
-from balloonlab.lab import stages
 from balloonlab.pages import Buddy
-from balloonlab.qemu import QemuBalloon, QemuError, QemuProcess, device
-from balloonlab.qemu.memory import FIRMWARE, HostView, page_index
+from balloonlab.qemu import (
+    FILL,
+    FIRMWARE,
+    HostView,
+    QemuBalloon,
+    QemuError,
+    QemuProcess,
+    page_index,
+    transport,
+)
 from balloonlab.qemu.qtest import Qtest
 from balloonlab.queue import QUEUE_BYTES, Virtqueue
 from balloonlab.sizes import GIB, MIB
 
 from . import naive
+from .qemu import children, measure, needs_qemu
 
 PAGES = 64 * MIB // 4096
 OWN_BYTES = 8 * MIB  # by which QEMU's own heap may change meanwhile: it is trimmed now and then
-
-
-def why_not():
-    try:
-        bl.qemu.find()
-    except QemuError as error:
-        return str(error)
-    return ""
-
-
-def needs_qemu(test):
-    reason = why_not()
-    return pytest.mark.once(pytest.mark.skipif(bool(reason), reason=reason)(test))
 
 
 @pytest.fixture
@@ -57,10 +54,6 @@ def outside_firmware():
     pages = np.ones(PAGES, bool)
     pages[FIRMWARE] = False
     return pages
-
-
-def children():
-    return psutil.Process().children(recursive=True)
 
 
 # The kernels, against a peer that plays QEMU's side
@@ -156,9 +149,9 @@ def test_page_index_of_both_pieces_of_ram():
 @needs_qemu
 def test_exactly_the_pages_told_are_discarded(qemu):
     """Looked at through QEMU itself: a discarded page reads as zeros, any other as it was."""
-    qemu.qtest.memset(0, PAGES * 4096, 0xA5)
+    qemu.touch()
     driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
-    assert device.Feature.REPORTING in driver.features
+    assert transport.Feature.REPORTING in driver.features
     pages = np.random.default_rng(3).choice(np.arange(256, PAGES // 2), 1000, replace=False)
     rss = psutil.Process(qemu.pid).memory_info().rss
     done = driver.inflate(Buddy.holding(PAGES, pages), 1000)
@@ -179,7 +172,7 @@ def test_exactly_the_pages_told_are_discarded(qemu):
     )
     seen = np.frombuffer(qemu.qtest.read(0, PAGES * 4096), np.uint8).reshape(PAGES, 4096)
     assert (seen[gone] == 0).all()
-    assert (seen[~gone] == 0xA5).all()
+    assert (seen[~gone] == FILL).all()
     back = driver.deflate(blocks, done.firsts)
     assert back.firsts.tolist() == pages[::-1].tolist()
     assert back.n_kicks == 4
@@ -196,60 +189,6 @@ def test_rehearsals_discard_nothing(qemu):
     assert np.array_equal(view.resident(), before)
     assert view.count_other(outside_firmware(), 1) == 0
     assert view.count_other(outside_firmware(), 2) == PAGES - 32
-
-
-@needs_qemu
-@pytest.mark.parametrize("touched", [True, False])
-@pytest.mark.parametrize(
-    ("protocol", "operation", "n_kicks", "wire_bytes"),
-    [
-        ("pfn", "inflate", 56, 4 * 14336),
-        ("pfn", "deflate", 56, 4 * 14336),
-        ("reporting", "inflate", 1, 16 * 28),
-    ],
-)
-def test_measure_gives_the_labs_frame(touched, protocol, operation, n_kicks, wire_bytes):
-    run = bl.qemu.measure(
-        memory="64MiB", protocol=protocol, operation=operation, touched=touched, repeats=1
-    )
-    frame, check = run.frame, run.checks.iloc[0]
-    assert list(frame.columns) == stages.COLUMNS
-    assert not frame.isna().any().any()
-    assert set(frame["source"]) == {"qemu"}
-    own = {"inflate": "allocate", "deflate": "release"}[operation]
-    assert set(frame["stage"]) == {own, "send", "translate", "discard", "remainder"}
-    measured = frame[frame["stage"].isin([own, "send", "remainder"])]
-    assert (measured["time_ns"] >= 0).all()
-    row = frame.iloc[0]
-    assert (row["n_kicks"], row["wire_bytes"]) == (n_kicks, wire_bytes)
-    assert row["n_pages"] == check["balloon_pages"] == 14336
-    inflated = touched and operation == "inflate"
-    assert abs(check["rss_fall_bytes"] - inflated * 14336 * 4096) < OWN_BYTES
-    assert check["resident_pages_before"] >= touched * (PAGES - 32)
-    assert check["lost_pages"] == 0
-    assert run.meta["qemu"]
-    assert children() == []
-
-
-@needs_qemu
-def test_scattered_pages_and_whole_blocks_of_a_pattern():
-    run = bl.qemu.measure(memory="64MiB", balloon="8MiB", pattern="random", repeats=1)
-    assert set(run.frame["n_pages"]) == {2048}
-    pages = np.r_[1024:2048, 3000:3010]
-    run = bl.qemu.measure(memory="64MiB", pattern=pages, protocol="reporting", order=8, repeats=1)
-    assert set(run.frame["n_pages"]) == {1024}
-    assert set(run.frame["n_records"]) == {4}
-    assert set(run.checks["order"]) == {8}
-
-
-@needs_qemu
-@pytest.mark.parametrize("thp", [True, False])
-def test_huge_pages_are_what_was_asked_for(thp):
-    switch = bl.lab.provenance.thp_state()
-    if switch in ("never", "absent"):
-        pytest.skip(f"transparent huge pages are {switch} here")
-    run = bl.qemu.measure(memory="64MiB", protocol="reporting", thp=thp, repeats=1)
-    assert (run.checks["huge_bytes_before"] > 0).all() == thp
 
 
 # Failures
@@ -298,7 +237,7 @@ def test_ctrl_c_leaves_no_process_and_no_thread(monkeypatch):
     monkeypatch.setattr("balloonlab.queue.Worker.wait", interrupted)
     monkeypatch.setattr("balloonlab.queue.Worker.wait_out", lambda self: self._done.wait(20))
     with pytest.raises(KeyboardInterrupt):
-        bl.qemu.measure(memory="64MiB", repeats=1)
+        measure()
     assert children() == []
     assert [thread for thread in threading.enumerate() if "balloon" in thread.name] == []
 
@@ -320,7 +259,7 @@ def test_qemu_ends_with_a_parent_that_is_killed():
 def test_a_device_that_refuses_or_lacks_something_is_told(qemu, monkeypatch):
     with pytest.raises(QemuError, match="refused the qtest command 'explode'"):
         qemu.qtest.command("explode")
-    monkeypatch.setattr(device, "BALLOON_ID", 99)
+    monkeypatch.setattr(transport, "BALLOON_ID", 99)
     with pytest.raises(QemuError, match="no balloon device"):
         QemuBalloon(qemu)
 
@@ -329,25 +268,26 @@ def test_a_device_that_refuses_or_lacks_something_is_told(qemu, monkeypatch):
 def test_a_device_without_free_page_reporting_is_refused(monkeypatch):
     monkeypatch.setattr("balloonlab.qemu.process.DEVICE", "virtio-balloon-device")
     with pytest.raises(QemuError, match=r"does not offer .*REPORTING.*QEMU 6.0 or later"):
-        bl.qemu.measure(memory="64MiB", repeats=1)
+        measure()
     assert children() == []
 
 
 @needs_qemu
 def test_memory_that_is_not_as_the_frame_would_claim_is_refused(monkeypatch):
-    monkeypatch.setattr("balloonlab.qemu.measuring._touch", lambda process, progress: None)
+    monkeypatch.setattr(QemuProcess, "touch", lambda process, advance: None)
     with pytest.raises(RuntimeError, match=r"touched=True.*0 of 16384 pages are backed"):
-        bl.qemu.measure(memory="64MiB", repeats=1)
+        measure()
 
 
-def fake(folder, text):
-    path = folder / "qemu-fake"
+def fake(monkeypatch, folder, text):
+    path = folder / "qemu-system-x86_64"
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
-    return str(path)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
 VERSION = 'echo "QEMU emulator version {}"'
+STARTS = f'[ "$1" = --version ] && exec {VERSION.format("9.1.0")}; '
 
 
 @pytest.mark.once
@@ -358,52 +298,35 @@ VERSION = 'echo "QEMU emulator version {}"'
         ("echo hello", "does not name QEMU's version, it says 'hello"),
         ("exit 3", "--version failed"),
         (
-            f'[ "$1" = --version ] && exec {VERSION.format("9.1.0")}; echo no memory >&2; exit 3',
+            STARTS + "echo no memory >&2; exit 3",
             "ended early by exit status 3; it said: no memory; nothing is reported",
         ),
-        (
-            f'[ "$1" = --version ] && exec {VERSION.format("9.1.0")}; kill -TERM $$',
-            "ended early by signal SIGTERM; nothing",
-        ),
+        (STARTS + "kill -TERM $$", "ended early by signal SIGTERM; nothing"),
     ],
 )
-def test_what_is_no_qemu_or_an_old_one_is_told(tmp_path, text, words):
+def test_what_is_no_qemu_or_an_old_one_is_told(monkeypatch, tmp_path, text, words):
+    fake(monkeypatch, tmp_path, text)
     with pytest.raises(QemuError, match=words):
-        bl.qemu.measure(memory="64MiB", repeats=1, binary=fake(tmp_path, text))
+        measure()
     assert children() == []
 
 
-def test_a_missing_qemu_is_told(monkeypatch):
+def test_a_missing_qemu_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(QemuError, match=r"not installed: install QEMU.*host='lab'"):
-        bl.qemu.measure(memory="64MiB", repeats=1)
+    for command in (measure, lambda: bl.sweep(memory="64MiB", host="qemu", out=tmp_path / "x")):
+        with pytest.raises(QemuError, match=r"not installed: install QEMU.*host='lab'"):
+            command()
+    assert not (tmp_path / "x").exists()
+    command = ["reproduce", "--host", "qemu", "--memory", "64MiB", "--out", str(tmp_path / "x")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "is not installed" in result.stderr
+    assert "No repeat was finished." in result.stderr
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_does_not_fit_is_refused_before_anything_starts(monkeypatch):
     small = SimpleNamespace(available=GIB, total=GIB)
     monkeypatch.setattr("psutil.virtual_memory", lambda: small)
     with pytest.raises(MemoryError, match="or less would fit"):
-        bl.qemu.measure(memory="8GiB")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
-        ({"protocol": "bitmap-v4"}, ValueError, "protocol must be one of pfn, reporting"),
-        ({"protocol": "reporting", "operation": "deflate"}, ValueError, "back without telling"),
-        ({"protocol": "reporting", "order": 11}, ValueError, "order must be .* from 0 to 10"),
-        ({"order": 1.5}, ValueError, "order must be"),
-        ({"protocol": "reporting", "balloon": "3MiB"}, ValueError, "multiple of the blocks"),
-        (
-            {"protocol": "reporting", "pattern": np.arange(1, 400)},
-            ValueError,
-            "must hold a whole block of order 9",
-        ),
-        ({"memory": 8 * MIB + 4096}, ValueError, "memory must be a multiple of 1 MiB for QEMU"),
-        ({"operation": "explode"}, ValueError, "operation must be one of"),
-        ({"touched": "yes"}, TypeError, "touched must be True or False"),
-    ],
-)
-def test_measure_refuses(arguments, error, words):
-    with pytest.raises(error, match=words):
-        bl.qemu.measure(**{"memory": "64MiB", **arguments})
+        measure(memory="8GiB")

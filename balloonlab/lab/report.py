@@ -75,8 +75,12 @@ def render_ranges(result: Reproduction) -> Table:
         view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
     for stage in ranges.columns.unique(level=0):
         name = STAGE_LABELS.get(stage, f"{stage}, ms")
-        ends = [[_cell(name, value) for value in ranges[stage][end]] for end in ("least", "greatest")]
-        view.add_row(name, *(f"{least} to {greatest}" for least, greatest in zip(*ends, strict=True)))
+        ends = [
+            [_cell(name, value) for value in ranges[stage][end]] for end in ("least", "greatest")
+        ]
+        view.add_row(
+            name, *(f"{least} to {greatest}" for least, greatest in zip(*ends, strict=True))
+        )
     return view
 
 

@@ -103,9 +103,10 @@ class Reproduction:
             ``greatest``), ``total`` last.
         """
         case = ["source", "touched", "protocol"]
-        times = self.frame.groupby([*case, "repeat", "stage"], sort=False)["time_ns"].sum() / 1e6
-        table = times.unstack("stage")
-        table = table[[stage for stage in STAGES if stage in table]]
+        table = self.frame.pivot_table(
+            index=[*case, "repeat"], columns="stage", values="time_ns", aggfunc="sum", sort=False
+        )
+        table = table[[stage for stage in STAGES if stage in table]] / 1e6
         by_case = table.assign(total=table.sum(axis=1)).groupby(level=case, sort=False)
         return by_case.agg([("least", "min"), ("greatest", "max")])
 
@@ -147,9 +148,7 @@ def _sums(total_ms: float, row: pd.Series) -> dict[str, float]:
     }
 
 
-def measured_cases(
-    frame: pd.DataFrame, source: str
-) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Go through the cases of a reproduction: source and memory, protocol, the median repeat.
 
     Raises
