@@ -124,6 +124,11 @@ def test_measure_refuses(arguments, error, words):
         measure(**arguments)
 
 
+def test_a_timeline_is_the_labs_alone():
+    with pytest.raises(ValueError, match="host must be 'lab' for a timeline"):
+        bl.lab.timeline(memory="8MiB", host="qemu")
+
+
 # Stages by difference
 
 

@@ -38,7 +38,7 @@ def _cell(row: str, value: float) -> str:
         return format_size(int(value))
     if row == "speed-up":
         return f"{value:.1f}x"
-    return f"{value:,.1f}" if value >= 99.95 else f"{value:.3g}"
+    return f"{value:,.1f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
