@@ -146,11 +146,10 @@ class Case:
             given, pattern = as_pfns(pattern, "pattern"), CUSTOM
         elif pattern not in patterns.PATTERNS:
             patterns.make(pattern, PAGE_BYTES, 0)  # an empty set: only the spelling is checked
-        balloon_pages = memory_pages // 8 * 7 >> block_order << block_order
         if balloon is not None:
             balloon_pages = parse_pages(balloon, "balloon")
-        elif given is not None:
-            balloon_pages = given.size
+        else:
+            balloon_pages = memory_pages // 8 * 7 if given is None else given.size
         return cls(
             memory_pages=memory_pages,
             balloon_pages=balloon_pages,
@@ -199,32 +198,30 @@ class Case:
                 f"steps must be at most {self.balloon_pages}, one a page, got {self.steps}"
             )
         start = self._make_start() if start is None else start
-        return replace(self, start=start, balloon_pages=self._count_told(start))
+        told = self._count_told(start) if self.protocol == qemu.REPORTING else self.balloon_pages
+        return replace(self, start=start, balloon_pages=told)
 
     def _count_told(self, start: Buddy) -> int:
-        """Count those of the balloon's pages that are in whole free blocks of `block_order`."""
+        """Count the pages that the balloon gets: whole free blocks of `block_order`."""
         pages = 1 << self.block_order
-        blocks = f"whole blocks of block_order={self.block_order} ({pages} pages, aligned)"
-        if self.block_order and self.pattern != "idle":
-            by_order = start.free_blocks()[self.block_order :]
-            told = int(by_order @ (pages << np.arange(by_order.size)))
-            if told == 0:
-                raise ValueError(
-                    f"pattern must have {blocks} to be reported, but these "
-                    f"{self.balloon_pages} pages hold none"
-                )
-            return told
-        if self.balloon_pages % pages:
-            raise ValueError(f"balloon must be {blocks}, got {spell(self.balloon_bytes)}")
-        return self.balloon_pages
+        by_order = start.free_blocks()[self.block_order :]
+        free_pages = int(by_order @ (pages << np.arange(by_order.size)))
+        told = min(free_pages, self.balloon_pages // pages * pages)
+        if told == 0:
+            raise ValueError(
+                f"pattern and balloon must hold a whole block of block_order={self.block_order} "
+                f"({pages} pages, aligned) to be reported, these {self.balloon_pages} pages of "
+                f"pattern {self.pattern} hold none"
+            )
+        return told
 
     def _make_start(self) -> Buddy:
-        if self.protocol == qemu.REPORTING and self.pattern != "idle":
-            return Buddy.joining(self.memory_pages, self._pages())
         if self.order == "as is" and self.pattern == "idle":
             return Buddy.idle(self.memory_pages)
         if self.order == "as is" and self.pattern == "aged":
             return self._aged()
+        if self.protocol == qemu.REPORTING:
+            return Buddy.joining(self.memory_pages, self._pages())
         return Buddy.holding(self.memory_pages, patterns.ordered(self._pages(), self.order))
 
     def _aged(self) -> Buddy:

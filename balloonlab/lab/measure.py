@@ -90,8 +90,10 @@ def measure(
         How pages are told: one of `balloonlab.wire.formats`, by default ``"bitmap-v4"``. In
         QEMU ``"pfn"``, the default there, or ``"reporting"``: up to 32 free blocks a kick, a
         descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no
-        deflation: a guest takes its pages back without a word. Of a pattern all whole blocks
-        are told, in the allocator's order; ``n_pages`` and ``balloon_bytes`` count those.
+        deflation: a guest takes its pages back without a word. The pattern's pages are free
+        in the guest's allocator (``aged``: all that are), joined as far as they join; whole
+        blocks are told up to the balloon's size, and ``n_pages`` and ``balloon_bytes`` count
+        what was told.
     pattern : str or array-like of int
         Which pages: a spelling that `balloonlab.patterns.make` takes (``idle``, ``random``,
         ``huge``, ``aged``, ``every:8``, ``geometric:1.5``), or page numbers. What is drawn is
