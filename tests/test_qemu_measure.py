@@ -102,7 +102,11 @@ def test_huge_pages_are_what_was_asked_for(thp):
         ({"steps": 2}, ValueError, "steps must be 1 with host='qemu'"),
         ({"block_order": 11}, ValueError, "block_order must be .* from 0 to 10"),
         ({"block_order": 1.5}, ValueError, "block_order must be"),
-        ({"protocol": "reporting", "balloon": "1MiB"}, ValueError, "256 pages of .* idle hold none"),
+        (
+            {"protocol": "reporting", "balloon": "1MiB"},
+            ValueError,
+            "256 pages of .* idle hold none",
+        ),
         (
             {"protocol": "reporting", "pattern": np.arange(1, 400)},
             ValueError,
@@ -240,6 +244,7 @@ def test_reproduce_in_qemu_prints_and_leaves_what_the_labs_does(outcome):
         "qemu, untouched: pfn takes", "times as long as reporting", "by difference",
     ):  # fmt: skip
         assert words in text
+    assert "…" not in text
     assert max(map(len, result.stdout.splitlines())) <= 100
     loaded = bl.lab.Reproduction.load(out)
     assert loaded.source == "qemu"
@@ -289,6 +294,7 @@ def test_a_lab_run_of_the_same_size_stands_beside_it(outcome, monkeypatch, tmp_p
     loaded = bl.lab.Reproduction.load(outcome[1])
     assert ("lab, touched", "madvise") in loaded.table().columns
     text = bl.lab.report.to_text(bl.lab.report.render(loaded))
+    assert "…" not in text
     assert max(map(len, text.splitlines())) <= 100
     assert "lab: the run that comes with balloonlab" in " ".join(text.split())
     labels = bl.figures.qemu_headline(loaded.frame).get_yticklabels()

@@ -109,7 +109,7 @@ def _draw(bars: list[Bar], xlabel: str, title: str, ax: Axes | None) -> Axes:
                 legacy_ms[memory] = total_ms
             end_ms = max([total_ms, *bar.totals_ms])
             if bar.totals_ms:
-                ax.plot([min(bar.totals_ms), end_ms], [y, y], color="black", marker="|")
+                ax.plot([min(bar.totals_ms), end_ms], [y, y], "k|-", linewidth=1)
             widest_ms = max(widest_ms, end_ms)
             text = f"{total_ms:,.0f} ms" if total_ms >= 100 else f"{total_ms:.1f} ms"
             if protocol != "pfn" and memory in legacy_ms:

@@ -75,13 +75,16 @@ def render_ranges(result: Reproduction) -> Table:
         view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
     for stage in ranges.columns.unique(level=0):
         name = STAGE_LABELS.get(stage, f"{stage}, ms")
-        ends = [
-            [_cell(name, value) for value in ranges[stage][end]] for end in ("least", "greatest")
-        ]
-        view.add_row(
-            name, *(f"{least} to {greatest}" for least, greatest in zip(*ends, strict=True))
-        )
+        ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
+        view.add_row(name, *(f"{_short(least)} to {_short(greatest)}" for least, greatest in ends))
     return view
+
+
+def _short(time_ms: float) -> str:
+    """Write a time in few characters: to the microsecond, or three digits."""
+    if abs(time_ms) < 1:
+        return f"{time_ms:.3f}"
+    return f"{time_ms:,.0f}" if abs(time_ms) >= 99.95 else f"{time_ms:.3g}"
 
 
 def findings(result: Reproduction) -> list[str]:
