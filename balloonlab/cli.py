@@ -258,9 +258,12 @@ def figures(
 ) -> None:
     """Draw every figure as SVG, PDF and PNG, from the data that come with balloonlab.
 
-    With --from, those that a run of your own (sweep, reproduce) has the cases for.
+    Beside them numbers.json and numbers.tex: every number of the README and the notebooks,
+    for LaTeX as macros. With --from, only the figures that a run of your own (sweep,
+    reproduce) has the cases for.
     """
     from .figures import draw_all
+    from .lab.numbers import write_numbers
 
     drawn = 0
     for name, problem in draw_all(out, run):
@@ -269,6 +272,8 @@ def figures(
     typer.echo(f"{drawn} figures in {out}")
     if not drawn:
         raise typer.Exit(2)
+    if run is None:
+        write_numbers(out)
 
 
 def main() -> None:

@@ -156,6 +156,15 @@ def test_huge_pages_are_what_was_asked_for(thp):
     assert (run.checks["huge_bytes_before"] > 0).all() == thp
 
 
+def test_huge_pages_come_back_after_a_discard_page_by_page():
+    switch = bl.lab.provenance.thp_state()
+    if switch in ("never", "absent"):
+        pytest.skip(f"transparent huge pages are {switch} here")
+    both = [{"protocol": "pfn"}, {"protocol": "bitmap-v4"}]
+    run = bl.compare(both, memory="64MiB", thp=True, repeats=3)
+    assert run.checks["huge_bytes_before"].min() > 32 * MIB
+
+
 def test_memory_that_is_not_as_the_frame_would_claim_is_refused(monkeypatch):
     monkeypatch.setattr(GuestRam, "touch", lambda self, advance: None)
     with pytest.raises(RuntimeError, match=r"touched=True.*0 of 2048 pages are backed"):

@@ -24,6 +24,9 @@ DRIVER_BYTES = MIB
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 """Lets an untouched guest be larger than the host's memory (Python names it from 3.13 on)."""
 
+MAP_FIXED = 0x10
+"""Linux's number on every architecture that numba compiles for; Python does not name it."""
+
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
 
 TOUCH_STEP_PAGES = 64 * MIB // PAGE_BYTES
@@ -77,9 +80,10 @@ class GuestRam:
             ) from error
         whole = np.frombuffer(self._mapping, np.uint8)
         start = -whole.ctypes.data % HUGE_BYTES
+        self._start = start
+        self._advice = mmap.MADV_HUGEPAGE if thp else mmap.MADV_NOHUGEPAGE
         if THP_SWITCH.exists():
-            advice = mmap.MADV_HUGEPAGE if thp else mmap.MADV_NOHUGEPAGE
-            self._mapping.madvise(advice, start, size + DRIVER_BYTES)
+            self._mapping.madvise(self._advice, start, size + DRIVER_BYTES)
         ram = whole[start : start + size + DRIVER_BYTES]
         slots = []
         first_page = 0
@@ -102,6 +106,26 @@ class GuestRam:
             inside = (pages >= start) & (pages < start + n_pages) & bool(balloonable)
             result[inside] = pages[inside] - start + first_page
         return result
+
+    def renew(self) -> None:
+        """Map RAM anew in its place, empty and without page tables.
+
+        A discard page by page leaves the page tables of the small pages, and where there is
+        one the kernel puts no huge page at the next touch: guests of ``thp=True`` were huge
+        for an eighth after it, what had not been ballooned, and a discard by range of 3.5 GiB
+        then took 280 ms instead of 13.
+        """
+        size = self.memory_pages * PAGE_BYTES
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        address = self.memory.base_address
+        if libc.mmap(address, size, protection, flags, -1, 0) != address:
+            raise MemoryError(f"mapping guest RAM anew failed: {os.strerror(ctypes.get_errno())}")
+        if THP_SWITCH.exists():
+            self._mapping.madvise(self._advice, self._start, size)
 
     def touch(self, advance: Callable[[int], object] = lambda n_bytes: None) -> None:
         """Write a signature into every page of RAM, so that the host backs it.

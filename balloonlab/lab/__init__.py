@@ -3,10 +3,13 @@
 from .contents import verify
 from .measure import Run, compare, measure, totals
 from .messages import discards, messages
+from .numbers import say, write_numbers
 from .posted import DEFECTS, smallest, strikes
 from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
+from .results import results
+from .shipped import shipped
 from .store import load, pool
 from .sweep import sweep
 from .timeline import timeline
@@ -24,10 +27,14 @@ __all__ = [
     "pool",
     "published",
     "readable",
+    "results",
+    "say",
+    "shipped",
     "smallest",
     "strikes",
     "sweep",
     "timeline",
     "totals",
     "verify",
+    "write_numbers",
 ]

@@ -16,6 +16,7 @@ from ..kernels import contents as kernels
 from ..layout import check_sizes
 from ..pages import Buddy, patterns
 from ..sizes import PAGE_BYTES, Size
+from .case import check_number
 from .machine import machine
 from .progress import Progress
 from .resources import check_available
@@ -59,6 +60,7 @@ def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.Da
         The device refused what an honest driver told it, or was told other pages.
     """
     check_facilities()
+    check_number("seed", seed, 0)
     memory_pages, _ = check_sizes(memory, 0)
     if memory_pages < 2:
         raise ValueError(f"memory must be at least two 4 KiB pages, got {memory!r}")

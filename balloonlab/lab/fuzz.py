@@ -16,6 +16,7 @@ from ..kernels import fuzz as kernels
 from ..kernels import memory as memory_kernels
 from ..queue import QUEUE_BYTES, Virtqueue
 from ..sizes import PAGE_BYTES
+from .case import check_number
 from .progress import Progress
 from .trials import check_facilities
 
@@ -77,11 +78,13 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
     Raises
     ------
     ValueError
-        `cases` is less than one for each combination.
+        `cases` is less than one for each combination, or `seed` is negative.
     NotImplementedError
         The platform lacks what measuring needs.
     """
     check_facilities()
+    check_number("cases", cases, 1)
+    check_number("seed", seed, 0)
     protocols = [name for name in wire.formats() if wire.get(name).faithful]
     pairs = [(protocol, discard) for protocol in protocols for discard in DISCARDS]
     if cases < len(pairs):

@@ -60,7 +60,7 @@ def machine(
     bitmaps : int
         Bitmaps that the guest has memory for, 0 to 32.
     operations : int
-        Inflations and deflations whose intervals are to fit the logs.
+        Inflations and deflations whose intervals fit the logs; those of more are not logged.
 
     Yields
     ------

@@ -84,7 +84,12 @@ def smallest(defect: str) -> Example:
     ImportError
         hypothesis is not installed (``pip install -e '.[notebooks]'``).
     """
-    import hypothesis
+    try:
+        import hypothesis
+    except ImportError as error:
+        raise ImportError(
+            "the search needs hypothesis, which is not installed: pip install -e '.[notebooks]'"
+        ) from error
     from hypothesis import strategies as st
 
     if defect not in DEFECTS:

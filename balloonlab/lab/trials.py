@@ -121,6 +121,8 @@ def take_turn(
     case = trial.case
     name = "warm-up" if number == WARM_UP else f"repeat {number + 1} of {case.repeats}"
     progress.describe(f"{case.label()}: {name}")
+    if ram is not None and case.touched and case.thp:
+        ram.renew()
     own: AbstractContextManager[GuestRam | QemuProcess]
     own = nullcontext(ram) if ram is not None else QemuProcess(case.memory_pages, case.thp)
     with own as guest:

@@ -1,0 +1,112 @@
+"""Numbers of prose: computed from the data, and the same wherever they are stated."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import balloonlab as bl
+from balloonlab.lab.numbers import JSON, LATEX, Number, to_json, to_latex
+from balloonlab.lab.results import median_ms
+
+from .readme import TOP, prose
+
+pytestmark = pytest.mark.once
+
+STATED = re.compile(r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?) (ms|us|ns|%|times|GiB/s)(?!\w)")
+
+
+def texts():
+    return {number.text.replace(",", "") for number in bl.lab.results().values()}
+
+
+def stated(text):
+    return [f"{number.replace(',', '')} {unit}" for number, unit in STATED.findall(text)]
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (5147.1, "ms", "5,147 ms"),
+        (47.25, "ms", "47.2 ms"),
+        (9.669, "times", "9.67 times"),
+        (7168, "", "7,168"),
+        (1.0234, "", "1.02"),
+        (99.72, "%", "99.7 %"),
+        (100.0, "%", "100 %"),
+        (68.3, "%", "68 %"),
+        (0.31, "%", "0.31 %"),
+        (0, "", "0"),
+    ],
+)
+def test_how_a_number_is_written(value, unit, text):
+    assert Number(value, unit, "lab", "", "").text == text
+
+
+def test_say_fills_in_and_names_what_is_missing():
+    known = {"one": Number(1.5, "ms", "lab", "x", "y")}
+    assert bl.lab.say("It took {one}.", known) == "It took 1.5 ms."
+    assert bl.lab.say("**{one}**", known)._repr_markdown_() == "**1.5 ms**"
+    with pytest.raises(KeyError, match="other"):
+        bl.lab.say("{other}", known)
+
+
+def test_every_number_says_where_it_comes_from():
+    for name, number in bl.lab.results().items():
+        assert re.fullmatch(r"[a-z][a-z0-9_.-]*", name)
+        assert number.source in ("paper", "lab", "qemu", "trace", "model")
+        assert bl.lab.shipped(number.data).exists()
+        assert number.means
+        assert number.value == number.value, name
+
+
+def test_numbers_are_those_of_the_table():
+    numbers, frame = bl.lab.results(), bl.lab.load(bl.lab.shipped("headline")).frame
+    total = frame.query("protocol == 'pfn' and touched").groupby("repeat")["time_ns"].sum()
+    assert numbers["headline_touched_pfn_ms"].value == pytest.approx(total.median() / 1e6)
+    assert numbers["paper_pfn_ms"].value == pytest.approx(4126)
+    assert numbers["headline_touched_n_kicks"].value == 7168
+    with pytest.raises(ValueError, match="one case with .*, got 2"):
+        median_ms(frame, protocol="pfn")
+
+
+def test_the_committed_files_hold_them():
+    numbers = bl.lab.results()
+    advice = "python -m tests.readme writes them anew"
+    assert (TOP / "data" / JSON).read_text() == to_json(numbers), advice
+    assert (TOP / "data" / LATEX).read_text() == to_latex(numbers), advice
+    assert json.loads(to_json(numbers)).keys() == numbers.keys()
+
+
+def test_latex_macros_are_whole():
+    text = to_latex({"a_b": Number(12.5, "%", "lab", "x", "y")})
+    assert r"\@namedef{balloonlab@full@a_b}{12~\%} % lab: y" in text
+    assert r"\@namedef{balloonlab@bare@a_b}{12}" in text
+    assert text.count("{") == text.count("}")
+
+
+def test_prose_of_the_readme_states_only_them():
+    found = stated(prose((TOP / "README.md").read_text()))
+    assert found
+    assert [number for number in found if number not in texts()] == []
+
+
+def notebooks():
+    return sorted((TOP / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name[:2])
+def test_prose_of_notebooks_states_only_them(path: Path):
+    cells = nbformat.read(path, as_version=4).cells
+    words = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert [number for number in stated(words) if number not in texts()] == []
+
+
+@pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name[:2])
+def test_what_notebooks_say_is_what_the_data_say(path: Path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code" and cell.source.startswith("bl.lab.say("):
+            (output,) = cell.outputs
+            assert output["data"]["text/markdown"] == str(eval(cell.source, {"bl": bl}))
