@@ -226,6 +226,18 @@ def test_a_sweep_in_qemu_goes_on_and_is_read_back(tmp_path, monkeypatch):
         bl.lab.store.check_alike({"a": run.meta, "lab": {**run.meta, "qemu": None}, "b": other}, "")
 
 
+@needs_qemu
+def test_the_command_sweeps_in_qemu(tmp_path):
+    command = ["sweep", "--host", "qemu", "--memory", "64MiB", "--untouched", "--repeats", "1"]
+    command += ["--protocol", "pfn", "--protocol", "reporting", "--block-order", "10"]
+    result = CliRunner().invoke(app, [*command, "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "2 cases measured, 0 left out (qemu)" in result.stdout
+    run = bl.lab.load(tmp_path)
+    records = run.frame.groupby("protocol")["n_records"].first()
+    assert records.to_dict() == {"pfn": 14336, "reporting": 14}
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduce")
