@@ -2,7 +2,7 @@
 
 from .comparison import density, grid, runs, sizes
 from .gallery import draw_all
-from .headline import headline
+from .headline import headline, qemu_headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .posted import strikes
@@ -19,6 +19,7 @@ __all__ = [
     "occupancy",
     "page_strip",
     "patterns",
+    "qemu_headline",
     "runs",
     "save",
     "scaling",
