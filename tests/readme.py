@@ -26,8 +26,8 @@ def blocks() -> dict[str, str]:
 
 
 ANSWERS = """
-- **Where the time goes** (`lab`, 7 of 8 GiB). Page by page {headline_untouched_pfn_ms} on memory that
-  the host never backed (send {headline_untouched_send_percent}, discard
+- **Where the time goes** (`lab`, 7 of 8 GiB). Page by page {headline_untouched_pfn_ms} on memory
+  that the host never backed (send {headline_untouched_send_percent}, discard
   {headline_untouched_discard_percent}), {headline_touched_pfn_ms} on memory that it must free (send
   {headline_touched_send_percent}, discard {headline_touched_discard_percent}). In bulk
   {headline_untouched_bitmap_ms} and {headline_touched_bitmap_ms}; the latter is
@@ -36,8 +36,8 @@ ANSWERS = """
   takes {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} told by number, and
   {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} in bulk; with huge pages behind
   the guest, in bulk {sizes_touched_thp_bitmap_least_ns} to {sizes_touched_thp_bitmap_most_ns}.
-- **Fragmentation** (`lab`, half of 2 GiB, touched). Page by page takes {runs_1024_ratio} as long as in
-  bulk for runs of 1024 pages on average, {runs_16_ratio} for 16, {runs_4_ratio} for 4 and
+- **Fragmentation** (`lab`, half of 2 GiB, touched). Page by page takes {runs_1024_ratio} as long as
+  in bulk for runs of 1024 pages on average, {runs_16_ratio} for 16, {runs_4_ratio} for 4 and
   {runs_1_ratio} for single pages.
 - **Message or bulk call** (`lab`, half of 2 GiB, idle and touched). The message alone saves
   {grid_idle_touched_message_percent}, the discard by range alone {grid_idle_touched_range_percent},

@@ -63,6 +63,6 @@ def test_the_command_says_what_it_drew(own, tmp_path):
 
 
 def test_shipped_data_are_found():
-    assert bl.lab.shipped.shipped("published.csv").is_file()
+    assert bl.lab.shipped("published.csv").is_file()
     with pytest.raises(FileNotFoundError, match="no data of the name 'moon'"):
-        bl.lab.shipped.shipped("moon")
+        bl.lab.shipped("moon")

@@ -1,4 +1,4 @@
-"""Numbers for prose: each with its unit and source, by a name that README, notebooks, LaTeX share."""
+"""Numbers of prose: value, unit and source, by one name in README, notebooks and LaTeX."""
 
 from __future__ import annotations
 
