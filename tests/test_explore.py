@@ -1,5 +1,6 @@
 """The sliders: what they show is counted, and follows them."""
 
+import asyncio
 import sys
 
 import pandas as pd
@@ -73,18 +74,50 @@ def test_the_picture_holds_the_counts_and_the_predictions(model):
     assert labels(bottom)[0] == f"{ms:.3g} ms"
 
 
-def test_moving_a_slider_draws_anew(model):
-    explorer = bl.figures.explore(model, "256MiB", 0.25, 4)
-    explorer._handle = Shown()
+def titles(figures):
+    return [figure.axes[0].get_title(loc="left") for figure in figures]
+
+
+@pytest.fixture
+def explorer(model, monkeypatch):
+    """One that is shown, and keeps what it draws in ``drawn``."""
+    made = bl.figures.explore(model, "256MiB", 0.25, 4)
+    made.drawn, draw = [], made.draw
+    monkeypatch.setattr(made, "draw", lambda: made.drawn.append(draw()) or made.drawn[-1])
+    made._handle = Shown()
+    return made
+
+
+def test_moving_a_slider_draws_anew(explorer):
     explorer.sliders["density"].value = 0.5
     explorer.sliders["mean_run"].value = 64
     explorer.sliders["memory"].value = 512 << 20
-    titles = [figure.axes[0].get_title(loc="left") for figure in explorer._handle.pictures]
-    assert titles == [
+    assert titles(explorer.drawn) == [
         "256 MiB touched, 50 % ballooned in runs of 4 pages on average",
         "256 MiB touched, 50 % ballooned in runs of 64 pages on average",
         "512 MiB touched, 50 % ballooned in runs of 64 pages on average",
     ]
+    assert [image.data[:4] for image in explorer._handle.pictures] == 3 * [b"\x89PNG"]
+
+
+def test_of_a_fast_move_only_the_end_is_drawn(explorer):
+    async def move():
+        for share in (0.3, 0.4, 0.5):
+            explorer.sliders["density"].value = share
+        while not explorer.drawn:
+            await asyncio.sleep(0)
+
+    asyncio.run(move())
+    assert titles(explorer.drawn) == [
+        "256 MiB touched, 50 % ballooned in runs of 4 pages on average"
+    ]
+
+
+def test_sliders_come_before_the_picture(model, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(what))
+    bl.figures.explore(model, "256MiB")._ipython_display_()
+    assert [type(what).__name__ for what in shown] == ["VBox", "Image"]
 
 
 def test_without_ipywidgets_it_says_what_to_install(model, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,14 @@ SMALLEST, LARGEST = 256 * MIB, 16 * GIB
 takes a second at 16 GiB and a tenth of it at 1 GiB."""
 
 LONGEST_RUN = 4096
+
+DPI, WIDTH = 150, 760
+"""Of the picture: dots per inch, and how wide a notebook shows it."""
+
+MARGINS = {"left": 0.15, "right": 0.98, "top": 0.94, "bottom": 0.2, "hspace": 0.55}
+
+SETTLE_SECONDS = 0.05
+"""How long sliders must stand still: of a fast move only the end is drawn."""
 
 
 def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
@@ -84,6 +94,7 @@ def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.invert_yaxis()
     ax.set_xscale("log")
     ax.set_xlim(1, 1e9)  # the same for all positions of the sliders, so that bars move
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel("counted, nothing measured")
     ax.legend(loc="lower right")
     return ax
@@ -108,6 +119,7 @@ class Explorer:
             ) from None
         self._model = model
         self._handle: Any = None
+        self._waiting: asyncio.TimerHandle | None = None
         sizes = [SMALLEST << n for n in range((LARGEST // SMALLEST).bit_length())]
         wide = {"continuous_update": False, "style": {"description_width": "9em"}}
         wide["layout"] = {"width": "34em"}
@@ -150,8 +162,9 @@ class Explorer:
             for name, row in table.iterrows()
         ]
         with style():
-            figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-            top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1))
+            # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
+            figure = Figure(figsize=(7.2, 4.6), dpi=DPI)
+            top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), gridspec_kw=MARGINS)
             compare_counts(table, top)
             top.set_title(
                 f"{format_size(memory)} touched, {100 * density:.0f} % ballooned in runs of "
@@ -162,15 +175,35 @@ class Explorer:
         return figure
 
     def _follow(self, _change: object) -> None:
-        if self._handle is not None:
-            self._handle.update(self.draw())
+        if self._waiting is not None:
+            self._waiting.cancel()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # not in a kernel
+            self._show()
+        else:
+            self._waiting = loop.call_later(SETTLE_SECONDS, self._show)
+
+    def _show(self) -> None:
+        """Put the picture in the place of the earlier one, or below the sliders."""
+        from IPython.display import Image, display
+
+        picture = BytesIO()
+        with style():
+            self.draw().savefig(picture, format="png", dpi=DPI, bbox_inches=None)
+        image = Image(picture.getvalue(), format="png", width=WIDTH)
+        # Not an Output widget: the picture stays in the notebook for readers without a kernel.
+        if self._handle is None:
+            self._handle = display(image, display_id=True)
+        else:
+            self._handle.update(image)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
         display(self._box)
-        # Not an Output widget: the picture stays in the notebook for readers without a kernel.
-        self._handle = display(self.draw(), display_id=True)
+        self._handle = None
+        self._show()
 
 
 def explore(

@@ -71,19 +71,21 @@ class CostModel:
             Nothing like that was in the measurements the model was fitted to.
         """
         first = "allocate" if case["operation"] == "inflate" else "release"
+        names = ["stage", "part", "group", "term"]
+        keys = zip(*(self.costs[name] for name in names), strict=True)
+        ns = dict(zip(keys, self.costs["ns"], strict=True))
         rows = []
         for (stage, part), terms in TERMS.items():
             if stage in ("allocate", "release") and stage != first:
                 continue
             group = _group(stage, case)
-            known = self.costs.query("stage == @stage and part == @part and group == @group")
-            if known.empty:
+            if (stage, part, group, terms[0]) not in ns:
                 raise ValueError(
                     f"the model knows no {stage} of {group or 'any case'}: fit it to measurements "
                     "that have it"
                 )
-            ns = dict(zip(known["term"], known["ns"], strict=True))
-            rows.append(("model", stage, part, sum(ns[term] * counts[term] for term in terms)))
+            time_ns = sum(ns[stage, part, group, term] * counts[term] for term in terms)
+            rows.append(("model", stage, part, time_ns))
         return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
 
     def compare(self, frame: pd.DataFrame) -> pd.DataFrame:
