@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import balloonlab as bl
 from balloonlab.figures.how_it_works import MAX_WORDS
 from balloonlab.figures.scaling import median_interval
+from balloonlab.lab.messages import COUNTS
 from balloonlab.layout import HIGH_RAM_START, LOW_RAM_END
 
 from . import naive
@@ -154,11 +155,48 @@ def test_messages_counts_what_the_device_does(protocol):
     measured = run.frame[["n_kicks", "wire_bytes", "n_records", "n_discards"]].iloc[0]
     names = ["kicks", "wire bytes", "records", "madvise calls"]
     assert counts[names].tolist() == measured.tolist()
+    assert bl.lab.counts(pages, protocol) == run.frame[list(COUNTS)].iloc[0].to_dict()
     assert counts["ranges"] == len(bl.wire.decode(bl.wire.encode(pages, protocol), protocol))
 
 
 def test_the_messages_of_no_pages_are_nothing():
     assert (bl.lab.messages([]) == 0).all(axis=None)
+
+
+@given(pages=small_sets())
+def test_counts_are_those_of_the_message(pages):
+    table = bl.lab.messages(pages)
+    for protocol in ("pfn", "bitmap-v4"):
+        found = bl.lab.counts(pages, protocol)
+        names = ["n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards"]
+        assert [found[name] for name in names] == table.loc[protocol].tolist()
+        assert found["n_pages"] == len(pages)
+
+
+@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
+@pytest.mark.parametrize(
+    ("memory", "balloon"),
+    [("4KiB", 0), ("16MiB", None), (4096 * 4999, 4096 * 4321), (4096 * 9999, 4096)],
+)
+def test_an_idle_guest_is_counted_without_its_pages(memory, balloon, protocol):
+    share = bl.sizes.parse_size(memory) * 7 // 8 if balloon is None else balloon
+    pages = bl.patterns.idle(memory, share)
+    assert bl.lab.idle_counts(memory, protocol, balloon) == bl.lab.counts(pages, protocol)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("memory", ["5GiB", "40GiB"])
+def test_an_idle_guest_of_several_pieces_and_windows_is_counted(memory):
+    pages = bl.patterns.idle(memory, bl.sizes.parse_size(memory) // 8 * 7)
+    assert bl.lab.idle_counts(memory, "bitmap-v4") == bl.lab.counts(pages, "bitmap-v4")
+
+
+def test_page_numbers_of_32_bits_end_below_20_tib():
+    assert bl.lab.idle_counts("16TiB", "pfn")["wire_bytes"] == 14 << 30
+    with pytest.raises(ValueError, match="use 'bitmap-v4'"):
+        bl.lab.idle_counts("20TiB", "pfn")
+    with pytest.raises(ValueError, match="must be pfn or bitmap-v4"):
+        bl.lab.counts([1], "bitmap-v4-posted")
 
 
 @settings(max_examples=15)
@@ -289,13 +327,30 @@ def test_the_interval_of_a_median_holds_it():
     assert median_interval([4.0]) == (4, 4, 4)
 
 
-@pytest.mark.parametrize(("y", "expected"), [("n_kicks", [7, 7]), ("rate", [500, 250])])
+@pytest.mark.parametrize(
+    ("y", "expected"), [("n_kicks", [7, 7]), ("rate", [500, 250]), ("page_ns", [1e9, 2e9])]
+)
 def test_scaling_draws_counts_and_rates(closed, y, expected):
-    frame = timings(1, n_kicks=7, balloon_bytes=512 << 30)
+    frame = timings(1, n_kicks=7, balloon_bytes=512 << 30, n_pages=1.024)
     drawn = bl.figures.scaling(frame, y=y).containers[1][0].get_ydata()
     assert drawn.tolist() == pytest.approx(expected)
     with pytest.raises(ValueError, match=r"y must be one of time_ns, .* got 'speed'"):
         bl.figures.scaling(frame, y="speed")
+
+
+def test_many_sizes_are_not_all_named(closed):
+    frame = pd.concat([timings(1).assign(memory_bytes=2 << n, run_id=str(n)) for n in range(12)])
+    frame["run_id"] += frame["protocol"]
+    frame = frame.drop_duplicates(["run_id", "repeat", "stage"])
+    ax = bl.figures.scaling(frame)
+    assert [tick.get_text() for tick in ax.get_xticklabels()][:3] == ["2 B", "8 B", "32 B"]
+
+
+def test_panels_are_axes_row_by_row(closed):
+    axes = bl.figures.panels(2, 3)
+    assert len(axes) == 6
+    assert axes[0].get_figure() is axes[5].get_figure()
+    assert not axes[0].spines["top"].get_visible()
 
 
 def test_stages_stacks_medians_and_names_each_case(closed):

@@ -1,5 +1,6 @@
 """Every figure from stored data: those that come along, and a run of the user's own."""
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -48,10 +49,7 @@ def test_figures_of_one_guest(own):
     assert len(bars.get_yticklabels()) == 2
     sizes = bl.figures.sizes(bl.lab.load(own).frame, "rate")
     labels = [text.get_text() for text in sizes.get_legend().get_texts()]
-    assert labels == ["lab, bitmap-v4, touched", "lab, pfn, touched"] or labels == [
-        "lab, pfn, touched",
-        "lab, bitmap-v4, touched",
-    ]
+    assert labels == ["lab, pfn, touched", "lab, bitmap-v4, touched"]
 
 
 def test_the_command_says_what_it_drew(own, tmp_path):
@@ -60,6 +58,27 @@ def test_the_command_says_what_it_drew(own, tmp_path):
     assert "sizes-time: drawn" in result.stdout
     assert "5 figures in" in result.stdout
     assert "headline: " in result.stderr
+
+
+def test_huge_pages_are_a_figure_of_their_own(own):
+    frame = bl.lab.load(own).frame
+    title = bl.figures.sizes(frame).get_title(loc="left")
+    assert title.endswith("no huge pages")
+    with pytest.raises(ValueError, match="has not"):
+        bl.figures.sizes(frame, thp=True)
+
+
+def test_measured_lines_come_before_predicted_ones_and_pfn_first(own):
+    frame = bl.lab.load(own).frame.query("pattern == 'idle'")
+    model = bl.model.idle_guests(bl.model.fit(frame), ["1TiB"])
+    for rows in (pd.concat([frame, model]), pd.concat([model, frame])):
+        legend = bl.figures.sizes(rows).get_legend()
+        assert [text.get_text() for text in legend.get_texts()] == [
+            "lab, pfn, touched",
+            "lab, bitmap-v4, touched",
+            "model, pfn, touched",
+            "model, bitmap-v4, touched",
+        ]
 
 
 def test_shipped_data_are_found():

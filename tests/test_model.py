@@ -27,7 +27,7 @@ def made(seed=0, noise=0.0, cases=12):
         counts = dict(zip(cost.COUNTS, rng.integers(1, 10_000, len(cost.COUNTS)), strict=True))
         about = {"run_id": str(number), "source": "lab", "protocol": "bitmap-v4"}
         about |= {"discard": "range", "operation": "inflate", "touched": True, "thp": False}
-        about |= {"pattern": "random", "memory_bytes": 1 << 30}
+        about |= {"pattern": "random", "memory_bytes": number % 3, "balloon_bytes": 0}
         for repeat in range(3):
             for stage, part in cost.TERMS:
                 if stage == "release":
@@ -78,3 +78,38 @@ def test_it_takes_what_measure_gives():
     checked = validate(run.frame)
     assert len(checked) == 3
     assert (checked["predicted_ns"] > 0).all()
+
+
+def test_cases_that_are_alike_are_left_out_together():
+    frame = made(noise=0.3)
+    by_size = validate(frame, by="memory_bytes")
+    assert len(by_size) == 12
+    rest = fit(frame.query("memory_bytes != 0")).compare(frame.query("memory_bytes == 0"))
+    assert len(rest) == 4
+    pd.testing.assert_frame_equal(by_size.query("memory_bytes == 0").reset_index(drop=True), rest)
+    with pytest.raises(ValueError, match="two values of pattern"):
+        validate(frame, by="pattern")
+
+
+def test_a_forecast_is_a_tidy_frame_of_the_models():
+    frame = made()
+    counts = bl.lab.counts(range(0, 800, 2), "bitmap-v4")
+    tidy = bl.model.forecast(fit(frame), counts, "8MiB", "bitmap-v4")
+    assert list(tidy.columns) == list(bl.measure("8MiB", repeats=1, progress=False).frame.columns)
+    assert set(tidy["source"]) == {"model"}
+    assert tidy["balloon_bytes"].iloc[0] == 400 * 4096
+    assert tidy.set_index("stage").loc["discard", "time_ns"] == pytest.approx(
+        500 * counts["n_discards"] + 70 * 400
+    )
+
+
+def test_idle_guests_of_any_size_are_predicted():
+    frame = pd.concat([made(), made(seed=1).assign(protocol="pfn", discard="page")])
+    frame["run_id"] += frame["protocol"]
+    found = bl.model.idle_guests(fit(frame), ["1GiB", "1TiB", "32TiB"])
+    totals = found.groupby(["protocol", "memory_bytes"])["time_ns"].sum()
+    assert ("pfn", 32 << 40) not in totals.index
+    assert len(totals) == found["run_id"].nunique() == 5
+    assert totals["bitmap-v4", 32 << 40] == pytest.approx(32 * totals["bitmap-v4", 1 << 40])
+    with pytest.raises(ValueError, match="ends at 16 TiB"):
+        bl.model.idle_guests(fit(frame), ["32TiB"], protocol=["pfn"])

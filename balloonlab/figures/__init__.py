@@ -1,6 +1,7 @@
 """Figures for write-ups: one function a figure, frame in, Axes out."""
 
 from .comparison import density, grid, runs, sizes
+from .explore import explore
 from .gallery import draw_all
 from .headline import headline, qemu_headline
 from .how_it_works import page_strip
@@ -8,16 +9,18 @@ from .patterns import occupancy, patterns
 from .posted import strikes
 from .scaling import scaling
 from .stages import stages
-from .style import save, style
+from .style import panels, save, style
 from .timeline import timeline
 
 __all__ = [
     "density",
     "draw_all",
+    "explore",
     "grid",
     "headline",
     "occupancy",
     "page_strip",
+    "panels",
     "patterns",
     "qemu_headline",
     "runs",

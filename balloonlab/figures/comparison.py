@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .scaling import scaling
+from .scaling import TIMES, scaling
 from .stages import stages
 
 if TYPE_CHECKING:
@@ -17,8 +17,10 @@ COUNTED = ("source", "protocol")
 """Series: times depend on whether memory was touched; counts do not, and show touched memory."""
 
 
-def sizes(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Axes:
-    """Draw a quantity by memory size: idle guests, no huge pages.
+def sizes(
+    frame: pd.DataFrame, y: str = "time_ns", thp: bool = False, ax: Axes | None = None
+) -> Axes:
+    """Draw a quantity by memory size: inflations of idle guests.
 
     Parameters
     ----------
@@ -26,6 +28,8 @@ def sizes(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Ax
         A tidy frame; of each protocol the cases with its usual discard are drawn.
     y : str
         One of `balloonlab.figures.scaling.QUANTITIES`.
+    thp : bool
+        With huge pages or without; they are never in one figure.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -39,8 +43,9 @@ def sizes(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Ax
     ValueError
         `frame` holds nothing of the kind.
     """
-    rows = _usual(frame).query("pattern == 'idle'")
-    return _lines(rows, "memory_bytes", y, "Inflating a balloon in an idle guest", ax)
+    rows = _usual(frame, thp).query("pattern == 'idle'")
+    title = f"Inflating a balloon in an idle guest, {'huge pages' if thp else 'no huge pages'}"
+    return _lines(rows, "memory_bytes", y, title, ax)
 
 
 def runs(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Axes:
@@ -54,12 +59,14 @@ def runs(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Axe
 
 
 def density(frame: pd.DataFrame, y: str = "time_ns", ax: Axes | None = None) -> Axes:
-    """Draw a quantity by the size of the balloon: pages strewn at random over one guest.
+    """Draw a quantity by the share of memory ballooned: pages strewn at random over one guest.
 
     Parameters and result as `sizes`.
     """
     rows = _usual(frame).query("pattern == 'random'")
-    return _lines(rows, "balloon_bytes", y, "Pages strewn at random", ax)
+    percent = (100 * rows["balloon_bytes"] / rows["memory_bytes"]).round().astype(int)
+    rows = rows.assign(balloon_percent=percent)
+    return _lines(rows, "balloon_percent", y, "Pages strewn at random", ax)
 
 
 def grid(frame: pd.DataFrame, pattern: str = "idle", ax: Axes | None = None) -> Axes:
@@ -90,24 +97,32 @@ def grid(frame: pd.DataFrame, pattern: str = "idle", ax: Axes | None = None) -> 
     return stages(rows, title=f"Message and discard apart, pattern {pattern}", ax=ax)
 
 
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Inflations in the pattern's own order, without huge pages, in one step."""
-    return frame.query(
-        "operation == 'inflate' and order == 'as is' and not thp and steps == 1 and wait == 'block'"
+def _plain(frame: pd.DataFrame, thp: bool = False) -> pd.DataFrame:
+    """Inflations in the pattern's own order, in one step."""
+    return frame[frame["thp"] == thp].query(
+        "operation == 'inflate' and order == 'as is' and steps == 1 and wait == 'block'"
     )
 
 
-def _usual(frame: pd.DataFrame) -> pd.DataFrame:
+def _usual(frame: pd.DataFrame, thp: bool = False) -> pd.DataFrame:
     """Those in which the host discards as the protocol's hosts do."""
-    rows = _plain(frame)
+    rows = _plain(frame, thp)
     return rows[(rows["discard"] == "page") == (rows["protocol"] == "pfn")]
 
 
 def _lines(rows: pd.DataFrame, x: str, y: str, title: str, ax: Axes | None) -> Axes:
-    timed = y in ("time_ns", "rate")
+    timed = y in TIMES
+    rows = rows.sort_values(["source", "protocol", "touched"], key=_rank, kind="stable")
     if timed:
         state = rows["touched"].map({True: "touched", False: "untouched"})
         rows = rows.assign(memory=state)
     else:
         rows = rows[rows["touched"]]
     return scaling(rows, x, y, BY_MEMORY if timed else COUNTED, title=title, ax=ax)
+
+
+def _rank(column: pd.Series) -> pd.Series:
+    """Order series: what was measured, ``pfn`` and untouched memory first, in every figure."""
+    if column.name == "source":
+        return column == "model"
+    return column != "pfn" if column.name == "protocol" else column

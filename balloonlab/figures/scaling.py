@@ -30,6 +30,7 @@ MARKS = (
 LABELS = {
     "memory_bytes": "memory of the guest",
     "balloon_bytes": "size of the balloon",
+    "balloon_percent": "share of the guest's memory that is ballooned, %",
     "mean_run_pages": "mean length of a run, pages",
     "steps": "equal steps in which the balloon is filled",
 }
@@ -62,8 +63,16 @@ QUANTITIES = {
     "wire_bytes": "bytes on the queue",
     "n_records": "records",
     "n_discards": "madvise calls",
+    "page_ns": "time per page, ns",
 }
 """What can be drawn, with its unit."""
+
+TIMES = ("time_ns", "rate", "page_ns")
+"""Those that are measured; the others are counts."""
+
+MOST_TICKS = 8
+MOST_INSIDE = 2
+"""Series whose legend finds a place among the lines; that of more stands below."""
 
 
 def scaling(
@@ -143,18 +152,23 @@ def scaling(
             )
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter("{x:,g}")
+        low, high = ax.get_ylim()
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+        ax.yaxis.set_major_formatter("{x:,.10g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
         ticks = np.unique(totals.index.get_level_values(x))
+        ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
         names = [format_size(int(n)) if x.endswith("_bytes") else f"{n:,}" for n in ticks]
         ax.set_xticks(ticks, names, minor=False)
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(LABELS.get(x, x))
-        timed = stage is not None and y in ("time_ns", "rate")
+        timed = stage is not None and y in TIMES
         ax.set_ylabel(f"{QUANTITIES[y]} (stage {stage})" if timed else QUANTITIES[y])
         ax.set_title(title)
-        ax.legend()
+        if len(groups) <= MOST_INSIDE:
+            ax.legend()
+        else:
+            ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=2)
     return ax
 
 
@@ -164,4 +178,6 @@ def _quantity(repeats: Any, y: str) -> pd.Series:
         return repeats["time_ns"].sum() / 1e6
     if y == "rate":
         return repeats["balloon_bytes"].first() / GIB / (repeats["time_ns"].sum() / 1e9)
+    if y == "page_ns":
+        return repeats["time_ns"].sum() / repeats["n_pages"].first()
     return repeats[y].first()

@@ -73,7 +73,10 @@ def stages(
         drawn = [look for stage, look in LOOKS.items() if (frame["stage"] == stage).any()]
         handles = [Patch(facecolor=c, hatch=h, edgecolor="black") for _, c, h in drawn]
         names = [name for name, _, _ in drawn]
-        ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=6)
+        # Below the axis' label, however few the bars: distances in font sizes, not in axes.
+        ax.legend(
+            handles, names, ncols=6, loc="upper center", bbox_to_anchor=(0.4, 0), borderaxespad=4.5
+        )
     return ax
 
 

@@ -33,6 +33,35 @@ def style() -> Iterator[None]:
         yield
 
 
+def panels(n_rows: int, n_columns: int, share_y: bool = False) -> Any:
+    """Make Axes for a figure of several parts, each drawn with ``ax=``.
+
+    Parameters
+    ----------
+    n_rows, n_columns : int
+    share_y : bool
+        Whether the Axes of a row have one scale.
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes, shape (n_rows * n_columns,)
+        Row by row.
+    """
+    import matplotlib.pyplot as plt
+
+    size = (4.6 * n_columns, 3.2 * n_rows)
+    with style():
+        _, axes = plt.subplots(
+            n_rows,
+            n_columns,
+            figsize=size,
+            layout="constrained",
+            sharey="row" if share_y else False,
+            squeeze=False,
+        )
+    return axes.ravel()
+
+
 METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},

@@ -2,7 +2,7 @@
 
 from .contents import verify
 from .measure import Run, compare, measure, totals
-from .messages import discards, messages
+from .messages import counts, discards, idle_counts, messages
 from .numbers import say, write_numbers
 from .posted import DEFECTS, smallest, strikes
 from .published import published
@@ -19,8 +19,10 @@ __all__ = [
     "Reproduction",
     "Run",
     "compare",
+    "counts",
     "discards",
     "findings",
+    "idle_counts",
     "load",
     "measure",
     "messages",

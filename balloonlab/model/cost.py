@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..lab.messages import COUNTS
+
 TERMS: dict[tuple[str, str], tuple[str, ...]] = {
     ("allocate", "all"): ("n_pages",),
     ("release", "all"): ("n_pages",),
@@ -29,7 +31,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """What a stage's costs depend on besides the counts: fitted apart for each value."""
 
 CASE = ("protocol", "discard", "operation", "touched", "thp")
-COUNTS = ("n_pages", "n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards")
+ABOUT = (*CASE, "pattern", "memory_bytes", "balloon_bytes")
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,51 @@ class CostModel:
             Nothing like that was in the measurements the model was fitted to.
         """
         first = "allocate" if case["operation"] == "inflate" else "release"
+        names = ["stage", "part", "group", "term"]
+        keys = zip(*(self.costs[name] for name in names), strict=True)
+        ns = dict(zip(keys, self.costs["ns"], strict=True))
         rows = []
         for (stage, part), terms in TERMS.items():
             if stage in ("allocate", "release") and stage != first:
                 continue
             group = _group(stage, case)
-            known = self.costs.query("stage == @stage and part == @part and group == @group")
-            if known.empty:
+            if (stage, part, group, terms[0]) not in ns:
                 raise ValueError(
                     f"the model knows no {stage} of {group or 'any case'}: fit it to measurements "
                     "that have it"
                 )
-            ns = dict(zip(known["term"], known["ns"], strict=True))
-            rows.append(("model", stage, part, sum(ns[term] * counts[term] for term in terms)))
+            time_ns = sum(ns[stage, part, group, term] * counts[term] for term in terms)
+            rows.append(("model", stage, part, time_ns))
         return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
+
+    def compare(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Hold the predictions against measured operations.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame
+            Tidy frame. Cases are told apart by ``run_id``.
+
+        Returns
+        -------
+        pandas.DataFrame
+            One row a case: its `CASE` columns, ``pattern``, ``memory_bytes``,
+            ``balloon_bytes``, ``measured_ns`` (median total over the repeats, without the
+            remainder), ``predicted_ns`` and ``ratio``, predicted over measured. A case that
+            the measurements say nothing about is left out.
+        """
+        rows = []
+        timed = frame[frame["stage"] != "remainder"]
+        for _, case in timed.groupby("run_id", sort=False):
+            first = case.iloc[0]
+            try:
+                predicted_ns = self.predict(first, first)["time_ns"].sum()
+            except ValueError:
+                continue
+            measured_ns = case.groupby("repeat")["time_ns"].sum().median()
+            ratio = predicted_ns / measured_ns
+            rows.append([*first[list(ABOUT)], measured_ns, predicted_ns, ratio])
+        return pd.DataFrame(rows, columns=[*ABOUT, "measured_ns", "predicted_ns", "ratio"])
 
 
 def _group(stage: str, case: Mapping[str, object]) -> str:
@@ -132,33 +165,31 @@ def fit(frame: pd.DataFrame) -> CostModel:
     return CostModel(costs, str(sources[0]))
 
 
-def validate(frame: pd.DataFrame) -> pd.DataFrame:
+def validate(frame: pd.DataFrame, by: str = "run_id") -> pd.DataFrame:
     """Predict each case from the others: the model's error on what it was not fitted to.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        As for `fit`. Cases are told apart by ``run_id``.
+        As for `fit`.
+    by : str
+        Cases that are alike in this column are left out together: by ``memory_bytes`` each size
+        is predicted from the other sizes. By default each case from all others.
 
     Returns
     -------
     pandas.DataFrame
-        One row a case: its `CASE` columns, ``pattern``, ``memory_bytes``,
-        ``measured_ns`` (median total over the repeats, without the remainder),
-        ``predicted_ns`` and ``ratio``, predicted over measured. A case that the others
-        say nothing about is left out.
+        As `CostModel.compare`. Cases that the others say nothing about are left out.
+
+    Raises
+    ------
+    ValueError
+        There is nothing to leave out: all cases are alike in `by`.
     """
-    rows = []
-    timed = frame[frame["stage"] != "remainder"]
-    for run_id, case in timed.groupby("run_id", sort=False):
-        first = case.iloc[0]
-        try:
-            predicted = fit(timed[timed["run_id"] != run_id]).predict(first, first)
-        except ValueError:
-            continue
-        measured_ns = case.groupby("repeat")["time_ns"].sum().median()
-        predicted_ns = predicted["time_ns"].sum()
-        about = {name: first[name] for name in (*CASE, "pattern", "memory_bytes")}
-        times = {"measured_ns": measured_ns, "predicted_ns": predicted_ns}
-        rows.append({**about, **times, "ratio": predicted_ns / measured_ns})
-    return pd.DataFrame(rows)
+    if frame[by].nunique() < 2:
+        raise ValueError(f"frame must hold at least two values of {by} to be told apart by it")
+    tables = [
+        fit(frame[frame[by] != value]).compare(rows)
+        for value, rows in frame.groupby(by, sort=False)
+    ]
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)

@@ -27,7 +27,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..layout import check_sizes, zones
+from ..layout import PageRange, check_sizes, zones
 from ..sizes import Size
 from .ageing import age, check_workload, held_pages
 from .checks import as_pfns
@@ -41,6 +41,7 @@ __all__ = [
     "geometric",
     "huge",
     "idle",
+    "idle_ranges",
     "make",
     "names",
     "ordered",
@@ -80,18 +81,24 @@ def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
     >>> idle("8GiB", "7GiB")[:3]
     array([1048576, 1048577, 1048578], dtype=uint64)
     """
+    pieces = idle_ranges(memory, balloon)
+    return np.concatenate([np.arange(*piece, dtype=np.uint64) for piece in pieces])
+
+
+def idle_ranges(memory: Size, balloon: Size) -> list[PageRange]:
+    """List the pages of `idle` as ranges, in list order, for guests of any size."""
     memory_pages, left = check_sizes(memory, balloon)
     pieces = []
     for zone in reversed(zones(memory_pages)):
         end = zone.end
         while end % MAX_BLOCK and left:
             start = end - (end & -end)
-            pieces.append(np.arange(start, min(end, start + left), dtype=np.uint64))
-            left -= pieces[-1].size
+            pieces.append(PageRange(start, min(end, start + left)))
+            left -= pieces[-1].end - start
             end = start
-        pieces.append(np.arange(zone.start, min(end, zone.start + left), dtype=np.uint64))
-        left -= pieces[-1].size
-    return np.concatenate(pieces)
+        pieces.append(PageRange(zone.start, min(end, zone.start + left)))
+        left -= pieces[-1].end - zone.start
+    return pieces
 
 
 def aged(

@@ -27,14 +27,25 @@ def message(records: npt.NDArray[np.uint64]) -> bytes:
 
 def encode(pfns: npt.ArrayLike) -> list[bytes]:
     """Pack, split and cut into buffers; see `balloonlab.wire.encode`."""
-    pages = as_pfns(pfns)
+    bitmaps = pack_windows(as_pfns(pfns))
+    return [buffer for first_pfn, words in bitmaps for buffer in split(first_pfn, words)[0]]
+
+
+def split(first_pfn: int, words: npt.NDArray[np.uint64]) -> tuple[list[bytes], int]:
+    """Split a bitmap, as `balloonlab.wire.pack` returns it, into buffers of records.
+
+    Returns
+    -------
+    buffers : list of bytes
+    n_records : int
+        In all of them.
+    """
     area = np.empty(kernels.RECORD_WORDS, np.uint64)
+    cursor = np.zeros(2, np.int64)
     stream = []
-    for first_pfn, words in pack_windows(pages):
-        cursor = np.zeros(2, np.int64)
-        while n := kernels.fill_records(words, first_pfn, kernels.WINDOW_WORDS, cursor, area):
-            stream.append(message(area[:n]))
-    return stream
+    while n := kernels.fill_records(words, first_pfn, kernels.WINDOW_WORDS, cursor, area):
+        stream.append(message(area[:n]))
+    return stream, int(cursor[1])
 
 
 def max_kicks(n_pages: int, span_pages: int) -> int:

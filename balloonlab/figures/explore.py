@@ -1,0 +1,239 @@
+"""Sliders over memory size, density and run length: what each protocol would make of it."""
+
+from __future__ import annotations
+
+import asyncio
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..lab.messages import counts
+from ..model import CostModel, forecast
+from ..pages import patterns
+from ..sizes import GIB, MIB, PAGE_BYTES, Size, format_size, parse_pages
+from .stages import stages
+from .style import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PROTOCOLS = {"pfn": ("#c0762a", ""), "bitmap-v4": ("#16304f", "////")}
+"""Colour and hatch of each protocol's bars."""
+
+QUANTITIES = {
+    "n_records": "records",
+    "n_kicks": "kicks",
+    "wire_bytes": "wire bytes",
+    "n_discards": "madvise calls",
+}
+
+SMALLEST, LARGEST = 256 * MIB, 16 * GIB
+"""Guests that the slider reaches: page sets are made and encoded in full at every move, which
+takes a second at 16 GiB and a tenth of it at 1 GiB."""
+
+LONGEST_RUN = 4096
+
+DPI, WIDTH = 150, 760
+"""Of the picture: dots per inch, and how wide a notebook shows it."""
+
+MARGINS = {"left": 0.15, "right": 0.98, "top": 0.94, "bottom": 0.2, "hspace": 0.55}
+
+SETTLE_SECONDS = 0.05
+"""How long sliders must stand still: of a fast move only the end is drawn."""
+
+
+def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
+    """Count what both protocols make of a balloon in runs of random length.
+
+    Parameters
+    ----------
+    memory : int or str
+        RAM of the guest.
+    density : float
+        Share of the pages that are ballooned, above 0 and below 1.
+    mean_run : float
+        Mean length of a run in pages (``geometric:MEAN``). Where the guest is too full for so
+        short runs to be kept apart, the shortest that it has room for.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a protocol: ``mean_run_pages``, then `balloonlab.lab.counts`.
+    """
+    memory_pages = parse_pages(memory, "memory")
+    n_pages = round(memory_pages * density)
+    # A run ends where a gap begins: n runs need n - 1 gaps of at least one page.
+    n_runs = min(max(1, round(n_pages / mean_run)), memory_pages - n_pages + 1)
+    pages = patterns.geometric(memory, n_pages * PAGE_BYTES, n_pages / n_runs)
+    rows = {name: {"mean_run_pages": n_pages / n_runs, **counts(pages, name)} for name in PROTOCOLS}
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw records, kicks, wire bytes and calls of each protocol as bars, logarithmic.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        As `scattered` returns it.
+    ax : matplotlib.axes.Axes
+        Where to draw.
+    """
+    height = 0.8 / len(PROTOCOLS)
+    for number, (protocol, (colour, hatch)) in enumerate(PROTOCOLS.items()):
+        y = np.arange(len(QUANTITIES)) + (number - 0.5) * height
+        values = [int(table.loc[protocol, name]) for name in QUANTITIES]
+        ax.barh(y, values, height, color=colour, hatch=hatch, edgecolor="white", label=protocol)
+        for at, value in zip(y, values, strict=True):
+            ax.annotate(f"{value:,}", (value, at), (4, 0), textcoords="offset points", va="center")
+    ax.set_yticks(range(len(QUANTITIES)), list(QUANTITIES.values()))
+    ax.tick_params(axis="y", length=0)
+    ax.invert_yaxis()
+    ax.set_xscale("log")
+    ax.set_xlim(1, 1e9)  # the same for all positions of the sliders, so that bars move
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlabel("counted, nothing measured")
+    ax.legend(loc="lower right")
+    return ax
+
+
+class Explorer:
+    """Three sliders and the picture that follows them; shows itself in a notebook.
+
+    Attributes
+    ----------
+    sliders : dict
+        ``memory`` (power of two of bytes), ``density``, ``mean_run`` (power of two of pages).
+    """
+
+    def __init__(self, model: CostModel, memory: Size, density: float, mean_run: float) -> None:
+        try:
+            import ipywidgets
+        except ImportError:
+            raise ImportError(
+                "sliders need ipywidgets, which is not installed: "
+                "pip install 'balloonlab[notebooks]'"
+            ) from None
+        self._model = model
+        self._handle: Any = None
+        self._waiting: asyncio.TimerHandle | None = None
+        sizes = [SMALLEST << n for n in range((LARGEST // SMALLEST).bit_length())]
+        wide = {"continuous_update": False, "style": {"description_width": "9em"}}
+        wide["layout"] = {"width": "34em"}
+        self.sliders = {
+            "memory": ipywidgets.SelectionSlider(
+                options=[(format_size(size), size) for size in sizes],
+                value=parse_pages(memory, "memory") * PAGE_BYTES,
+                description="memory",
+                **wide,
+            ),
+            "density": ipywidgets.FloatSlider(
+                value=density,
+                min=0.01,
+                max=0.95,
+                step=0.01,
+                description="share ballooned",
+                readout_format=".0%",
+                **wide,
+            ),
+            "mean_run": ipywidgets.SelectionSlider(
+                options=[1 << n for n in range(LONGEST_RUN.bit_length())],
+                value=mean_run,
+                description="mean run, pages",
+                **wide,
+            ),
+        }
+        self._box = ipywidgets.VBox(list(self.sliders.values()))
+        for slider in self.sliders.values():
+            slider.observe(self._follow, "value")
+
+    def draw(self) -> Figure:
+        """Draw the picture of where the sliders stand."""
+        from matplotlib.figure import Figure
+
+        memory, density, mean_run = (slider.value for slider in self.sliders.values())
+        table = scattered(memory, density, mean_run)
+        found = table["mean_run_pages"].iloc[0]
+        predicted = [
+            forecast(self._model, row.drop("mean_run_pages").astype(int).to_dict(), memory, name)
+            for name, row in table.iterrows()
+        ]
+        with style():
+            # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
+            figure = Figure(figsize=(7.2, 4.6), dpi=DPI)
+            top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), gridspec_kw=MARGINS)
+            compare_counts(table, top)
+            top.set_title(
+                f"{format_size(memory)} touched, {100 * density:.0f} % ballooned in runs of "
+                f"{found:.3g} pages on average"
+            )
+            stages(pd.concat(predicted), ["protocol"], "Predicted stages", bottom)
+            bottom.set_xlabel("predicted time of the inflation, ms")
+        return figure
+
+    def _follow(self, _change: object) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # not in a kernel
+            self._show()
+        else:
+            self._waiting = loop.call_later(SETTLE_SECONDS, self._show)
+
+    def _show(self) -> None:
+        """Put the picture in the place of the earlier one, or below the sliders."""
+        from IPython.display import Image, display
+
+        picture = BytesIO()
+        with style():
+            self.draw().savefig(picture, format="png", dpi=DPI, bbox_inches=None)
+        image = Image(picture.getvalue(), format="png", width=WIDTH)
+        # Not an Output widget: the picture stays in the notebook for readers without a kernel.
+        if self._handle is None:
+            self._handle = display(image, display_id=True)
+        else:
+            self._handle.update(image)
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        display(self._box)
+        self._handle = None
+        self._show()
+
+
+def explore(
+    model: CostModel, memory: Size = "4GiB", density: float = 0.5, mean_run: int = 16
+) -> Explorer:
+    """Show sliders for memory, density and run length, and what each protocol makes of them.
+
+    Page sets (``geometric:MEAN``) are made and encoded anew at every move: records, kicks, wire
+    bytes and calls are counted exactly. The stages are the model's, for touched memory without
+    huge pages and each protocol's usual discard.
+
+    Parameters
+    ----------
+    model : balloonlab.model.CostModel
+        Fitted to inflations of touched memory by ``pfn`` and ``bitmap-v4``.
+    memory : int or str
+        256 MiB to 16 GiB, a power of two.
+    density : float
+        0.01 to 0.95.
+    mean_run : int
+        1 to 4096 pages, a power of two.
+
+    Returns
+    -------
+    Explorer
+        Shows itself as the last line of a notebook's cell.
+
+    Raises
+    ------
+    ImportError
+        ipywidgets is not installed.
+    """
+    return Explorer(model, memory, density, mean_run)

@@ -1,0 +1,115 @@
+"""Inflations that nobody measured, as tidy frames: their source is ``model``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+import pandas as pd
+
+from .. import wire
+from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..lab.case import CUSTOM
+from ..lab.messages import idle_counts
+from ..lab.stages import COLUMNS
+from ..sizes import PAGE_BYTES, Size, parse_size
+from ..wire.pfn import PFN_LIMIT
+from .cost import CostModel
+
+PFN_REACH_BYTES = PFN_LIMIT * PAGE_BYTES
+"""Memory whose pages have numbers of 32 bits: 16 TiB."""
+
+
+def forecast(
+    model: CostModel,
+    counts: Mapping[str, int],
+    memory: Size,
+    protocol: str,
+    pattern: str = CUSTOM,
+    touched: bool = True,
+    thp: bool = False,
+) -> pd.DataFrame:
+    """Predict the stages of an inflation whose counts are known.
+
+    Parameters
+    ----------
+    model : CostModel
+    counts : mapping
+        As `balloonlab.lab.counts` and `balloonlab.lab.idle_counts` return them.
+    memory : int or str
+        RAM of the guest.
+    protocol : str
+        With the format's usual discard.
+    pattern : str
+        What to call the pages in the frame.
+    touched, thp : bool
+        As in `balloonlab.measure`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of a measured frame, in one repeat. ``source`` is ``model``; there is no
+        remainder, which is not predicted.
+
+    Raises
+    ------
+    ValueError
+        As `CostModel.predict`.
+    """
+    case = {
+        "protocol": protocol,
+        "discard": wire.get(protocol).discard,
+        "operation": "inflate",
+        "touched": touched,
+        "thp": thp,
+    }
+    memory_bytes = parse_size(memory, "memory")
+    about = {
+        "run_id": f"{protocol} {pattern} {memory_bytes} {counts['n_pages']} {touched} {thp}",
+        "told_as": protocol,
+        "n_bitmaps": MAX_BITMAPS if protocol != "pfn" else 0,
+        "pattern": pattern,
+        "order": "as is",
+        "wait": "block",
+        "steps": 1,
+        "memory_bytes": memory_bytes,
+        "balloon_bytes": counts["n_pages"] * PAGE_BYTES,
+        "repeat": 0,
+    }
+    return model.predict(case, counts).assign(**case, **about, **counts)[COLUMNS]
+
+
+def idle_guests(
+    model: CostModel,
+    memory: Sequence[Size],
+    protocol: Sequence[str] = ("pfn", "bitmap-v4"),
+    touched: Sequence[bool] = (True,),
+    thp: Sequence[bool] = (False,),
+) -> pd.DataFrame:
+    """Predict inflations of idle guests by 7/8 of their memory, of any size.
+
+    Messages are counted exactly (`balloonlab.lab.idle_counts`), what they cost is the
+    model's: that of sizes it was fitted to. ``pfn`` ends with guests of 16 TiB, whose page
+    numbers just fit 32 bits; larger ones are left out for it.
+
+    Parameters
+    ----------
+    model : CostModel
+    memory, protocol, touched, thp : sequences
+        Every combination is predicted.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As `forecast`, a ``run_id`` each.
+    """
+    frames = [
+        forecast(model, idle_counts(size, name), size, name, "idle", backed, huge)
+        for size, name, backed, huge in product(memory, protocol, touched, thp)
+        if name != "pfn" or parse_size(size, "memory") <= PFN_REACH_BYTES
+    ]
+    if not frames:
+        raise ValueError(
+            "memory, protocol, touched and thp must leave at least one case: pfn ends at 16 TiB"
+        )
+    return pd.concat(frames, ignore_index=True)

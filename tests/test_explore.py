@@ -1,0 +1,126 @@
+"""The sliders: what they show is counted, and follows them."""
+
+import asyncio
+import sys
+
+import pandas as pd
+import pytest
+
+import balloonlab as bl
+from balloonlab.figures.explore import PROTOCOLS, QUANTITIES, scattered
+from balloonlab.model import CostModel, cost
+
+pytestmark = pytest.mark.once
+
+GROUPS = {
+    "allocate": [""],
+    "send": ["protocol=pfn", "protocol=bitmap-v4"],
+    "translate": ["discard=page", "discard=range"],
+    "discard": ["operation=inflate,touched=True,thp=False"],
+}
+
+
+@pytest.fixture
+def model():
+    """Everything takes a nanosecond."""
+    rows = [
+        (stage, part, group, term, 1.0)
+        for (stage, part), terms in cost.TERMS.items()
+        for group in GROUPS.get(stage, [])
+        for term in terms
+    ]
+    return CostModel(pd.DataFrame(rows, columns=["stage", "part", "group", "term", "ns"]), "lab")
+
+
+class Shown:
+    """Stands for what IPython returns of a picture that can be replaced."""
+
+    def __init__(self):
+        self.pictures = []
+
+    def update(self, figure):
+        self.pictures.append(figure)
+
+
+def labels(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+@pytest.mark.parametrize(("density", "mean_run"), [(0.5, 1), (0.05, 16), (0.95, 256)])
+def test_both_protocols_are_counted_on_the_same_pages(density, mean_run):
+    table = scattered("16MiB", density, mean_run)
+    found = table["mean_run_pages"].iloc[0]
+    pages = bl.patterns.geometric("16MiB", round(4096 * density) * 4096, found)
+    for protocol in PROTOCOLS:
+        row = table.loc[protocol].drop("mean_run_pages").to_dict()
+        assert row == bl.lab.counts(pages, protocol)
+    assert found == pytest.approx(mean_run, rel=0.1)
+
+
+def test_a_full_guest_has_the_shortest_runs_it_has_room_for():
+    table = scattered("16MiB", 0.9, 1)
+    assert table["mean_run_pages"].iloc[0] == pytest.approx(9, rel=0.01)
+
+
+def test_the_picture_holds_the_counts_and_the_predictions(model):
+    top, bottom = bl.figures.explore(model, "256MiB", 0.25, 4).draw().axes
+    table = scattered("256MiB", 0.25, 4)
+    assert labels(top) == [f"{int(table.loc[p, q]):,}" for p in PROTOCOLS for q in QUANTITIES]
+    assert "25 % ballooned in runs of 4 pages" in top.get_title(loc="left")
+    assert bottom.get_title(loc="left") == "Predicted stages (model)"
+    assert [text.get_text() for text in bottom.get_yticklabels()] == list(PROTOCOLS)
+    pfn = table.loc["pfn"]
+    ms = (5 * pfn["n_pages"] + 2 * pfn["wire_bytes"] + pfn["n_kicks"]) / 1e6
+    assert labels(bottom)[0] == f"{ms:.3g} ms"
+
+
+def titles(figures):
+    return [figure.axes[0].get_title(loc="left") for figure in figures]
+
+
+@pytest.fixture
+def explorer(model, monkeypatch):
+    """One that is shown, and keeps what it draws in ``drawn``."""
+    made = bl.figures.explore(model, "256MiB", 0.25, 4)
+    made.drawn, draw = [], made.draw
+    monkeypatch.setattr(made, "draw", lambda: made.drawn.append(draw()) or made.drawn[-1])
+    made._handle = Shown()
+    return made
+
+
+def test_moving_a_slider_draws_anew(explorer):
+    explorer.sliders["density"].value = 0.5
+    explorer.sliders["mean_run"].value = 64
+    explorer.sliders["memory"].value = 512 << 20
+    assert titles(explorer.drawn) == [
+        "256 MiB touched, 50 % ballooned in runs of 4 pages on average",
+        "256 MiB touched, 50 % ballooned in runs of 64 pages on average",
+        "512 MiB touched, 50 % ballooned in runs of 64 pages on average",
+    ]
+    assert [image.data[:4] for image in explorer._handle.pictures] == 3 * [b"\x89PNG"]
+
+
+def test_of_a_fast_move_only_the_end_is_drawn(explorer):
+    async def move():
+        for share in (0.3, 0.4, 0.5):
+            explorer.sliders["density"].value = share
+        while not explorer.drawn:
+            await asyncio.sleep(0)
+
+    asyncio.run(move())
+    assert titles(explorer.drawn) == [
+        "256 MiB touched, 50 % ballooned in runs of 4 pages on average"
+    ]
+
+
+def test_sliders_come_before_the_picture(model, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda what, **_: shown.append(what))
+    bl.figures.explore(model, "256MiB")._ipython_display_()
+    assert [type(what).__name__ for what in shown] == ["VBox", "Image"]
+
+
+def test_without_ipywidgets_it_says_what_to_install(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    with pytest.raises(ImportError, match=r"pip install 'balloonlab\[notebooks\]'"):
+        bl.figures.explore(model)
