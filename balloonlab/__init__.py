@@ -15,7 +15,7 @@ memory, with every stage timed::
 
 from importlib.metadata import version
 
-from . import figures, lab, model, wire
+from . import figures, lab, model, qemu, wire
 from .headline import reproduce
 from .lab import compare, measure, sweep
 from .pages import patterns
@@ -29,6 +29,7 @@ __all__ = [
     "measure",
     "model",
     "patterns",
+    "qemu",
     "reproduce",
     "sweep",
     "wire",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,29 +33,43 @@ def reproduce(
     ] = None,
     repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-reproduce"),
+    host: Annotated[
+        str, typer.Option(help="The device: lab (balloonlab's own) or qemu (unmodified)")
+    ] = "lab",
 ) -> None:
     """Measure the 4126 ms -> 590 ms comparison of 2016 on this machine's memory.
 
     Inflates a balloon page by page and in bulk, on touched and untouched memory;
     prints stages beside the paper's; leaves timings.csv, meta.json and the figure
     in the folder. About two minutes at 8 GiB.
+
+    With --host qemu the same in an unmodified QEMU, the bulk path being free page reporting.
     """
     from .headline import reproduce as run
     from .lab.report import render
 
+    begin = time.time()
     try:
-        result = run(memory, balloon, repeats, out)
+        result = run(memory, balloon, repeats, out, host=host)
     except KeyboardInterrupt:
-        kept = out / "timings.csv"
-        told = f"Finished repeats are in {kept}." if kept.exists() else "No repeat was finished."
-        typer.echo(f"Interrupted. {told}", err=True)
+        typer.echo(f"Interrupted. {_kept(out, begin)}", err=True)
         raise typer.Exit(130) from None
-    except (ValueError, TypeError, MemoryError, OSError, RuntimeError) as error:
+    except RuntimeError as error:  # in the middle of it
+        typer.echo(f"balloonlab: {error}. {_kept(out, begin)}", err=True)
+        raise typer.Exit(2) from None
+    except (ValueError, TypeError, MemoryError, OSError) as error:
         typer.echo(f"balloonlab: {error}", err=True)
         raise typer.Exit(2) from None
     console = _console()
     console.print(render(result))
     console.print(f"Results: {out}", soft_wrap=True)
+
+
+def _kept(out: Path, since: float) -> str:
+    """Say where the repeats are that were finished since a time; an earlier run may be there."""
+    kept = out / "timings.csv"
+    finished = kept.exists() and kept.stat().st_mtime >= since
+    return f"Finished repeats are in {kept}." if finished else "No repeat was finished."
 
 
 @app.command()
@@ -65,7 +80,8 @@ def sweep(
         typer.Option(help="Size of the balloon, or a share of memory such as 0.5 (7/8 of it)"),
     ] = None,
     protocol: Annotated[
-        list[str] | None, typer.Option(help="How pages are told: pfn, bitmap-v4 (bitmap-v4)")
+        list[str] | None,
+        typer.Option(help="How pages are told: pfn, bitmap-v4 (bitmap-v4); in QEMU pfn, reporting"),
     ] = None,
     pattern: Annotated[
         list[str] | None,
@@ -95,13 +111,17 @@ def sweep(
     steps: Annotated[
         list[int] | None, typer.Option(help="Equal steps to the balloon's size (1)")
     ] = None,
+    block_order: Annotated[
+        list[int] | None, typer.Option(help="Of the blocks under reporting, 0 to 10 (9)")
+    ] = None,
+    host: Annotated[str, typer.Option(help="The device: lab, qemu")] = "lab",
     repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-sweep"),
     seed: Annotated[int, typer.Option(help="Of the order in which cases are measured")] = 0,
 ) -> None:
     """Measure every combination of the options' values; go on where the same command stopped.
 
-    All options but the last three may be given several times:
+    All options but the last four may be given several times:
 
         balloonlab sweep --memory 1GiB --memory 4GiB --pattern idle --pattern random
 
@@ -126,10 +146,11 @@ def sweep(
         "wait": wait,
         "bitmaps": bitmaps,
         "steps": steps,
+        "block_order": block_order,
     }
     given: dict[str, Any] = {name: values for name, values in axes.items() if values}
     try:
-        result = run(**given, repeats=repeats, out=out, seed=seed)
+        result = run(**given, host=host, repeats=repeats, out=out, seed=seed)
     except KeyboardInterrupt:
         typer.echo(
             f"Interrupted. Finished repeats are in {out}; the same command goes on from there.",
@@ -144,7 +165,7 @@ def sweep(
     for (outcome, reason), rows in result.skipped.groupby(["outcome", "reason"]):
         typer.echo(f"{outcome}, {len(rows)} cases: {reason}")
     n_cases = len(result.frame["run_id"].unique())
-    typer.echo(f"{n_cases} cases measured, {len(result.skipped)} left out (lab). Results: {out}")
+    typer.echo(f"{n_cases} cases measured, {len(result.skipped)} left out ({host}). Results: {out}")
 
 
 def _size_or_share(text: str) -> str | float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .figures import headline, save
+from .figures import headline, qemu_headline, save
 from .lab import Reproduction
 from .lab.reproduction import measure_headline
 from .lab.store import FIGURE
@@ -17,13 +17,15 @@ def reproduce(
     repeats: int = 3,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    host: str = "lab",
 ) -> Reproduction:
     """Measure the headline comparison on this machine.
 
     ``pfn`` with page-wise discard against ``bitmap-v4`` with range discard, on
     memory that the host backs (touched) and does not (untouched), without huge
     pages, and one ``madvise`` over the same bytes as the floor. Each case has one
-    warm-up and `repeats` measured repeats.
+    warm-up and `repeats` measured repeats. In an unmodified QEMU, ``pfn`` against
+    ``reporting``, today's bulk path.
 
     Parameters
     ----------
@@ -38,6 +40,8 @@ def reproduce(
         ``meta.json`` and the figure as SVG and PNG. Nothing is written without.
     progress : bool
         Show progress bars.
+    host : {"lab", "qemu"}
+        As in `balloonlab.measure`.
 
     Returns
     -------
@@ -46,13 +50,13 @@ def reproduce(
     Raises
     ------
     ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `balloonlab.measure`.
+        As `balloonlab.measure`; the repeats so far are in `out`.
     """
     import matplotlib.pyplot as plt
 
-    result = measure_headline(memory, balloon, repeats, out, progress)
+    result = measure_headline(memory, balloon, repeats, out, progress, host)
     if result.folder is not None:
-        ax = headline(result.frame)
+        ax = (qemu_headline if host == "qemu" else headline)(result.frame)
         save(ax, result.folder / FIGURE)
         plt.close(ax.get_figure(root=True))
     return result

@@ -366,3 +366,17 @@ def compare(memory, inside):
             expected = bytes(8) if page in inside else pattern[i : i + 8]
             found[at + 1] += memory[i : i + 8] != expected
     return found
+
+
+def qemu_message(firsts, block_bytes, gpa):
+    """Descriptors (addr, len, flags, next) of a message for QEMU, and its bytes."""
+    if not firsts:
+        return [(gpa, 1, 0, 0)], 1
+    if block_bytes == 0:
+        return [(gpa, 4 * len(firsts), 0, 0)], 4 * len(firsts)
+    write, more = 2, 1
+    descriptors = [
+        (4096 * first, block_bytes, write | more, i + 1) for i, first in enumerate(firsts)
+    ]
+    descriptors[-1] = (4096 * firsts[-1], block_bytes, write, 0)
+    return descriptors, 16 * len(firsts)

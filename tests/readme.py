@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from textwrap import fill
 
 import pandas as pd
 
@@ -24,6 +25,38 @@ def blocks() -> dict[str, str]:
     }
 
 
+ANSWERS = """
+- **Where the time goes** (`lab`, 7 of 8 GiB). Page by page {headline_untouched_pfn_ms} on memory
+  that the host never backed (send {headline_untouched_send_percent}, discard
+  {headline_untouched_discard_percent}), {headline_touched_pfn_ms} on memory that it must free (send
+  {headline_touched_send_percent}, discard {headline_touched_discard_percent}). In bulk
+  {headline_untouched_bitmap_ms} and {headline_touched_bitmap_ms}; the latter is
+  {headline_over_floor} one `madvise` over the same bytes.
+- **Memory size** (`lab`, 1 to 16 GiB). Both ways grow with the memory and no faster. A touched page
+  takes {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} told by number, and
+  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} in bulk; with huge pages behind
+  the guest, in bulk {sizes_touched_thp_bitmap_least_ns} to {sizes_touched_thp_bitmap_most_ns}.
+- **Fragmentation** (`lab`, half of 2 GiB, touched). Page by page takes {runs_1024_ratio} as long as
+  in bulk for runs of 1024 pages on average, {runs_16_ratio} for 16, {runs_4_ratio} for 4 and
+  {runs_1_ratio} for single pages.
+- **Message or bulk call** (`lab`, half of 2 GiB, idle and touched). The message alone saves
+  {grid_idle_touched_message_percent}, the discard by range alone {grid_idle_touched_range_percent},
+  both {grid_idle_touched_both_percent}; of pages strewn at random
+  {grid_random_touched_message_percent}, {grid_random_touched_range_percent} and
+  {grid_random_touched_both_percent}.
+"""
+"""What came out, in numbers that `balloonlab.lab.results` computes from ``data/``."""
+
+
+def answers() -> str:
+    """Fill in the numbers, a bullet a paragraph, in lines as the README has them."""
+    bullets = " ".join(bl.lab.say(ANSWERS).split()).split("- **")[1:]
+    return "\n".join(
+        fill(f"- **{text.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
+        for text in bullets
+    )
+
+
 def prose(text: str) -> str:
     """Leave out blocks of code and tables that are made from data."""
     return re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
@@ -34,6 +67,8 @@ def main() -> None:
     for name, text in blocks().items():
         block = re.compile(rf"(<!-- {name} -->\n```text\n).*?(```)", re.DOTALL)
         readme = block.sub(lambda match, text=text: match[1] + text + match[2], readme)
+    said = re.compile(r"(<!-- answers -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    readme = said.sub(lambda match: match[1] + answers() + match[2], readme)
     README.write_text(readme)
     bl.lab.write_numbers(TOP / "data")
 

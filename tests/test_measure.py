@@ -249,7 +249,7 @@ def test_an_interrupt_leaves_no_thread_behind(monkeypatch, wait):
         ({"order": "sideways"}, ValueError, "order must be one of as is, ascending"),
         ({"steps": 2000, "memory": "8MiB", "balloon": "4MiB"}, ValueError, "steps must be at most"),
         ({"operation": "explode"}, ValueError, "operation must be one of inflate, deflate"),
-        ({"host": "xen"}, ValueError, "host must be one of lab"),
+        ({"host": "xen"}, ValueError, "host must be one of lab, qemu"),
         ({"discard": "all"}, ValueError, "discard must be one of page, range"),
         ({"wait": "sleep"}, ValueError, "wait must be one of block, busy"),
         ({"repeats": 0}, ValueError, "repeats must be"),

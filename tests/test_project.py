@@ -13,7 +13,7 @@ import yaml
 
 import balloonlab as bl
 
-from .readme import blocks
+from .readme import answers, blocks
 
 pytestmark = pytest.mark.once
 
@@ -52,7 +52,16 @@ def test_the_readmes_numbers_are_those_of_the_data(name):
     )
 
 
-@pytest.mark.parametrize("name", ["headline", "reliability", "contents"])
+def test_the_readmes_answers_are_those_of_the_data():
+    assert f"<!-- answers -->\n{answers()}\n<!-- end -->" in README, (
+        "README.md and data/ disagree: python -m tests.readme writes the answers anew"
+    )
+
+
+RUNS = sorted(path.parent.name for path in (TOP / "data").glob("*/meta.json"))
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_committed_runs_come_from_a_commit(name):
     meta = json.loads((TOP / "data" / name / "meta.json").read_text())
     assert meta["commit"]

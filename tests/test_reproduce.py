@@ -43,7 +43,7 @@ def test_it_leaves_raw_repeats_metadata_and_figure(outcome):
     for key in ("cpu_model", "kernel", "thp", "memory_bytes", "versions", "commit", "utc_time"):
         assert key in loaded.meta
     assert loaded.meta["arguments"] == {
-        "memory_bytes": 32 << 20, "balloon_bytes": 28 << 20, "repeats": 2,
+        "host": "lab", "memory_bytes": 32 << 20, "balloon_bytes": 28 << 20, "repeats": 2,
     }  # fmt: skip
     assert loaded.meta["finished"]
     assert len(loaded.meta["checks"]) == 10

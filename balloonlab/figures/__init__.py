@@ -3,7 +3,7 @@
 from .comparison import density, grid, runs, sizes
 from .explore import explore
 from .gallery import draw_all
-from .headline import headline
+from .headline import headline, qemu_headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .posted import strikes
@@ -22,6 +22,7 @@ __all__ = [
     "page_strip",
     "panels",
     "patterns",
+    "qemu_headline",
     "runs",
     "save",
     "scaling",

@@ -16,7 +16,7 @@ from ..lab.shipped import shipped
 from ..lab.store import load
 from ..pages import patterns as page_sets
 from .comparison import density, grid, runs, sizes
-from .headline import headline
+from .headline import headline, qemu_headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .style import save
@@ -39,6 +39,7 @@ class Entry(NamedTuple):
 
 FROM_RUNS: dict[str, Entry] = {
     "headline": Entry("headline", headline),
+    "qemu": Entry("qemu", qemu_headline),
     "sizes-time": Entry("sizes", sizes),
     "sizes-rate": Entry("sizes", partial(sizes, y="rate")),
     **{f"runs-{name}": Entry("runs", partial(runs, y=y)) for name, y in QUANTITIES.items()},

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from ..lab.published import published
-from ..lab.reproduction import median_repeat
+from ..lab.reproduction import lab_beside, measured_cases
 from ..sizes import format_size
 from .style import LOOKS, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LABELS = {"pfn": "pfn", "bitmap-v4": "bitmap-v4", "madvise": "one madvise"}
+LABELS = {"madvise": "one madvise"}
 
 
-def _bars(frame: pd.DataFrame) -> list[tuple[str, dict[str, float]]]:
-    """List the bars from top to bottom: label and ms by stage (``total`` if undivided)."""
+class Bar(NamedTuple):
+    """A case: label, ms by stage (``total`` if undivided), totals of its repeats for the range."""
+
+    label: str
+    stages: dict[str, float]
+    totals_ms: list[float]
+
+
+def _paper_bars() -> list[Bar]:
     bars = []
     for protocol in ("pfn", "bitmap-v4"):
         rows = published().query("protocol == @protocol")
         stages = dict(zip(rows["stage"], rows["time_ms"], strict=True))
-        bars.append((f"paper, idle guest: {protocol}", stages))
-    for touched in (False, True):
-        state = "touched" if touched else "untouched"
-        for protocol, name in LABELS.items():
-            repeat = median_repeat(frame, protocol, touched)
-            if len(repeat):
-                stages = (repeat.groupby("stage")["time_ns"].sum() / 1e6).to_dict()
-                bars.append((f"lab, {state}: {name}", stages))
+        bars.append(Bar(f"paper, idle guest: {protocol}", stages, []))
+    return bars
+
+
+def _measured_bars(frame: pd.DataFrame, source: str) -> list[Bar]:
+    bars = []
+    for memory, protocol, repeat in measured_cases(frame, source):
+        stages = (repeat.groupby("stage")["time_ns"].sum() / 1e6).to_dict()
+        case = frame[frame["run_id"] == repeat["run_id"].iloc[0]]
+        totals = case.groupby("repeat")["time_ns"].sum() / 1e6
+        name = LABELS.get(protocol, protocol)
+        bars.append(Bar(f"{memory}: {name}", stages, totals.tolist()))
     return bars
 
 
@@ -51,37 +62,72 @@ def headline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         Each bar carries its total and how many times faster it is than ``pfn`` of
         the same source and memory.
     """
+    bars = [bar._replace(totals_ms=[]) for bar in _measured_bars(frame, "lab")]
+    xlabel = "time of the inflation, ms (lab: repeat with the median total)"
+    return _draw([*_paper_bars(), *bars], xlabel, _title(frame), ax)
+
+
+def qemu_headline(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw the stages of an unmodified QEMU beside the paper's and the lab's, as `headline` does.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Of ``balloonlab.reproduce(host="qemu")``: cases ``pfn`` and ``reporting``, touched and
+        untouched. The lab's cases are of the run that comes with balloonlab, where that has
+        the same sizes.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        As `headline`; a line on a measured bar is the range of its repeats' totals.
+    """
+    measured = _measured_bars(frame, "qemu")
+    lab = lab_beside(frame)
+    if lab is not None:
+        measured = _measured_bars(lab.frame, "lab") + measured
+    xlabel = "time of the inflation, ms (lab, qemu: median repeat; line: range of the repeats)"
+    return _draw([*_paper_bars(), *measured], xlabel, _title(frame), ax)
+
+
+def _draw(bars: list[Bar], xlabel: str, title: str, ax: Axes | None) -> Axes:
     import matplotlib.pyplot as plt
     from matplotlib.patches import Patch
 
-    bars = _bars(frame)
+    height = 0.66 + 0.42 * len(bars)
     with style():
         if ax is None:
-            _, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+            _, ax = plt.subplots(figsize=(7.2, height), layout="constrained")
         legacy_ms: dict[str, float] = {}
         widest_ms = 0.0
-        for y, (label, stages) in enumerate(bars):
-            total_ms = _stack(ax, y, stages)
-            memory, protocol = label.split(": ")
+        for y, bar in enumerate(bars):
+            total_ms = _stack(ax, y, bar.stages)
+            memory, protocol = bar.label.split(": ")
             if protocol == "pfn":
                 legacy_ms[memory] = total_ms
-            widest_ms = max(widest_ms, total_ms)
+            end_ms = max([total_ms, *bar.totals_ms])
+            if bar.totals_ms:
+                ax.plot([min(bar.totals_ms), end_ms], [y, y], "k|-", linewidth=1)
+            widest_ms = max(widest_ms, end_ms)
             text = f"{total_ms:,.0f} ms" if total_ms >= 100 else f"{total_ms:.1f} ms"
             if protocol != "pfn" and memory in legacy_ms:
                 text += f"  ({legacy_ms[memory] / total_ms:.1f}x)"
-            ax.annotate(text, (total_ms, y), (4, 0), textcoords="offset points", va="center")
-        ax.set_yticks(range(len(bars)), [label for label, _ in bars])
+            ax.annotate(text, (end_ms, y), (4, 0), textcoords="offset points", va="center")
+        ax.set_yticks(range(len(bars)), [bar.label for bar in bars])
         ax.tick_params(axis="y", length=0)
         ax.invert_yaxis()
         ax.set_xlim(0, widest_ms * 1.14)
-        ax.set_xlabel("time of the inflation, ms (lab: repeat with the median total)")
-        ax.set_title(_title(frame))
+        ax.set_xlabel(xlabel)
+        ax.set_title(title)
         handles = [
             Patch(facecolor=colour, hatch=hatch, edgecolor="black")
             for _, colour, hatch in LOOKS.values()
         ]
         names = [name for name, _, _ in LOOKS.values()]
-        ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.35, -0.17), ncols=6)
+        below = (0.35, -0.61 / height)
+        ax.legend(handles, names, loc="upper center", bbox_to_anchor=below, ncols=6)
     return ax
 
 

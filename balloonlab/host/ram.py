@@ -66,7 +66,7 @@ class GuestRam:
         self.memory_pages = memory_pages
         size = memory_pages * PAGE_BYTES
         if thp:
-            _check_thp()
+            check_thp()
         try:
             self._mapping = mmap.mmap(
                 -1,
@@ -185,7 +185,8 @@ def missing_facilities() -> list[str]:
     return missing
 
 
-def _check_thp() -> None:
+def check_thp() -> None:
+    """Refuse ``thp=True`` where the kernel has no huge pages to give (ValueError)."""
     state = THP_SWITCH.read_text() if THP_SWITCH.exists() else "absent"
     if state == "absent" or "[never]" in state:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The four system calls of the timed path, callable from compiled code.
+"""The few system calls of the timed path, callable from compiled code.
 
 An ``ExternalFunction`` is resolved by name in the running process, so kernels
 that use it can be cached (a ctypes pointer would be baked in and refused). It
@@ -32,6 +32,20 @@ if config.DISABLE_JIT:
     def wait_event(fd: int, cell: np.ndarray) -> None:
         os.read(int(fd), 8)
 
+    def send_bytes(fd: int, data: np.ndarray) -> int:
+        try:
+            return os.write(int(fd), data.tobytes())
+        except OSError:
+            return -1
+
+    def receive_bytes(fd: int, room: np.ndarray) -> int:
+        try:
+            data = os.read(int(fd), room.size)
+        except OSError:
+            return -1
+        room[: len(data)] = np.frombuffer(data, np.uint8)
+        return len(data)
+
     def now_ns(cell: np.ndarray) -> int:
         return time.monotonic_ns()
 
@@ -59,6 +73,16 @@ else:
         May return early when a signal arrives: callers look again and wait again.
         """
         _read(fd, cell.ctypes.data, 8)
+
+    @kernel
+    def send_bytes(fd, data):
+        """``write(2)`` of a uint8 array; how many bytes were taken, -1 on error."""
+        return _write(fd, data.ctypes.data, data.size)
+
+    @kernel
+    def receive_bytes(fd, room):
+        """``read(2)`` into a uint8 array; how many bytes came, 0 at the end, -1 on error."""
+        return _read(fd, room.ctypes.data, room.size)
 
     @kernel
     def now_ns(cell):

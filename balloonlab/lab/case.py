@@ -16,11 +16,14 @@ from ..host import DISCARDS
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..layout import check_sizes
 from ..pages import Buddy, age, as_pfns, patterns
+from ..qemu import protocols as qemu
+from ..qemu.process import check_memory
 from ..sizes import GIB, KIB, MIB, PAGE_BYTES, Size, parse_pages
 from .resources import check_available
 
 OPERATIONS = ("inflate", "deflate")
-HOSTS = ("lab",)
+DEFAULT_PROTOCOLS = {"lab": "bitmap-v4", "qemu": "pfn"}
+"""The hosts, and what is measured on each when nothing is said."""
 WAITS = ("block", "busy")
 
 CUSTOM = "custom"
@@ -29,7 +32,8 @@ CUSTOM = "custom"
 Pattern = str | npt.ArrayLike
 
 
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Check an argument that is one of several words."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
@@ -40,6 +44,18 @@ def check_number(name: str, value: Any, least: int, most: int | None = None) -> 
     if not whole or value < least or (most is not None and value > most):
         limits = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name} must be a whole number {limits}, got {value!r}")
+
+
+def _usual_discard(host: str, protocol: str) -> str:
+    """Tell how a host applies a protocol; refuses those that it does not take."""
+    if host == "qemu":
+        return qemu.DISCARDS[protocol]
+    if protocol == qemu.REPORTING:
+        raise ValueError(
+            f"protocol={protocol!r} is a queue of QEMU's, to be measured with host='qemu': with "
+            f"host='lab' it must be one of {', '.join(wire.formats())}"
+        )
+    return wire.get(protocol).discard
 
 
 def spell(n_bytes: int) -> str:
@@ -55,6 +71,8 @@ class Case:
 
     Attributes
     ----------
+    block_order : int
+        Order of the blocks that free page reporting tells; 0 for all other protocols.
     given : uint64 array or None
         The pages that the user gave as the pattern.
     start : balloonlab.pages.Buddy or None
@@ -76,6 +94,7 @@ class Case:
     host: str
     bitmaps: int
     steps: int
+    block_order: int
     given: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
     start: Buddy | None = field(default=None, compare=False, repr=False)
 
@@ -85,7 +104,7 @@ class Case:
         *,
         memory: Size = "8GiB",
         balloon: Size | None = None,
-        protocol: str = "bitmap-v4",
+        protocol: str | None = None,
         pattern: Pattern = "idle",
         order: str = "as is",
         operation: str = "inflate",
@@ -97,22 +116,31 @@ class Case:
         wait: str = "block",
         bitmaps: int = MAX_BITMAPS,
         steps: int = 1,
+        block_order: int = qemu.PAGEBLOCK_ORDER,
     ) -> Case:
         """Check each argument of `balloonlab.measure` by itself; makes no pages yet."""
-        default = wire.get(protocol).discard
+        check_choice("host", host, tuple(DEFAULT_PROTOCOLS))
+        protocol = DEFAULT_PROTOCOLS[host] if protocol is None else protocol
+        if host == "qemu":
+            can = {"wait": wait, "bitmaps": bitmaps, "steps": steps, "operation": operation}
+            qemu.check_arguments(protocol, discard, **can, order=order)
+        default = _usual_discard(host, protocol)
         discard = default if discard is None else discard
-        _check_choice("order", order, patterns.ORDERS)
-        _check_choice("operation", operation, OPERATIONS)
-        _check_choice("host", host, HOSTS)
-        _check_choice("discard", discard, DISCARDS)
-        _check_choice("wait", wait, WAITS)
+        check_choice("order", order, patterns.ORDERS)
+        check_choice("operation", operation, OPERATIONS)
+        check_choice("discard", discard, DISCARDS)
+        check_choice("wait", wait, WAITS)
         for name, value in (("touched", touched), ("thp", thp)):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {value!r}")
         check_number("repeats", repeats, 1)
         check_number("bitmaps", bitmaps, 0, MAX_BITMAPS)
         check_number("steps", steps, 1)
+        check_number("block_order", block_order, 0, qemu.LARGEST_ORDER)
+        block_order = int(block_order) if protocol == qemu.REPORTING else 0
         memory_pages = parse_pages(memory, "memory")
+        if host == "qemu":
+            check_memory(memory_pages)
         given = None
         if not isinstance(pattern, str):
             given, pattern = as_pfns(pattern, "pattern"), CUSTOM
@@ -137,6 +165,7 @@ class Case:
             host=host,
             bitmaps=int(bitmaps),
             steps=int(steps),
+            block_order=block_order,
             given=given,
         )
 
@@ -168,13 +197,31 @@ class Case:
             raise ValueError(
                 f"steps must be at most {self.balloon_pages}, one a page, got {self.steps}"
             )
-        return replace(self, start=self._make_start() if start is None else start)
+        start = self._make_start() if start is None else start
+        told = self._count_told(start) if self.protocol == qemu.REPORTING else self.balloon_pages
+        return replace(self, start=start, balloon_pages=told)
+
+    def _count_told(self, start: Buddy) -> int:
+        """Count the pages that the balloon gets: whole free blocks of `block_order`."""
+        pages = 1 << self.block_order
+        by_order = start.free_blocks()[self.block_order :]
+        free_pages = int(by_order @ (pages << np.arange(by_order.size)))
+        told = min(free_pages, self.balloon_pages // pages * pages)
+        if told == 0:
+            raise ValueError(
+                f"pattern and balloon must hold a whole block of block_order={self.block_order} "
+                f"({pages} pages, aligned) to be reported, these {self.balloon_pages} pages of "
+                f"pattern {self.pattern} hold none"
+            )
+        return told
 
     def _make_start(self) -> Buddy:
         if self.order == "as is" and self.pattern == "idle":
             return Buddy.idle(self.memory_pages)
         if self.order == "as is" and self.pattern == "aged":
             return self._aged()
+        if self.protocol == qemu.REPORTING:
+            return Buddy.joining(self.memory_pages, self._pages())
         return Buddy.holding(self.memory_pages, patterns.ordered(self._pages(), self.order))
 
     def _aged(self) -> Buddy:
@@ -197,14 +244,15 @@ class Case:
         return self.given
 
     @property
-    def memory_key(self) -> tuple[int, bool, bool]:
+    def memory_key(self) -> tuple[str, int, bool, bool]:
         """What cases that can share a mapping agree in."""
-        return self.memory_pages, self.thp, self.touched
+        return self.host, self.memory_pages, self.thp, self.touched
 
     @property
-    def pages_key(self) -> tuple[int, int, str, str]:
+    def pages_key(self) -> tuple[int, int, str, str, bool]:
         """What cases that start from the same allocator agree in."""
-        return self.memory_pages, self.balloon_pages, self.pattern, self.order
+        joined = self.protocol == qemu.REPORTING
+        return self.memory_pages, self.balloon_pages, self.pattern, self.order, joined
 
     @property
     def memory_bytes(self) -> int:
@@ -228,7 +276,7 @@ class Case:
     def label(self) -> str:
         """Name the case on one line, for progress bars."""
         state = "touched" if self.touched else "untouched"
-        guest = f"{spell(self.memory_bytes)} {state}, {self.pattern}"
+        guest = f"{self.host}, {spell(self.memory_bytes)} {state}, {self.pattern}"
         return f"{guest}: {self.operation}, {self.protocol} by {self.discard}"
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import pandas as pd
 
 from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..qemu.protocols import PAGEBLOCK_ORDER
 from ..sizes import Size
 from .case import Case, Pattern, make_case
+from .hosts import describe_hosts, operate_once
 from .progress import Progress
 from .provenance import describe_machine
-from .stages import CHECK_COLUMNS, SKIPPED_COLUMNS, empty
-from .trials import Trial, count_steps, operate_once, run_trials
+from .stages import SKIPPED_COLUMNS, check_columns, empty
+from .trials import Trial, count_steps, run_trials
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,13 @@ class Run:
         `balloonlab.lab.stages.COLUMNS`. ``time_ns`` of a repeat's rows sums to its
         wall time.
     meta : dict
-        Machine, versions, commit and UTC time.
+        Machine, versions (QEMU's too, where it was the host), commit and UTC time.
     checks : pandas.DataFrame
         One row a repeat: pages backed by the host before and after, fall of the
-        process's RSS, pages outside the balloon that lost their contents.
+        process's RSS, pages outside the balloon that lost their contents. Of repeats in
+        QEMU also `balloonlab.lab.stages.QEMU_CHECK_COLUMNS`: order of the blocks, quartiles
+        of single round trips (empty, full but passed over, their difference, real), and
+        QEMU's processor time a kick.
     skipped : pandas.DataFrame
         One row a case that a sweep could not measure, with the ``reason``; see
         `SKIPPED_COLUMNS`. Nothing in `frame` is of these cases.
@@ -53,7 +58,7 @@ class Run:
 def measure(
     memory: Size = "8GiB",
     balloon: Size | None = None,
-    protocol: str = "bitmap-v4",
+    protocol: str | None = None,
     pattern: Pattern = "idle",
     order: str = "as is",
     operation: str = "inflate",
@@ -65,6 +70,7 @@ def measure(
     wait: str = "block",
     bitmaps: int = MAX_BITMAPS,
     steps: int = 1,
+    block_order: int = PAGEBLOCK_ORDER,
     progress: bool = True,
 ) -> Run:
     """Inflate or deflate a balloon in a guest of real memory and time every stage.
@@ -72,7 +78,7 @@ def measure(
     Guest driver and host device run as two threads of compiled code; messages go
     over a split virtqueue in shared memory, and the host discards real pages of a
     private mapping with ``madvise(MADV_DONTNEED)``. One warm-up repeat is made and
-    dropped.
+    dropped. With ``host="qemu"`` the device is that of an unmodified QEMU; see Notes.
 
     Parameters
     ----------
@@ -80,8 +86,14 @@ def measure(
         RAM of the guest, bytes or a string such as ``"8GiB"``.
     balloon : int or str, optional
         Size of the balloon, 7/8 of the memory by default.
-    protocol : str
-        How pages are told: one of `balloonlab.wire.formats`.
+    protocol : str, optional
+        How pages are told: one of `balloonlab.wire.formats`, by default ``"bitmap-v4"``. In
+        QEMU ``"pfn"``, the default there, or ``"reporting"``: up to 32 free blocks a kick, a
+        descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no
+        deflation: a guest takes its pages back without a word. The pattern's pages are free
+        in the guest's allocator (``aged``: all that are), joined as far as they join; whole
+        blocks are told up to the balloon's size, and ``n_pages`` and ``balloon_bytes`` count
+        what was told.
     pattern : str or array-like of int
         Which pages: a spelling that `balloonlab.patterns.make` takes (``idle``, ``random``,
         ``huge``, ``aged``, ``every:8``, ``geometric:1.5``), or page numbers. What is drawn is
@@ -101,11 +113,11 @@ def measure(
         Whether the host may use transparent huge pages for the guest's RAM.
     repeats : int
         Measured repeats.
-    host : {"lab"}
-        The device: balloonlab's own.
+    host : {"lab", "qemu"}
+        The device: balloonlab's own, or that of ``qemu-system-x86_64`` (6.0 or later).
     discard : {"page", "range"}, optional
         How the host applies the message; by default as the protocol's hosts do:
-        ``"page"`` for ``pfn``, else ``"range"``.
+        ``"page"`` for ``pfn``, else ``"range"``. QEMU does nothing else.
     wait : {"block", "busy"}
         Whether the driver sleeps or polls until the host has answered. A driver that
         polls saves wake-ups but stays on its processor, which every ``madvise`` must
@@ -116,7 +128,11 @@ def measure(
         0 to 32. A driver short of them works in smaller windows; without a single one it
         falls back to ``pfn``. The frame's ``told_as`` and ``n_bitmaps`` say what was used.
     steps : int
-        In how many equal steps the balloon gets to its size; times and counts are sums.
+        In how many equal steps the balloon gets to its size; times and counts are sums. QEMU
+        takes one step, waits by blocking and has no bitmaps: other values are refused.
+    block_order : int
+        Under ``"reporting"`` blocks have ``2**block_order`` pages, 0 to 10. Linux reports those
+        of 9 and up (``pageblock_order``). The checks' ``block_order`` tells it.
     progress : bool
         Show a progress bar when standard error is a terminal or in a notebook.
 
@@ -135,6 +151,18 @@ def measure(
     RuntimeError
         Memory did not change as it must have, or ``bitmap-v4-posted`` crashed its guest or
         left pages out; nothing is reported then.
+    balloonlab.qemu.QemuError
+        QEMU is missing, older than 6.0, died, or answered with an error; a ``RuntimeError``.
+
+    Notes
+    -----
+    In QEMU every repeat has a process of its own: a ``microvm`` that is never run, whose
+    virtio-balloon device is driven through its registers, without a guest kernel. Messages
+    are written into the guest's memory by the same compiled code. A kick is a line of text
+    over a socket (qtest) to QEMU's main thread: a wake-up there and back, as an ioeventfd
+    has, but no exit from a guest. The used ring is looked at after every kick, the process's
+    RSS and pages before and after. Rows have ``source="qemu"``; its stages are told apart by
+    difference, as `balloonlab.lab.difference` describes.
     """
     case = Case.make(
         memory=memory,
@@ -151,6 +179,7 @@ def measure(
         wait=wait,
         bitmaps=bitmaps,
         steps=steps,
+        block_order=block_order,
     )
     return _collect([case], progress)
 
@@ -223,10 +252,11 @@ def totals(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _collect(cases: list[Case], show: bool) -> Run:
     trials = [Trial(case, operate_once) for case in cases]
+    hosts = {case.host for case in cases}
     with Progress(count_steps(trials), show) as progress:
         repeats = list(run_trials(trials, progress))
     return Run(
         pd.concat([repeat.frame for repeat in repeats], ignore_index=True),
-        describe_machine(),
-        pd.DataFrame([repeat.check for repeat in repeats], columns=CHECK_COLUMNS),
+        describe_machine() | describe_hosts(hosts),
+        pd.DataFrame([repeat.check for repeat in repeats], columns=check_columns(hosts)),
     )

@@ -1,4 +1,4 @@
-"""Numbers for prose: each with its unit and source, by a name that README, notebooks, LaTeX share."""
+"""Numbers of prose: value, unit and source, by one name in README, notebooks and LaTeX."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ class Number(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The number as prose has it: three digits, of per cents two, and the unit."""
-        digits = 2 if self.unit == "%" else 3
+        """The number as prose has it: three digits, of most per cents two, and the unit."""
+        nearly_all = 99 < self.value < 100  # "100 %" would be wrong
+        digits = 2 if self.unit == "%" and not nearly_all else 3
         whole = float(self.value).is_integer() or abs(self.value) >= 10 ** (digits - 1)
         number = f"{self.value:,.0f}" if whole else f"{self.value:.{digits}g}"
         return f"{number} {self.unit}".rstrip()

@@ -1,4 +1,4 @@
-"""The report that ``balloonlab reproduce`` prints."""
+"""The reports that the commands print."""
 
 from __future__ import annotations
 
@@ -14,7 +14,14 @@ from rich.text import Text
 from ..sizes import PAGE_BYTES, format_size
 from .bench import IDLE_TASK, LARGE_TASKS
 from .floor import PROTOCOL as FLOOR
-from .reproduction import Reproduction, median_repeat
+from .reproduction import (
+    PAPER,
+    PROTOCOLS,
+    STAGE_LABELS,
+    Reproduction,
+    lab_beside,
+    median_repeat,
+)
 
 COUNTS = ("kicks", "madvise calls")
 PAPER_STAGES = ("allocate", "send", "translate", "discard")
@@ -31,7 +38,7 @@ def _cell(row: str, value: float) -> str:
         return format_size(int(value))
     if row == "speed-up":
         return f"{value:.1f}x"
-    return f"{value:,.1f}" if value >= 99.95 else f"{value:.3g}"
+    return f"{value:,.1f}" if abs(value) >= 99.95 else f"{value:.3g}"
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
@@ -43,9 +50,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(cells, index=table.index)
 
 
-def render_table(table: pd.DataFrame) -> Table:
+def render_table(table: pd.DataFrame, what: str = "the balloon") -> Table:
     """Turn `Reproduction.table` into a table for the terminal."""
-    title = "Inflating the balloon: stages of the repeat with the median total"
+    title = f"Inflating {what}: stages of the repeat with the median total"
     view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("", no_wrap=True)
     for group, protocol in table.columns:
@@ -57,13 +64,38 @@ def render_table(table: pd.DataFrame) -> Table:
     return view
 
 
+def render_ranges(result: Reproduction) -> Table:
+    """Show how far the repeats of a run lie apart, stage by stage."""
+    title = "Least to greatest time over the repeats, ms"
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("", no_wrap=True)
+    ranges = result.ranges()
+    for source, touched, protocol in ranges.index:
+        state = "touched" if touched else "untouched"
+        view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
+    for stage in ranges.columns.unique(level=0):
+        name = STAGE_LABELS.get(stage, f"{stage}, ms")
+        ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
+        view.add_row(name, *(f"{_short(least)} to {_short(greatest)}" for least, greatest in ends))
+    return view
+
+
+def _short(time_ms: float) -> str:
+    """Write a time in few characters: to the microsecond, or three digits."""
+    if abs(time_ms) < 1:
+        return f"{time_ms:.3f}"
+    return f"{time_ms:,.0f}" if abs(time_ms) >= 99.95 else f"{time_ms:.3g}"
+
+
 def findings(result: Reproduction) -> list[str]:
-    """Say what the run showed, a sentence a line; every number is ``lab``."""
+    """Say what the run showed, a sentence a line; every number is of the run's own source."""
     arguments = result.meta["arguments"]
+    source, bulk = result.source, PROTOCOLS[result.source][1]
+    qemu = f"QEMU {result.meta['qemu']}, " if source == "qemu" else ""
     lines = [
         f"Guest of {format_size(arguments['memory_bytes'])}, balloon of "
         f"{format_size(arguments['balloon_bytes'])}, {arguments['repeats']} repeats after a "
-        f"warm-up, no huge pages; {result.meta['cpu_model']}, {result.meta['kernel']}. "
+        f"warm-up, no huge pages; {qemu}{result.meta['cpu_model']}, {result.meta['kernel']}. "
         "The paper's guest: 8 GiB, balloon of 7 GiB."
     ]
     if result.meta["scaled_down_from_bytes"]:
@@ -72,11 +104,11 @@ def findings(result: Reproduction) -> list[str]:
             "is available here, so totals do not compare with the paper's."
         )
     for touched in (False, True):
-        ratio = result.ratio("pfn", "bitmap-v4", touched)
+        ratio = result.ratio("pfn", bulk, touched)
         if ratio is not None:
             state = "touched" if touched else "untouched"
             lines.append(
-                f"lab, {state}: pfn takes {ratio:.1f} times as long as bitmap-v4; "
+                f"{source}, {state}: pfn takes {ratio:.1f} times as long as {bulk}; "
                 f"{_shares(median_repeat(result.frame, 'pfn', touched))}."
             )
     ratio = result.ratio("bitmap-v4", FLOOR, True)
@@ -100,9 +132,10 @@ def _memory_findings(result: Reproduction) -> list[str]:
         return []
     falls = [100 * c["rss_fall_bytes"] / (c["balloon_pages"] * PAGE_BYTES) for c in touched]
     lost = sum(check["lost_pages"] for check in touched)
+    kernel = "QEMU's pagemap" if result.source == "qemu" else "mincore"
     return [
-        f"lab, touched: RSS fell by {min(falls):.2f} to {max(falls):.2f} % of the "
-        f"balloon in {len(touched)} repeats; mincore finds no ballooned page backed; "
+        f"{result.source}, touched: RSS fell by {min(falls):.2f} to {max(falls):.2f} % of the "
+        f"balloon in {len(touched)} repeats; {kernel} finds no ballooned page backed; "
         f"{lost} pages outside the balloon lost their contents."
     ]
 
@@ -113,8 +146,35 @@ def render(result: Reproduction) -> Group:
         "paper: kicks, wire bytes and madvise calls follow from the format (256 PFNs a kick, "
         "one madvise a page); bitmap-v4 was not broken down."
     )
-    lines = Text("\n".join([*findings(result), note]))
-    return Group(render_table(result.table()), lines)
+    table, lines = result.table(), [*findings(result), note]
+    if result.source == "lab":
+        return Group(render_table(table), Text("\n".join(lines)))
+    lines += _qemu_notes(result)
+    by_state = [
+        render_table(table[[name for name in table if name[0] in (PAPER, *named)]], what)
+        for what, *named in (
+            ("the balloon, untouched memory", "lab, untouched", "qemu, untouched"),
+            ("the balloon, touched memory", "lab, touched", "qemu, touched"),
+        )
+    ]
+    return Group(*by_state, render_ranges(result), Text("\n".join(lines)))
+
+
+def _qemu_notes(result: Reproduction) -> list[str]:
+    """Say what a reader of QEMU's stages, and of the lab's beside them, must know."""
+    notes = [
+        "qemu: an unmodified QEMU, kicked over a socket. Its send, translate and discard are told "
+        "apart by difference (rehearsed round trips and processor time), so a stage can come out "
+        "below zero; with few repeats the range is all there is to say about chance.",
+        "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
+    ]
+    lab = lab_beside(result.frame)
+    if lab is not None:
+        notes.append(
+            f"lab: the run that comes with balloonlab ({lab.meta['utc_time'][:10]}, "
+            f"{lab.meta['cpu_model']}, {lab.meta['kernel']})."
+        )
+    return notes
 
 
 def render_fuzz(rows: pd.DataFrame) -> Table:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from ..qemu.protocols import PAGEBLOCK_ORDER
 from ..sizes import GIB, PAGE_BYTES, Size, format_size, parse_pages
-from .case import Case
+from .case import DEFAULT_PROTOCOLS, Case, check_choice
 from .floor import PROTOCOL as FLOOR
 from .floor import floor
+from .hosts import describe_hosts, operate_once
 from .progress import Progress
 from .provenance import describe_machine
 from .published import published
 from .resources import available_bytes, largest_guest
-from .stages import COLUMNS
+from .shipped import shipped
+from .stages import COLUMNS, STAGES
 from .store import Store, load
-from .trials import Repeat, Trial, check_facilities, count_steps, operate_once, run_trials
+from .trials import Repeat, Trial, check_facilities, count_steps, run_trials
 
 DEFAULT_MEMORY = 8 * GIB
 
@@ -31,7 +35,9 @@ STAGE_LABELS = {
     "remainder": "remainder, ms",
 }
 
-GROUPS = ("paper, idle", "lab, untouched", "lab, touched")
+PAPER = "paper, idle"
+PROTOCOLS = {"lab": ("pfn", "bitmap-v4", FLOOR), "qemu": ("pfn", "reporting")}
+"""What is compared on each host: page by page, in bulk, and in the lab the floor."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,13 @@ class Reproduction:
         run = load(folder)
         return cls(run.frame, run.meta, Path(folder))
 
+    @property
+    def source(self) -> str:
+        """Where the run was measured: ``"lab"`` or ``"qemu"``."""
+        return str(self.meta["arguments"].get("host", "lab"))
+
     def table(self) -> pd.DataFrame:
-        """Put paper and machine side by side.
+        """Put paper and machine side by side; beside a run in QEMU the shipped one of the lab, too.
 
         Returns
         -------
@@ -69,13 +80,11 @@ class Reproduction:
             source. Of each case the repeat with the median total is shown, so that
             its stages sum to its total. NaN where nothing was published.
         """
-        columns = {("paper, idle", name): _paper_column(name) for name in ("pfn", "bitmap-v4")}
-        for touched in (False, True):
-            for protocol in ("pfn", "bitmap-v4", FLOOR):
-                repeat = median_repeat(self.frame, protocol, touched)
-                if len(repeat):
-                    group = GROUPS[2] if touched else GROUPS[1]
-                    columns[group, protocol] = _lab_column(repeat)
+        columns = {(PAPER, name): _paper_column(name) for name in ("pfn", "bitmap-v4")}
+        beside = lab_beside(self.frame) if self.source == "qemu" else None
+        for run in filter(None, (beside, self)):
+            for group, protocol, repeat in measured_cases(run.frame, run.source):
+                columns[group, protocol] = _measured_column(repeat)
         table = pd.DataFrame(columns)
         legacy = table.loc["total, ms"].xs("pfn", level=1)
         for group, protocol in table.columns:
@@ -83,6 +92,23 @@ class Reproduction:
             if group in legacy.index:
                 table.loc["speed-up", (group, protocol)] = legacy[group] / total
         return table
+
+    def ranges(self) -> pd.DataFrame:
+        """Give the least and the greatest time of each stage over the repeats, in ms.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a case (source, touched, protocol); columns (stage, ``least`` or
+            ``greatest``), ``total`` last.
+        """
+        case = ["source", "touched", "protocol"]
+        table = self.frame.pivot_table(
+            index=[*case, "repeat"], columns="stage", values="time_ns", aggfunc="sum", sort=False
+        )
+        table = table[[stage for stage in STAGES if stage in table]] / 1e6
+        by_case = table.assign(total=table.sum(axis=1)).groupby(level=case, sort=False)
+        return by_case.agg([("least", "min"), ("greatest", "max")])
 
     def ratio(self, protocol: str, over: str, touched: bool) -> float | None:
         """Divide the totals of two protocols, each of the repeat that `table` shows.
@@ -106,7 +132,7 @@ def _paper_column(protocol: str) -> dict[str, float]:
     return column | _sums(rows["time_ms"].sum(), first)
 
 
-def _lab_column(repeat: pd.DataFrame) -> dict[str, float]:
+def _measured_column(repeat: pd.DataFrame) -> dict[str, float]:
     stages = repeat.groupby("stage")["time_ns"].sum() / 1e6
     column = {STAGE_LABELS[str(stage)]: float(time_ms) for stage, time_ms in stages.items()}
     return column | _sums(stages.sum(), repeat.iloc[0])
@@ -122,14 +148,48 @@ def _sums(total_ms: float, row: pd.Series) -> dict[str, float]:
     }
 
 
-def _rows(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
-    """Rows of one case of a reproduction; refuses a frame in which there are several."""
+def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Go through the cases of a reproduction: source and memory, protocol, the median repeat.
+
+    Raises
+    ------
+    ValueError
+        `frame` is no tidy frame, or was not measured there.
+    """
+    _check_frame(frame)
+    rows = frame[frame["source"] == source]
+    if rows.empty:
+        sources = ", ".join(frame["source"].unique())
+        raise ValueError(f"frame must hold cases of source {source!r}, got only those of {sources}")
+    for touched, state in ((False, "untouched"), (True, "touched")):
+        for protocol in PROTOCOLS[source]:
+            repeat = median_repeat(rows, protocol, touched)
+            if len(repeat):
+                yield f"{source}, {state}", protocol, repeat
+
+
+def lab_beside(frame: pd.DataFrame) -> Reproduction | None:
+    """Load the lab's run that comes with balloonlab, where it is of the same sizes as a frame."""
+    try:
+        lab = Reproduction.load(shipped("headline"))
+    except (FileNotFoundError, ValueError):  # none, or of an older balloonlab
+        return None
+    sizes = ["memory_bytes", "balloon_bytes"]
+    return lab if (lab.frame[sizes].iloc[0] == frame[sizes].iloc[0]).all() else None
+
+
+def _check_frame(frame: pd.DataFrame) -> None:
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing or frame.empty:
         raise ValueError(
             "frame must be the frame of a reproduction or a measurement, got "
             + (f"one without {', '.join(missing)}" if missing else "no rows")
         )
+
+
+def _rows(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
+    """Rows of one case of a reproduction; refuses a frame in which there are several."""
+    _check_frame(frame)
     rows = frame[(frame["protocol"] == protocol) & (frame["touched"] == touched)]
     n_cases = len(rows["run_id"].unique())
     if n_cases > 1:
@@ -159,16 +219,21 @@ def measure_headline(
     repeats: int = 3,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    host: str = "lab",
 ) -> Reproduction:
     """Measure the cases of the headline; see `balloonlab.reproduce`, which also draws them."""
-    check_facilities()
+    check_choice("host", host, tuple(DEFAULT_PROTOCOLS))
+    check_facilities(host)
     memory_bytes, scaled = _choose_memory(memory)
     if balloon is None:
-        balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES
-    plan = _plan(memory_bytes, balloon, repeats)
-    meta = describe_machine() | {
+        unit = PAGE_BYTES << PAGEBLOCK_ORDER if host == "qemu" else PAGE_BYTES
+        balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES // unit * unit
+    plan = _plan(memory_bytes, balloon, repeats, host)
+    meta = describe_machine() | describe_hosts([host])
+    meta |= {
         "command": "reproduce",
         "arguments": {
+            "host": host,
             "memory_bytes": memory_bytes,
             "balloon_bytes": plan[0].case.balloon_bytes,
             "repeats": repeats,
@@ -200,16 +265,16 @@ def measure_headline(
     return result
 
 
-def _plan(memory: Size, balloon: Size, repeats: int) -> list[Trial]:
-    """List the trials: both protocols, untouched and touched, and the floor."""
+def _plan(memory: Size, balloon: Size, repeats: int, host: str) -> list[Trial]:
+    """List the trials: both protocols, untouched and touched, and in the lab the floor."""
+    common = {"memory": memory, "balloon": balloon, "repeats": repeats, "host": host}
     cases = [
-        Case.make(
-            memory=memory, balloon=balloon, protocol=protocol, touched=touched, repeats=repeats
-        )
+        Case.make(**common, protocol=protocol, touched=touched)
         for touched in (False, True)
-        for protocol in ("pfn", "bitmap-v4")
+        for protocol in PROTOCOLS[host][:2]
     ]
-    return [*(Trial(case, operate_once) for case in cases), floor(cases[-1])]
+    floors = [floor(cases[-1])] if FLOOR in PROTOCOLS[host] else []
+    return [*(Trial(case, operate_once) for case in cases), *floors]
 
 
 def _choose_memory(memory: Size | None) -> tuple[int, bool]:

@@ -149,29 +149,38 @@ def _sizes() -> Named:
             for protocol, ms in totals.items():
                 ns = 1e6 * ms / pages
                 name = f"{prefix}{SHORT[protocol]}"
-                yield f"{name}_least_ns", _lab("sizes", ns.min(), "ns", means, f"a page, {protocol}")
+                yield (
+                    f"{name}_least_ns",
+                    _lab("sizes", ns.min(), "ns", means, f"a page, {protocol}"),
+                )
                 yield f"{name}_most_ns", _lab("sizes", ns.max(), "ns", means, f"a page, {protocol}")
                 power = np.polyfit(np.log(pages), np.log(ms), 1)[0]
-                yield f"{name}_power", _lab("sizes", power, "", means, f"time ~ memory^, {protocol}")
+                yield (
+                    f"{name}_power",
+                    _lab("sizes", power, "", means, f"time ~ memory^, {protocol}"),
+                )
             ratios = totals["pfn"] / totals["bitmap-v4"]
             for size, ratio in zip(memories, ratios, strict=True):
                 name = f"{prefix}{size // GIB}gib_ratio"
-                yield name, _lab("sizes", ratio, "times", means, f"pfn over bitmap-v4, {size // GIB} GiB")
+                yield (
+                    name,
+                    _lab("sizes", ratio, "times", means, f"pfn over bitmap-v4, {size // GIB} GiB"),
+                )
 
 
 def _runs() -> Named:
     frame = load(shipped("runs")).frame
-    for pattern in frame["pattern"].unique():
-        mean = pattern.partition(":")[2]
-        yield from _pair("runs", frame, f"runs_{mean}", pattern=pattern)
+    for mean in sorted(int(pattern.partition(":")[2]) for pattern in frame["pattern"].unique()):
+        yield from _pair("runs", frame, f"runs_{mean}", pattern=f"geometric:{mean}")
 
 
 def _density() -> Named:
     frame = load(shipped("density")).frame
-    for size in frame["balloon_bytes"].unique():
+    for size in sorted(frame["balloon_bytes"].unique()):
         case = frame[frame["balloon_bytes"] == size]
         percent = round(100 * size / case["memory_bytes"].iloc[0])
-        yield from _pair("density", case, f"density_{percent}", pattern="random")
+        name = f"density_{percent}"
+        yield from _pair("density", case, name, pattern="random", balloon_bytes=size)
 
 
 def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Named:
@@ -188,7 +197,7 @@ def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Named:
 
 def _grid() -> Named:
     frame = load(shipped("patterns")).frame
-    for pattern in frame["pattern"].unique():
+    for pattern in sorted(frame["pattern"].unique()):
         for touched, state in STATES.items():
             case = {"pattern": pattern, "touched": touched}
             name = f"grid_{pattern.replace(':', '_')}_{state}"

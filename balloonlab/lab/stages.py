@@ -31,6 +31,14 @@ CHECK_COLUMNS = [
 ]
 """One row a repeat: what memory looked like around it."""
 
+QEMU_CHECK_COLUMNS = [
+    *("block_order", "empty_q1_ns", "empty_q2_ns", "empty_q3_ns"),
+    *("skipped_q1_ns", "skipped_q2_ns", "skipped_q3_ns"),
+    *("translate_q1_ns", "translate_q2_ns", "translate_q3_ns"),
+    *("real_q1_ns", "real_q2_ns", "real_q3_ns", "skipped_cpu_ns", "real_cpu_ns"),
+]
+"""What repeats at QEMU's device tell besides; see `balloonlab.lab.difference`."""
+
 SKIPPED_COLUMNS = [
     *("run_id", "source", "protocol", "discard", "pattern", "order", "operation", "touched"),
     *("thp", "wait", "steps", "bitmaps", "memory_bytes", "balloon_bytes", "outcome", "reason"),
@@ -50,6 +58,11 @@ STAGES = ("allocate", "release", "send", "translate", "discard", "remainder")
 the wall time is in none of them."""
 
 
+def check_columns(hosts: Iterable[str]) -> list[str]:
+    """List the columns of the checks of cases on these hosts."""
+    return CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in hosts else [])
+
+
 def empty(columns: Iterable[str]) -> pd.DataFrame:
     """Make a table without rows, its columns of the right types."""
     return pd.DataFrame({name: pd.Series(dtype=DTYPES[name]) for name in columns})
@@ -61,7 +74,8 @@ def stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True)
 
 
-def _sums(log: clock.Log) -> npt.NDArray[np.int64]:
+def sum_intervals(log: clock.Log) -> npt.NDArray[np.int64]:
+    """Sum up a log: ns by kind of interval (`balloonlab.kernels.clock`)."""
     length = int(log.length[0])
     if length > log.rows.shape[0]:
         raise RuntimeError(
@@ -96,7 +110,7 @@ def stage_times(
     dict
         (stage, part) to ns; the values sum to `wall_ns`.
     """
-    own, device = _sums(guest), _sums(host)
+    own, device = sum_intervals(guest), sum_intervals(host)
     served = int(device.sum())
     stage, interval = ("allocate", clock.ALLOCATE)
     if operation == "deflate":

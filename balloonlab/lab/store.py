@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import StringIO
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from .measure import Run
-from .stages import CHECK_COLUMNS, COLUMNS, DTYPES, SKIPPED_COLUMNS, empty, stack
+from .stages import COLUMNS, DTYPES, SKIPPED_COLUMNS, check_columns, empty, stack
 
 TIMINGS, META, CHECKS, SKIPPED = "timings.csv", "meta.json", "checks.csv", "skipped.csv"
 FIGURE = "headline"
@@ -32,8 +33,8 @@ MACHINE = ("cpu_model", "cpu_count", "machine", "kernel", "thp", "compiled", "co
 VERSIONS = ("balloonlab", "numba", "llvmlite", "numpy")
 """What runs must agree in to stand in one frame: the processor, the kernel that discards, its
 huge page setting, and the code that is timed, of which the commit says more than the version.
-Python and pandas do not run while time is taken, and how much memory there is decides what
-fits, not how long it takes."""
+Runs in QEMU must agree in its version, too. Python and pandas do not run while time is taken, and
+how much memory there is decides what fits, not how long it takes."""
 
 
 class Store:
@@ -179,11 +180,12 @@ def check_alike(runs: Mapping[str, dict[str, Any]], remedy: str) -> None:
     ValueError
         Naming all that differs between two of them.
     """
-    (first, one), *others = runs.items()
-    for second, other in others:
+    for (first, one), (second, other) in combinations(runs.items(), 2):
         pairs = [(name, one.get(name), other.get(name)) for name in MACHINE]
         versions = one.get("versions", {}), other.get("versions", {})
         pairs += [(name, *(numbers.get(name) for numbers in versions)) for name in VERSIONS]
+        if "qemu" in one and "qemu" in other:
+            pairs.append(("qemu", one["qemu"], other["qemu"]))
         unlike = [f"{name} ({a}, {b})" for name, a, b in pairs if a != b]
         if unlike:
             raise ValueError(
@@ -280,9 +282,10 @@ def pool(folders: Iterable[str | os.PathLike[str]]) -> Run:
 def _read_run(folder: Path, meta: dict[str, Any]) -> Run:
     """Read what is whole: repeats whose check is there, too."""
     frame = _read(folder / TIMINGS, COLUMNS)
-    checks = _read(folder / CHECKS, CHECK_COLUMNS)
+    columns = check_columns([meta.get("arguments", {}).get("host", "lab")])
+    checks = _read(folder / CHECKS, columns)
     if "checks" in meta:
-        checks = pd.DataFrame(meta["checks"], columns=CHECK_COLUMNS)
+        checks = pd.DataFrame(meta["checks"], columns=columns)
     whole = set(zip(checks["run_id"], checks["repeat"], strict=True))
     rows = zip(frame["run_id"], frame["repeat"], strict=True)
     frame = frame.loc[[row in whole for row in rows]].reset_index(drop=True)

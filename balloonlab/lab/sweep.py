@@ -15,15 +15,17 @@ import pandas as pd
 
 from ..host import GuestRam
 from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..qemu.protocols import PAGEBLOCK_ORDER
 from ..sizes import PAGE_BYTES, Size, parse_pages
-from .case import Case, Pattern, check_number
+from .case import DEFAULT_PROTOCOLS, Case, Pattern, check_number
+from .hosts import describe_hosts, operate_once
 from .measure import Run
 from .progress import Progress
 from .provenance import describe_machine
 from .resources import check_available
-from .stages import CHECK_COLUMNS, COLUMNS, SKIPPED_COLUMNS, describe, empty, stack
+from .stages import COLUMNS, SKIPPED_COLUMNS, check_columns, describe, empty, stack
 from .store import CHECKS, SKIPPED, Store, load
-from .trials import WARM_UP, Repeat, Trial, check_facilities, operate_once, take_turn
+from .trials import WARM_UP, Repeat, Trial, check_facilities, shared_ram, take_turn
 
 Rows: TypeAlias = dict[str, Any]
 
@@ -31,7 +33,7 @@ Rows: TypeAlias = dict[str, Any]
 def sweep(
     memory: Size | Sequence[Size] = "8GiB",
     balloon: Size | float | Sequence[Size | float | None] | None = None,
-    protocol: str | Sequence[str] = "bitmap-v4",
+    protocol: str | Sequence[str] | None = None,
     pattern: Pattern | Sequence[Pattern] = "idle",
     order: str | Sequence[str] = "as is",
     operation: str | Sequence[str] = "inflate",
@@ -41,6 +43,8 @@ def sweep(
     wait: str | Sequence[str] = "block",
     bitmaps: int | Sequence[int] = MAX_BITMAPS,
     steps: int | Sequence[int] = 1,
+    block_order: int | Sequence[int] = PAGEBLOCK_ORDER,
+    host: str = "lab",
     repeats: int = 5,
     out: str | os.PathLike[str] | None = None,
     seed: int = 0,
@@ -59,7 +63,7 @@ def sweep(
 
     Parameters
     ----------
-    memory, protocol, operation, touched, thp, discard, wait, bitmaps, steps
+    memory, protocol, operation, touched, thp, discard, wait, bitmaps, steps, block_order
         As in `balloonlab.measure`, or lists of it. ``discard=None`` stands for the default
         of each protocol.
     balloon : int, str or float, or a list of them, optional
@@ -68,6 +72,8 @@ def sweep(
     pattern, order : str or array-like, or a list of them
         As in `balloonlab.measure`. Page numbers must come as an array, since a list is
         one of patterns, and only one array at a time: two would have the same name in the frame.
+    host : {"lab", "qemu"}
+        As in `balloonlab.measure`; of all cases.
     repeats : int
         Measured repeats of each case, after a warm-up.
     out : path-like, optional
@@ -92,6 +98,8 @@ def sweep(
         or other arguments (times of unlike machines are never put together).
     NotImplementedError
         The platform lacks what measuring needs; the message lists it.
+    balloonlab.qemu.QemuError
+        QEMU is missing or too old. A case in which it dies fails, as any other.
     KeyboardInterrupt
         Ctrl-C; everything finished is in `out`.
 
@@ -128,12 +136,11 @@ def sweep(
     ...                touched=[True, False], out="sizes")            # doctest: +SKIP
     >>> bl.lab.totals(run.frame)                                      # doctest: +SKIP
     """
-    check_facilities()
     check_number("seed", seed, 0)
     axes = {
         "memory": _values(memory),
         "balloon": _values(balloon),
-        "protocol": _values(protocol),
+        "protocol": _values(DEFAULT_PROTOCOLS.get(host) if protocol is None else protocol),
         "pattern": _values(pattern),
         "order": _values(order),
         "operation": _values(operation),
@@ -143,20 +150,21 @@ def sweep(
         "wait": _values(wait),
         "bitmaps": _values(bitmaps),
         "steps": _values(steps),
+        "block_order": _values(block_order),
     }
-    cases = _plan(axes, repeats)
-    machine = describe_machine()
+    cases = _plan(axes, host, repeats)
+    check_facilities(host)
+    machine = describe_machine() | describe_hosts([host])
     meta = machine | {
         "command": "sweep",
-        "arguments": _spelled(axes) | {"repeats": repeats, "seed": seed},
+        "arguments": _spelled(axes) | {"host": host, "repeats": repeats, "seed": seed},
         "sweep_id": uuid.uuid4().hex,
         "sessions": [machine],
         "finished": False,
     }
     if out is None:
-        return _measure(
-            cases, seed, Run(empty(COLUMNS), meta, empty(CHECK_COLUMNS)), None, progress
-        )
+        nothing = Run(empty(COLUMNS), meta, empty(check_columns([host])))
+        return _measure(cases, seed, nothing, None, progress)
     store = Store(out)
     with store.locked():
         return _measure(cases, seed, store.take_up(meta), store, progress)
@@ -166,7 +174,7 @@ def _values(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _plan(axes: dict[str, list[Any]], repeats: int) -> list[Case]:
+def _plan(axes: dict[str, list[Any]], host: str, repeats: int) -> list[Case]:
     """List the cases of the grid, equal ones once; no pages are made."""
     for name, values in axes.items():
         if not values:
@@ -188,7 +196,7 @@ def _plan(axes: dict[str, list[Any]], repeats: int) -> list[Case]:
         balloon = arguments.pop("balloon")
         if isinstance(balloon, float):
             balloon = _share(balloon, arguments["memory"])
-        cases.append(Case.plan(**arguments, balloon=balloon, repeats=repeats))
+        cases.append(Case.plan(**arguments, balloon=balloon, host=host, repeats=repeats))
     return list(dict.fromkeys(cases))
 
 
@@ -224,7 +232,8 @@ def _digest(content: bytes) -> str:
 
 def _run_id(case: Case, sweep_id: str) -> str:
     """Name a case of a sweep, the same in every session."""
-    return _digest(json.dumps([sweep_id, describe(case, ""), case.bitmaps]).encode())
+    unnamed = [case.bitmaps, case.block_order]  # not in the frame
+    return _digest(json.dumps([sweep_id, describe(case, ""), *unnamed]).encode())
 
 
 def _measure(cases: list[Case], seed: int, run: Run, store: Store | None, show: bool) -> Run:
@@ -240,7 +249,7 @@ def _measure(cases: list[Case], seed: int, run: Run, store: Store | None, show: 
         for outcome in _outcomes(missing, ids, np.random.default_rng(seed), bar):
             if isinstance(outcome, Repeat):
                 frames.append(outcome.frame)
-                checks.append(pd.DataFrame([outcome.check], columns=CHECK_COLUMNS))
+                checks.append(pd.DataFrame([outcome.check], columns=run.checks.columns))
                 if store:
                     store.append(frames[-1])
                     store.append(checks[-1], CHECKS)
@@ -260,10 +269,9 @@ def _outcomes(
 ) -> Iterator[Repeat | Rows]:
     """Measure the missing repeats, one kind of memory after the other; see `sweep`."""
     for kind in _shuffled_groups(missing, "memory_key", rng):
-        memory_pages, thp, touched = kind[0].memory_key
         try:
-            check_available(memory_pages * PAGE_BYTES, touched)
-            ram = GuestRam(memory_pages, thp)
+            check_available(kind[0].memory_bytes, kind[0].touched)
+            ram = shared_ram(kind[0])
         except (MemoryError, ValueError) as error:
             for case in kind:
                 yield _left_out(case, ids[case], error)
@@ -276,11 +284,11 @@ def _outcomes(
 def _take_turns(
     missing: dict[Case, list[int]],
     ids: dict[Case, str],
-    ram: GuestRam,
+    ram: GuestRam | None,
     rng: np.random.Generator,
     bar: Progress,
 ) -> Iterator[Repeat | Rows]:
-    """Make round after round of the cases on one mapping, each warmed up before its first."""
+    """Make round after round of cases on one kind of memory, each warmed up before its first."""
     left = {case: list(numbers) for case, numbers in missing.items()}
     for number in range(max(case.repeats for case in left)):
         for neighbours in _shuffled_groups(left, "pages_key", rng):

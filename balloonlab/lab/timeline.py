@@ -52,6 +52,10 @@ def timeline(**arguments: Any) -> pd.DataFrame:
     """
     arguments.pop("progress", None)
     case = make_case(arguments)
+    if case.host != "lab":
+        raise ValueError(
+            f"host must be 'lab' for a timeline, got {case.host!r}: an unmodified QEMU logs nothing"
+        )
     check_facilities()
     ram = GuestRam(case.memory_pages, case.thp)
     for _ in range(2):

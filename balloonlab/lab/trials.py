@@ -1,10 +1,11 @@
-"""Trials: the same memory, the cases in turns, repeat by repeat."""
+"""Trials: the same memory, the cases in turns, repeat by repeat; each in the lab, or in QEMU."""
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -17,9 +18,10 @@ import psutil
 from .. import wire
 from ..guest import Operation
 from ..host import BalloonDevice, GuestRam
-from ..host.ram import missing_facilities
+from ..host.ram import check_thp, missing_facilities
 from ..kernels.clock import Log
 from ..kernels.faults import DESCRIPTIONS, REPEATED
+from ..qemu import QemuProcess, find
 from .case import Case
 from .machine import machine
 from .progress import Progress
@@ -38,10 +40,10 @@ class Repeat:
 
 
 class Trial(NamedTuple):
-    """A case, and what is done once a repeat."""
+    """A case, and what is done once a repeat: with the lab's RAM, or with a QEMU process."""
 
     case: Case
-    once: Callable[[Case, GuestRam, str, int], Repeat]
+    once: Callable[[Case, Any, str, int], Repeat]
 
 
 def count_steps(trials: list[Trial]) -> int:
@@ -49,23 +51,42 @@ def count_steps(trials: list[Trial]) -> int:
     return sum(trial.case.repeats + 1 for trial in trials)
 
 
-def _memory_of(trial: Trial) -> tuple[int, bool, bool]:
+def _memory_of(trial: Trial) -> tuple[str, int, bool, bool]:
     return trial.case.memory_key
 
 
-def check_facilities() -> None:
+def check_facilities(host: str = "lab") -> None:
     """Refuse to measure where the platform cannot.
 
     Raises
     ------
     NotImplementedError
         Naming what is missing.
+    QemuError
+        QEMU is missing or too old.
     """
     missing = missing_facilities()
     if missing:
         raise NotImplementedError(
             f"measuring needs {', '.join(missing)}, missing here; everything except measuring works"
         )
+    if host == "qemu":
+        find()
+
+
+def shared_ram(case: Case) -> GuestRam | None:
+    """Map the RAM that cases of one kind share; a QEMU has its own, anew for each repeat.
+
+    Raises
+    ------
+    MemoryError, ValueError
+        As `balloonlab.host.GuestRam`.
+    """
+    if case.host == "lab":
+        return GuestRam(case.memory_pages, case.thp)
+    if case.thp:
+        check_thp()
+    return None
 
 
 def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
@@ -74,12 +95,12 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
     Trials on the same kind of memory share one mapping and take turns, so that a
     drifting machine and the history of its memory are the same for all of them.
     """
-    check_facilities()
+    for host in {trial.case.host for trial in trials}:
+        check_facilities(host)
     ids = {id(trial): uuid.uuid4().hex[:12] for trial in trials}
     for _, group in groupby(sorted(trials, key=_memory_of), _memory_of):
         together = list(group)
-        first = together[0].case
-        ram = GuestRam(first.memory_pages, first.thp)
+        ram = shared_ram(together[0].case)
         for number in range(WARM_UP, max(trial.case.repeats for trial in together)):
             for trial in together:
                 if number < trial.case.repeats:
@@ -89,17 +110,26 @@ def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
         del ram
 
 
-def take_turn(trial: Trial, ram: GuestRam, run_id: str, number: int, progress: Progress) -> Repeat:
-    """Bring memory into the state that the case asks for, and run it once."""
+def take_turn(
+    trial: Trial, ram: GuestRam | None, run_id: str, number: int, progress: Progress
+) -> Repeat:
+    """Bring memory into the state that the case asks for, and run it once.
+
+    Without shared RAM in a QEMU of its own: memory that has lost its huge pages once does
+    not get them back at the next touch, so a second repeat in it would be another measurement.
+    """
     case = trial.case
     name = "warm-up" if number == WARM_UP else f"repeat {number + 1} of {case.repeats}"
     progress.describe(f"{case.label()}: {name}")
-    if case.touched:
-        if case.thp:
-            ram.renew()
-        with progress.bytes("touching memory", case.memory_bytes) as advance:
-            ram.touch(advance)
-    repeat = trial.once(case, ram, run_id, number)
+    if ram is not None and case.touched and case.thp:
+        ram.renew()
+    own: AbstractContextManager[GuestRam | QemuProcess]
+    own = nullcontext(ram) if ram is not None else QemuProcess(case.memory_pages, case.thp)
+    with own as guest:
+        if case.touched:
+            with progress.bytes("touching memory", case.memory_bytes) as advance:
+                guest.touch(advance)
+        repeat = trial.once(case, guest, run_id, number)
     progress.advance()
     return repeat
 
@@ -113,7 +143,7 @@ class Operated(NamedTuple):
     rss_fall_bytes: int
 
 
-def operate_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
+def operate_in_lab(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
     before = check_before(case, ram)
     done = operate(case, ram)

@@ -76,6 +76,21 @@ class Buddy:
         kernels.free_pages_in_order(buddy.blocks, pages)
         return buddy
 
+    @classmethod
+    def joining(cls, memory_pages: int, pfns: npt.ArrayLike) -> Buddy:
+        """Make an allocator whose free memory is exactly `pfns`, in the largest blocks they make.
+
+        Raises
+        ------
+        ValueError
+            A page is not the guest's RAM or comes twice.
+        """
+        pages = as_pfns(pfns)
+        check_in_ram(pages, memory_pages)
+        buddy = cls(memory_pages)
+        kernels.free_blocks(buddy.blocks, 0, pages)
+        return buddy
+
     def take(self, n_pages: int) -> npt.NDArray[np.uint64]:
         """Take single pages; fewer than `n_pages` where memory runs out."""
         pages = np.zeros(n_pages, np.uint64)

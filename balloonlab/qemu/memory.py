@@ -1,0 +1,116 @@
+"""What the host holds of a QEMU guest's RAM: told by the kernel, read from ``/proc``."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from ..layout import HIGH_RAM_START, LOW_RAM_END
+from ..sizes import MIB, PAGE_BYTES
+from .qtest import QemuError
+
+FIRMWARE = slice(0xE0, 0x100)
+"""Pages of guest RAM over which a PC's firmware stands (16 of them, or 32). They can be told;
+what QEMU then discards is the firmware's memory, and what lies behind it nobody ever sees."""
+
+_PRESENT = np.uint64(1 << 63)
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p 0+ 00:00 0\s*$")
+_STEP_PAGES = 16 * MIB // PAGE_BYTES
+
+
+def page_index(pfns: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Turn page numbers of RAM into positions in QEMU's memory backend, in pages."""
+    pages = pfns.astype(np.int64)
+    return np.where(pages < LOW_RAM_END, pages, pages - HIGH_RAM_START + LOW_RAM_END)
+
+
+class HostView:
+    """The mapping of a guest's RAM in QEMU's process.
+
+    Parameters
+    ----------
+    pid : int
+        A child of this process, so that it may be looked into.
+    memory_pages : int
+        The guest's RAM; QEMU's only anonymous mapping of that size.
+
+    Raises
+    ------
+    QemuError
+        There is not exactly one such mapping, or the process is gone.
+    """
+
+    def __init__(self, pid: int, memory_pages: int) -> None:
+        self._folder = Path(f"/proc/{pid}")
+        self.memory_pages = memory_pages
+        found = []
+        for line in self._read("maps").splitlines():
+            if match := _MAPPING.match(line):
+                start, end = int(match[1], 16), int(match[2], 16)
+                if end - start == memory_pages * PAGE_BYTES:
+                    found.append(start)
+        if len(found) != 1:
+            raise QemuError(
+                f"QEMU has {len(found)} anonymous mappings of {memory_pages * PAGE_BYTES} bytes "
+                "where guest RAM should be the only one: choose another memory="
+            )
+        self.start = found[0]
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self._folder / name).read_text()
+        except OSError as error:
+            raise QemuError(f"QEMU's {self._folder / name} cannot be read: {error}") from None
+
+    def _read_at(self, name: str, offset: int, n_bytes: int) -> bytes:
+        try:
+            with (self._folder / name).open("rb", buffering=0) as file:
+                data = os.pread(file.fileno(), n_bytes, offset)
+        except OSError as error:
+            raise QemuError(f"QEMU's {self._folder / name} cannot be read: {error}") from None
+        if len(data) < n_bytes:
+            raise QemuError(f"QEMU's {self._folder / name} ends early: its process is gone")
+        return data
+
+    def rss_bytes(self) -> int:
+        """Tell the process's resident memory; its own heap is trimmed now and then."""
+        try:
+            return int(psutil.Process(int(self._folder.name)).memory_info().rss)
+        except psutil.Error as error:
+            raise QemuError(f"QEMU's process is gone: {error}") from None
+
+    def resident(self) -> npt.NDArray[np.bool_]:
+        """Tell which pages of RAM the host backs (``/proc/PID/pagemap``), in backend order."""
+        data = self._read_at("pagemap", self.start // PAGE_BYTES * 8, 8 * self.memory_pages)
+        return np.frombuffer(data, np.uint64) & _PRESENT != 0
+
+    def huge_bytes(self) -> int:
+        """Tell how much of RAM stands on transparent huge pages (``/proc/PID/smaps``)."""
+        inside = False
+        for line in self._read("smaps").splitlines():
+            if " rw-p " in line:
+                inside = line.startswith(f"{self.start:x}-")
+            elif inside and line.startswith("AnonHugePages:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    def count_other(self, pages: npt.NDArray[np.bool_], value: int) -> int:
+        """Count those of `pages` (a flag for each) that hold any byte other than `value`.
+
+        Read from ``/proc/PID/mem``: a page that is not backed becomes so, as the zero page.
+        """
+        other = 0
+        for first in range(0, self.memory_pages, _STEP_PAGES):
+            wanted = pages[first : first + _STEP_PAGES]
+            if not wanted.any():
+                continue
+            offset = self.start + first * PAGE_BYTES
+            data = np.frombuffer(self._read_at("mem", offset, wanted.size * PAGE_BYTES), np.uint8)
+            differs = (data.reshape(-1, PAGE_BYTES) != value).any(axis=1)
+            other += int(np.count_nonzero(differs & wanted))
+        return other

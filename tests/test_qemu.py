@@ -1,0 +1,332 @@
+"""An unmodified QEMU's balloon device: its memory really goes away, its failures are told."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import balloonlab as bl
+from balloonlab.cli import app
+from balloonlab.kernels import qtest as kernels
+from balloonlab.kernels import vring
+from balloonlab.kernels.clock import Log
+from balloonlab.pages import Buddy
+from balloonlab.qemu import (
+    FILL,
+    FIRMWARE,
+    HostView,
+    QemuBalloon,
+    QemuError,
+    QemuProcess,
+    page_index,
+    transport,
+)
+from balloonlab.qemu.qtest import Qtest
+from balloonlab.queue import QUEUE_BYTES, Virtqueue
+from balloonlab.sizes import GIB, MIB
+
+from . import naive
+from .qemu import children, measure, needs_qemu
+
+PAGES = 64 * MIB // 4096
+OWN_BYTES = 8 * MIB  # by which QEMU's own heap may change meanwhile: it is trimmed now and then
+
+
+@pytest.fixture
+def qemu():
+    with QemuProcess(PAGES, thp=False) as process:
+        yield process
+    assert not psutil.pid_exists(process.pid)
+
+
+def outside_firmware():
+    pages = np.ones(PAGES, bool)
+    pages[FIRMWARE] = False
+    return pages
+
+
+# The kernels, against a peer that plays QEMU's side
+
+
+def queue_and_link(fd, block_bytes=0):
+    area = np.zeros(QUEUE_BYTES, np.uint8)
+    queue = Virtqueue(area)
+    link = kernels.Link(
+        fd=fd,
+        request=np.frombuffer(b"writel 0x10 0x1\n", np.uint8).copy(),
+        reply=np.zeros(64, np.uint8),
+        pfns=np.zeros(256, np.uint32),
+        gpa=0x5000,
+        block_bytes=block_bytes,
+    )
+    return queue, link
+
+
+@given(
+    st.lists(st.integers(0, (1 << 32) - 1), max_size=32),
+    st.sampled_from([0, 4096, 2 * MIB, 4 * MIB - 1]),
+)
+def test_a_message_is_what_its_twin_writes(firsts, block_bytes):
+    queue, link = queue_and_link(-1, block_bytes)
+    with queue:
+        n_bytes = kernels.write_message(np.array(firsts, np.uint64), queue.ring, link)
+        expected, told = naive.qemu_message(firsts, block_bytes, link.gpa)
+        assert n_bytes == told
+        written = queue.ring.desc[: len(expected)]
+        assert [tuple(map(int, entry)) for entry in written] == expected
+    if firsts and block_bytes == 0:
+        assert link.pfns[: len(firsts)].tolist() == firsts
+
+
+@pytest.mark.parametrize(
+    ("answers", "uses", "outcome"),
+    [
+        ([b"OK\n"], True, kernels.ANSWERED),
+        ([b"O", b"K", b"\n"], True, kernels.ANSWERED),
+        ([b"OK\n"], False, kernels.NOT_USED),
+        ([b"ERR what\n"], True, kernels.REFUSED),
+        ([b"x" * 64], True, kernels.REFUSED),
+        ([b"O"], True, kernels.NO_ANSWER),
+        ([], True, kernels.NO_ANSWER),
+    ],
+)
+def test_what_comes_of_a_kick(answers, uses, outcome):
+    ours, theirs = socket.socketpair()
+    queue, link = queue_and_link(ours.fileno())
+
+    def play():
+        with theirs:
+            assert theirs.recv(100) == link.request.tobytes()
+            assert queue.ring.avail[vring.INDEX] == 1
+            queue.ring.used[vring.INDEX] = int(uses)
+            for answer in answers:
+                theirs.sendall(answer)
+
+    peer = threading.Thread(target=play)
+    peer.start()
+    log, counters = Log.empty(8), np.zeros(kernels.N_COUNTERS, np.int64)
+    with ours, queue:
+        batch = np.arange(3, dtype=np.uint64)
+        clock = kernels.tell(batch, queue.ring, link, counters, log, 0)
+        peer.join()
+    assert counters[kernels.OUTCOME] == outcome
+    assert (clock > 0) == (outcome == kernels.ANSWERED)
+    assert counters[:3].tolist() == ([1, 12, 3] if clock > 0 else [0, 0, 0])
+    assert log.length[0] == (2 if clock > 0 else 1)
+
+
+def test_an_answer_that_is_no_ok_is_an_error():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        client = Qtest(ours, lambda: "QEMU is gone")
+        theirs.sendall(b"FAIL Unknown command\n")
+        with pytest.raises(QemuError, match="refused the qtest command 'nonsense': FAIL Unknown"):
+            client.command("nonsense")
+        theirs.close()
+        with pytest.raises(QemuError, match="QEMU is gone"):
+            client.readl(0)
+
+
+def test_page_index_of_both_pieces_of_ram():
+    pfns = np.array([0, 3 * GIB // 4096 - 1, 4 * GIB // 4096], np.uint64)
+    assert page_index(pfns).tolist() == [0, 3 * GIB // 4096 - 1, 3 * GIB // 4096]
+
+
+# The device
+
+
+@needs_qemu
+def test_exactly_the_pages_told_are_discarded(qemu):
+    """Looked at through QEMU itself: a discarded page reads as zeros, any other as it was."""
+    qemu.touch()
+    driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
+    assert transport.Feature.REPORTING in driver.features
+    pages = np.random.default_rng(3).choice(np.arange(256, PAGES // 2), 1000, replace=False)
+    rss = psutil.Process(qemu.pid).memory_info().rss
+    done = driver.inflate(Buddy.holding(PAGES, pages), 1000)
+    assert done.firsts.tolist() == pages.tolist()
+    assert (done.n_kicks, done.wire_bytes, done.n_records) == (4, 4000, 1000)
+    blocks = Buddy(PAGES)
+    for block in range(PAGES // 2, PAGES // 2 + 40 * 64, 64):
+        blocks.free(block, 6)
+    reported = driver.report(blocks, 40, 6)
+    assert (reported.n_kicks, reported.wire_bytes, reported.n_records) == (2, 640, 40)
+    fall = rss - psutil.Process(qemu.pid).memory_info().rss
+    assert abs(fall - (1000 + 40 * 64) * 4096) < OWN_BYTES
+    gone = np.zeros(PAGES, bool)
+    gone[pages] = True
+    gone[PAGES // 2 : PAGES // 2 + 40 * 64] = True
+    assert np.flatnonzero(~view.resident() & outside_firmware()).tolist() == (
+        np.flatnonzero(gone).tolist()
+    )
+    seen = np.frombuffer(qemu.qtest.read(0, PAGES * 4096), np.uint8).reshape(PAGES, 4096)
+    assert (seen[gone] == 0).all()
+    assert (seen[~gone] == FILL).all()
+    back = driver.deflate(blocks, done.firsts)
+    assert back.firsts.tolist() == pages[::-1].tolist()
+    assert back.n_kicks == 4
+
+
+@needs_qemu
+def test_rehearsals_discard_nothing(qemu):
+    qemu.qtest.memset(0, PAGES * 4096, 1)
+    driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
+    before = view.resident()
+    firsts = np.full(32, PAGES - 512, np.uint64)
+    for queue in ("inflate", "deflate", "reporting"):
+        assert driver.rehearse(queue, firsts, 200, order=9).n_kicks == 400
+    assert np.array_equal(view.resident(), before)
+    assert view.count_other(outside_firmware(), 1) == 0
+    assert view.count_other(outside_firmware(), 2) == PAGES - 32
+
+
+# Failures
+
+
+@needs_qemu
+def test_a_qemu_killed_in_the_middle_is_told_and_leaves_nothing(qemu):
+    driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
+
+    def kill():
+        while driver.log.length[0] < 100:
+            os.sched_yield()
+        os.kill(qemu.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(QemuError, match=r"ended early by signal SIGKILL; where nobody killed it"):
+        driver.rehearse("inflate", np.zeros(1, np.uint64), 1 << 40)
+    killer.join()
+    with pytest.raises(QemuError, match="SIGKILL"):
+        driver.inflate(Buddy.idle(PAGES), 1)
+    with pytest.raises(QemuError, match="SIGKILL"):
+        qemu.qtest.readl(0)
+    for look in (view.resident, view.rss_bytes, lambda: view.count_other(outside_firmware(), 1)):
+        with pytest.raises(QemuError, match=r"gone|cannot be read"):
+            look()
+
+
+@needs_qemu
+def test_a_qemu_that_was_stopped_is_told(monkeypatch):
+    monkeypatch.setattr("balloonlab.qemu.qtest.TIMEOUT_S", 1)
+    with QemuProcess(PAGES, thp=False) as qemu:
+        driver = QemuBalloon(qemu)
+        os.kill(qemu.pid, signal.SIGSTOP)
+        with pytest.raises(QemuError, match="does not answer, though it runs: was it stopped"):
+            driver.rehearse("inflate", np.zeros(1, np.uint64), 1)
+        qemu.kill()
+    assert children() == []
+
+
+@needs_qemu
+def test_ctrl_c_leaves_no_process_and_no_thread(monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("balloonlab.queue.Worker.wait", interrupted)
+    monkeypatch.setattr("balloonlab.queue.Worker.wait_out", lambda self: self._done.wait(20))
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    assert children() == []
+    assert [thread for thread in threading.enumerate() if "balloon" in thread.name] == []
+
+
+@needs_qemu
+def test_qemu_ends_with_a_parent_that_is_killed():
+    code = "from balloonlab.qemu import QemuProcess as Q\n"
+    code += "with Q(16384, False) as q: print(q.pid, flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        orphan = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    gone, alive = psutil.wait_procs([orphan], timeout=20)
+    assert gone or alive[0].status() == psutil.STATUS_ZOMBIE
+
+
+@needs_qemu
+def test_a_device_that_refuses_or_lacks_something_is_told(qemu, monkeypatch):
+    with pytest.raises(QemuError, match="refused the qtest command 'explode'"):
+        qemu.qtest.command("explode")
+    monkeypatch.setattr(transport, "BALLOON_ID", 99)
+    with pytest.raises(QemuError, match="no balloon device"):
+        QemuBalloon(qemu)
+
+
+@needs_qemu
+def test_a_device_without_free_page_reporting_is_refused(monkeypatch):
+    monkeypatch.setattr("balloonlab.qemu.process.DEVICE", "virtio-balloon-device")
+    with pytest.raises(QemuError, match=r"does not offer .*REPORTING.*QEMU 6.0 or later"):
+        measure()
+    assert children() == []
+
+
+@needs_qemu
+def test_memory_that_is_not_as_the_frame_would_claim_is_refused(monkeypatch):
+    monkeypatch.setattr(QemuProcess, "touch", lambda process, advance: None)
+    with pytest.raises(RuntimeError, match=r"touched=True.*0 of 16384 pages are backed"):
+        measure()
+
+
+def fake(monkeypatch, folder, text):
+    path = folder / "qemu-system-x86_64"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+VERSION = 'echo "QEMU emulator version {}"'
+STARTS = f'[ "$1" = --version ] && exec {VERSION.format("9.1.0")}; '
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (VERSION.format("5.2.0 (Debian)"), r"is QEMU 5\.2, but 6\.0 or later"),
+        ("echo hello", "does not name QEMU's version, it says 'hello"),
+        ("exit 3", "--version failed"),
+        (
+            STARTS + "echo no memory >&2; exit 3",
+            "ended early by exit status 3; it said: no memory; nothing is reported",
+        ),
+        (STARTS + "kill -TERM $$", "ended early by signal SIGTERM; nothing"),
+    ],
+)
+def test_what_is_no_qemu_or_an_old_one_is_told(monkeypatch, tmp_path, text, words):
+    fake(monkeypatch, tmp_path, text)
+    with pytest.raises(QemuError, match=words):
+        measure()
+    assert children() == []
+
+
+def test_a_missing_qemu_is_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for command in (measure, lambda: bl.sweep(memory="64MiB", host="qemu", out=tmp_path / "x")):
+        with pytest.raises(QemuError, match=r"not installed: install QEMU.*host='lab'"):
+            command()
+    assert not (tmp_path / "x").exists()
+    command = ["reproduce", "--host", "qemu", "--memory", "64MiB", "--out", str(tmp_path / "x")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert "is not installed" in result.stderr
+    assert "No repeat was finished." in result.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_does_not_fit_is_refused_before_anything_starts(monkeypatch):
+    small = SimpleNamespace(available=GIB, total=GIB)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: small)
+    with pytest.raises(MemoryError, match="or less would fit"):
+        measure(memory="8GiB")
