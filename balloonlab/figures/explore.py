@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PROTOCOLS = {"pfn": ("#c0762a", ""), "bitmap-v4": ("#16304f", "////")}
+PROTOCOLS = {"pfn": ("#16304f", ""), "bitmap-v4": ("#c0762a", "////")}
 """Colour and hatch of each protocol's bars."""
 
 QUANTITIES = {
