@@ -92,8 +92,7 @@ def grid(frame: pd.DataFrame, pattern: str = "idle", ax: Axes | None = None) -> 
         `frame` holds nothing of the kind, or several balloons of it.
     """
     rows = _plain(frame).query("pattern == @pattern")
-    rows = rows.sort_values("protocol", key=lambda names: names != "pfn", kind="stable")
-    rows = rows.sort_values("touched", kind="stable")
+    rows = rows.sort_values(["touched", "protocol", "discard"], key=_rank, kind="stable")
     return stages(rows, title=f"Message and discard apart, pattern {pattern}", ax=ax)
 
 

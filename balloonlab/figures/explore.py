@@ -191,17 +191,17 @@ class Explorer:
         picture = BytesIO()
         with style():
             self.draw().savefig(picture, format="png", dpi=DPI, bbox_inches=None)
-        image = Image(picture.getvalue(), format="png", width=WIDTH)
+        image = Image(picture.getvalue(), format="png", width=WIDTH)  # type: ignore[no-untyped-call]
         # Not an Output widget: the picture stays in the notebook for readers without a kernel.
         if self._handle is None:
-            self._handle = display(image, display_id=True)
+            self._handle = display(image, display_id=True)  # type: ignore[no-untyped-call]
         else:
             self._handle.update(image)
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        display(self._box)
+        display(self._box)  # type: ignore[no-untyped-call]
         self._handle = None
         self._show()
 
