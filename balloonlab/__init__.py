@@ -15,14 +15,15 @@ memory, with every stage timed::
 
 from importlib.metadata import version
 
-from . import figures, lab, model, wire
+from . import capture, figures, lab, model, wire
 from .headline import reproduce
 from .lab import compare, measure, sweep
-from .pages import patterns
+from .pages import patterns, traces
 
 __version__ = version("balloonlab")
 
 __all__ = [
+    "capture",
     "compare",
     "figures",
     "lab",
@@ -31,5 +32,6 @@ __all__ = [
     "patterns",
     "reproduce",
     "sweep",
+    "traces",
     "wire",
 ]

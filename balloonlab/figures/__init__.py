@@ -10,6 +10,7 @@ from .scaling import scaling
 from .stages import stages
 from .style import save, style
 from .timeline import timeline
+from .traces import traces
 
 __all__ = [
     "density",
@@ -27,4 +28,5 @@ __all__ = [
     "strikes",
     "style",
     "timeline",
+    "traces",
 ]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..lab.shipped import shipped
+from ..shipped import shipped
 from ..lab.store import load
 from ..pages import patterns as page_sets
 from .comparison import density, grid, runs, sizes
@@ -20,6 +20,7 @@ from .headline import headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .style import save
+from .traces import traces
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,8 +63,9 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "patterns": lambda: patterns(pictured()),
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
+    "traces": traces,
 }
-"""Figures that need no measurement."""
+"""Figures that need no measurement: of synthetic page sets and of recorded ones."""
 
 
 def draw_all(

@@ -51,7 +51,7 @@ class Run:
 
 
 def measure(
-    memory: Size = "8GiB",
+    memory: Size | None = None,
     balloon: Size | None = None,
     protocol: str = "bitmap-v4",
     pattern: Pattern = "idle",
@@ -76,16 +76,17 @@ def measure(
 
     Parameters
     ----------
-    memory : int or str
-        RAM of the guest, bytes or a string such as ``"8GiB"``.
+    memory : int or str, optional
+        RAM of the guest, bytes or a string such as ``"8GiB"``; by default 8 GiB, or that of the
+        guest that a trace was recorded from.
     balloon : int or str, optional
-        Size of the balloon, 7/8 of the memory by default.
+        Size of the balloon; by default 7/8 of the memory, or the size of the trace or array.
     protocol : str
         How pages are told: one of `balloonlab.wire.formats`.
     pattern : str or array-like of int
         Which pages: a spelling that `balloonlab.patterns.make` takes (``idle``, ``random``,
-        ``huge``, ``aged``, ``every:8``, ``geometric:1.5``), or page numbers. What is drawn is
-        drawn with ``rng=0``: the same arguments give the same pages everywhere.
+        ``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or page numbers. What
+        is drawn is drawn with ``rng=0``: the same arguments give the same pages everywhere.
     order : {"as is", "ascending", "descending", "shuffled"}
         In which order the allocator hands them out; ``"as is"`` is the pattern's own, or the
         array's. ``idle`` and ``aged`` then come from an allocator in that state, everything

@@ -16,7 +16,7 @@ import pandas as pd
 from ..host import GuestRam
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..sizes import PAGE_BYTES, Size, parse_pages
-from .case import Case, Pattern, check_number
+from .case import Case, Pattern, check_number, default_memory
 from .measure import Run
 from .progress import Progress
 from .provenance import describe_machine
@@ -29,7 +29,7 @@ Rows: TypeAlias = dict[str, Any]
 
 
 def sweep(
-    memory: Size | Sequence[Size] = "8GiB",
+    memory: Size | Sequence[Size] | None = None,
     balloon: Size | float | Sequence[Size | float | None] | None = None,
     protocol: str | Sequence[str] = "bitmap-v4",
     pattern: Pattern | Sequence[Pattern] = "idle",
@@ -64,7 +64,8 @@ def sweep(
         of each protocol.
     balloon : int, str or float, or a list of them, optional
         Sizes as in `balloonlab.measure`; a float is a share of the memory, above 0 and below 1,
-        rounded down to whole pages. By default 7/8 of the memory, or the size of an array.
+        rounded down to whole pages. By default 7/8 of the memory, or the size of a trace or an
+        array.
     pattern, order : str or array-like, or a list of them
         As in `balloonlab.measure`. Page numbers must come as an array, since a list is
         one of patterns, and only one array at a time: two would have the same name in the frame.
@@ -187,7 +188,9 @@ def _plan(axes: dict[str, list[Any]], repeats: int) -> list[Case]:
         arguments = dict(zip(axes, combination, strict=True))
         balloon = arguments.pop("balloon")
         if isinstance(balloon, float):
-            balloon = _share(balloon, arguments["memory"])
+            memory = arguments["memory"]
+            fitting = default_memory(arguments["pattern"]) if memory is None else memory
+            balloon = _share(balloon, fitting)
         cases.append(Case.plan(**arguments, balloon=balloon, repeats=repeats))
     return list(dict.fromkeys(cases))
 

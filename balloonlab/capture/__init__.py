@@ -1,0 +1,17 @@
+"""Page orders of real guests: a Linux kernel in QEMU, its balloon, and every page it tells."""
+
+from .capture import Captured, Wanted, plan, record, record_all
+from .errors import CaptureError
+from .guest import missing
+from .states import STATES
+
+__all__ = [
+    "STATES",
+    "CaptureError",
+    "Captured",
+    "Wanted",
+    "missing",
+    "plan",
+    "record",
+    "record_all",
+]
