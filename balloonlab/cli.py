@@ -177,9 +177,7 @@ def capture(
     seed: Annotated[int, typer.Option(help="Of what the guest does at random")] = 1,
     kernel: Annotated[Path | None, typer.Option(help="Kernel image (found or downloaded)")] = None,
     modules: Annotated[Path | None, typer.Option(help="Its lib/modules/RELEASE")] = None,
-    accelerator: Annotated[
-        str | None, typer.Option(help="kvm or tcg (KVM where it works)")
-    ] = None,
+    accelerator: Annotated[str | None, typer.Option(help="kvm or tcg (KVM where it works)")] = None,
 ) -> None:
     """Record which pages a real Linux guest gives to its balloon, and in which order.
 
@@ -192,12 +190,12 @@ def capture(
     from .capture import STATES, plan, record_all
 
     if state == ["list"]:
-        for name, one in STATES.items():
-            typer.echo(f"{name}: {one.text}")
+        for name, description in STATES.items():
+            typer.echo(f"{name}: {description.text}")
         return
     try:
         wanted = plan(state or ["idle"], memory, share, seed)
-        how = {"kernel": kernel, "modules": modules, "accelerator": accelerator}
+        how: dict[str, Any] = {"kernel": kernel, "modules": modules, "accelerator": accelerator}
         for one, captured in record_all(wanted, out, **how):
             pages = captured.pages if captured else {}
             told = ", ".join(f"{name}: {len(pfns)} pages" for name, pfns in pages.items())

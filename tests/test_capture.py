@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_trace_output_is_parsed_however_it_is_cut(lines, cuts):
     text = "".join(f"{line}\n" for line in lines)
     parser = told.Parser()
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in pairwise(bounds):
         parser.feed(text[start:end].encode())
     expected = naive.traced_pages(text)
     assert list(zip(parser.pfns, parser.queues, strict=True)) == expected
@@ -174,7 +175,9 @@ def test_a_download_that_fails_says_so(tmp_path, monkeypatch):
     for name in ("apt-get", "apt-cache", "dpkg-deb"):
         (tmp_path / name).write_text("#!/bin/sh\necho 'E: no network' >&2\nexit 100\n")
         (tmp_path / name).chmod(0o755)
-    with pytest.raises(CaptureError, match="apt-cache depends .* failed: E: no network; else give"):
+    with pytest.raises(
+        CaptureError, match=r"apt-cache depends .* failed: E: no network; else"
+    ):
         kernel.find(None, None)
     (tmp_path / "apt-cache").write_text("#!/bin/sh\n")
     with pytest.raises(CaptureError, match="run apt-get update first"):
@@ -256,7 +259,7 @@ def fake_qemu(folder, script):
 @pytest.fixture
 def prepared(tmp_path, monkeypatch):
     """Have all that a capture needs but QEMU, without a compiler or a kernel."""
-    make_modules(tmp_path, {name: (".ko", "") for name in kernel.BALLOON})
+    make_modules(tmp_path, dict.fromkeys(kernel.BALLOON, (".ko", "")))
     (tmp_path / "vmlinuz").touch()
     monkeypatch.setattr(initramfs, "compile_guest", lambda: b"init")
     monkeypatch.setattr(initramfs, "compiler", lambda: "cc")
@@ -302,8 +305,8 @@ open(console, "w").write("[    1.0] Kernel panic - not syncing: out of luck\\n")
         ("wire.recv(1)", r"the guest was silent for 2 s"),
         ("wire.sendall(b'error module 0: bad'); sys.exit()", "answered 'error module 0: bad'"),
         (
-            "wire.sendall(b'ready\\n'); qmp.recv(999); qmp.sendall(b'{\"error\": {\"desc\": \"no\"}}\\n')"
-            "; wire.recv(9)",
+            "wire.sendall(b'ready\\n'); qmp.recv(999); "
+            'qmp.sendall(b\'{"error": {"desc": "no"}}\\n\'); wire.recv(9)',
             "QEMU refused query-version: no",
         ),
     ],
@@ -357,8 +360,10 @@ def test_a_real_guest_is_captured(tmp_path):
     (row, _) = traces.index(tmp_path).to_dict("records")
     assert row["kernel"].startswith("Linux version")
     assert "nokaslr" in row["command_line"]
-    free = [sum(np.sum(list(row[k].values()), 0) << np.arange(11)) for k in
-            ("buddyinfo_before", "buddyinfo_after")]
+    free = [
+        sum(np.sum(list(row[k].values()), 0) << np.arange(11))
+        for k in ("buddyinfo_before", "buddyinfo_after")
+    ]
     assert abs(free[0] - free[1] - inflate.size) < 2000
     assert row["n_moved"] == 0
     assert not children()
@@ -389,7 +394,7 @@ def test_qemu_ends_with_the_process_that_started_it(tmp_path):
         "from balloonlab import capture\n"
         "def kill(text):\n"
         "    if 'inflate' in text: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"capture.record(memory='256MiB', share=0.3, report=kill)"
+        "capture.record(memory='256MiB', share=0.3, report=kill)"
     )
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], check=False, env=environment)

@@ -143,7 +143,7 @@ def test_damage_and_unknown_names_are_told(own):
     with pytest.raises(ValueError, match=r"damaged: it holds 3 pages .* recorded were 2334"):
         traces.load("idle-256MiB-50-inflate")
     path.write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="cannot be read from .*not an xz file"):
+    with pytest.raises(ValueError, match=r"cannot be read from .*not an xz file"):
         traces.load("idle-256MiB-50-deflate")
     path.unlink()
     with pytest.raises(ValueError, match="cannot be read from"):

@@ -111,7 +111,8 @@ def plan(
     wanted = []
     for size in sizes:
         for state in chosen:
-            defaults = ALL_SHARES if state in AT_ALL_SHARES else (MOST,)
+            at_all = parse_size(size, "memory") <= AT_ALL_SHARES.get(state, 0)
+            defaults = ALL_SHARES if at_all else (MOST,)
             for part in defaults if share is None else share:
                 wanted.append(Wanted.make(state, size, part, seed))
     return list(dict.fromkeys(wanted))
@@ -251,12 +252,10 @@ def _boot(
     patience_s: float,
 ) -> Iterator[tuple[Guest, str]]:
     """Boot with the first accelerator that works: that there is a KVM does not say it does."""
-    disk = STATES[wanted.state].disk
+    memory_pages, disk = wanted.memory_bytes // PAGE_BYTES, STATES[wanted.state].disk
     for accelerator in accelerators:
         try:
-            guest = Guest(
-                which, wanted.memory_bytes // PAGE_BYTES, accelerator, folder, disk, qemu, patience_s
-            )
+            guest = Guest(which, memory_pages, accelerator, folder, disk, qemu, patience_s)
         except CaptureError:
             if accelerator == accelerators[-1]:
                 raise
@@ -281,7 +280,7 @@ def _facts(wanted: Wanted, guest: Guest) -> dict[str, Any]:
         "kernel": guest.read("/proc/version").strip(),
         "command_line": guest.read("/proc/cmdline").strip(),
         "thp": thp.partition("[")[2].partition("]")[0],
-        "qemu": f"{parts['major']}.{parts['minor']}.{parts['micro']}{number['package']}",
+        "qemu": f"{parts['major']}.{parts['minor']}.{parts['micro']} {number['package']}".strip(),
         "cpus": 1,
         "utc_time": datetime.now(UTC).isoformat(timespec="seconds"),
         "balloonlab": version("balloonlab"),

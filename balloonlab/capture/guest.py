@@ -198,7 +198,8 @@ class Guest:
     def _expect(self, word: str, report: Callable[[float], None] = lambda share: None) -> str:
         """Read the guest's answers up to one that begins with `word`."""
         while True:
-            line = self._from_wire(lambda: self._lines.readline()).decode("utf-8", "replace").strip()
+            answer = self._from_wire(lambda: self._lines.readline())
+            line = answer.decode("utf-8", "replace").strip()
             if line.startswith("at "):
                 _, done, total = line.split()
                 report(int(done) / int(total))
@@ -227,8 +228,10 @@ class Guest:
     def _explained(self, error: CaptureError) -> CaptureError:
         """Add what QEMU and the guest's kernel said last."""
         texts = [path.read_text("utf-8", "replace") for path in (self._errors, self._console)]
-        lines = [line.strip() for text in texts for line in text.splitlines()[-LAST_WORDS:]]
-        return CaptureError("\n".join([str(error), *filter(None, lines)]))
+        said = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
+        panics = [line for line in said[1][:-LAST_WORDS] if "Kernel panic" in line]
+        lines = [*said[0][-LAST_WORDS:], *panics, *said[1][-LAST_WORDS:]]
+        return CaptureError("\n".join([str(error), *lines]))
 
     def __enter__(self) -> Self:
         return self

@@ -54,7 +54,7 @@ def _anonymous(memory: int, available: int) -> list[str]:
 
 
 def _slab(memory: int, available: int) -> list[str]:
-    return [f"objects {memory // (40 * KIB)}", "drop 75"]
+    return [f"objects {memory // (24 * KIB)}", "drop 75"]
 
 
 STATES = {
@@ -84,11 +84,13 @@ STATES = {
         _anonymous,
     ),
     "slab": State(
-        "a pipe with a byte in it and an empty file for every 40 KiB of memory; a random 75 % of "
+        "a pipe with a byte in it and an empty file for every 24 KiB of memory; a random 75 % of "
         "pipes and files gone",
         _slab,
     ),
-    "cycles": State("as idle, but inflated and deflated three times in a row", _nothing, cycles=3),
+    "cycles": State(
+        "as tmpfs50, but inflated and deflated three times in a row", _tmpfs(50), cycles=3
+    ),
 }
 """States by their spelling."""
 
@@ -114,8 +116,10 @@ def available_target(memory_pages: int, share: float, available: int) -> int:
 
 FULL_SIZES = (2 * GIB, 4 * GIB, 8 * GIB)
 ALL_SHARES, MOST = (0.25, 0.5, 0.85), 0.85
-AT_ALL_SHARES = ("idle", "tmpfs30", "tmpfs50", "tmpfs70", "anon")
-"""What the traces that come with balloonlab are of: all states at 85 %, some at all shares."""
+AT_ALL_SHARES = {"idle": 8 * GIB, "tmpfs30": 8 * GIB, "tmpfs50": 8 * GIB, "tmpfs70": 8 * GIB}
+AT_ALL_SHARES["anon"] = 4 * GIB  # beyond, its random orders take 1.6 MB each
+"""What the traces that come with balloonlab are of: all states at 85 %, some at all shares in
+guests up to a size."""
 
 
 def _pages(n_bytes: float) -> int:

@@ -156,4 +156,3 @@ def settle(events: Events, queue: int) -> npt.NDArray[np.uint64]:
     _, last = np.unique(newest_first, return_index=True)
     kept = np.sort(events.pfns.size - 1 - last)
     return events.pfns[kept[events.queues[kept] == queue]]
-

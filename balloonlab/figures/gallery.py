@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..shipped import shipped
 from ..lab.store import load
 from ..pages import patterns as page_sets
+from ..shipped import shipped
 from .comparison import density, grid, runs, sizes
 from .headline import headline
 from .how_it_works import page_strip

@@ -61,9 +61,9 @@ def encode(pfns: npt.ArrayLike) -> bytes:
     first = np.flatnonzero(np.concatenate([[True], (kind == 0) | turns])[: pages.size])
     last = np.append(first[1:] - 1, pages.size - 1)[: first.size]
     lengths = pages[last] - pages[first]  # modulo 2**64: negative where the run goes down
-    distances = pages[first] - np.concatenate([np.zeros(1, np.uint64), pages[last][:-1]])[
-        : first.size
-    ]
+    distances = (
+        pages[first] - np.concatenate([np.zeros(1, np.uint64), pages[last][:-1]])[: first.size]
+    )
     counts = np.array([pages.size, first.size], "<u8").tobytes()
     content = MAGIC + counts + _to_planes(distances) + _to_planes(lengths)
     return lzma.compress(content, preset=PRESET)

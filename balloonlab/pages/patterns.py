@@ -1,8 +1,8 @@
 """Page sets by their spelling: the pages that a guest would hand to its balloon.
 
-Synthetic ones, and those that real guests told (`balloonlab.traces`). Every pattern returns page numbers of a PC guest's RAM (`balloonlab.layout`), as a
-``uint64`` array in list order, exactly as many as the balloon has. A pattern that
-has no set of that size says which sizes it has.
+Synthetic ones, and those that real guests told (`balloonlab.traces`). Every pattern returns
+page numbers of a PC guest's RAM (`balloonlab.layout`), as a ``uint64`` array in list order,
+exactly as many as the balloon has. A pattern that has no set of that size says which sizes it has.
 
 =================== ===================================== =================
 spelling            pages                                 list order

@@ -112,8 +112,8 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
         ``workload``, ``kernel``, ``command_line``, ``thp``, ``qemu``, ``accelerator``,
         ``utc_time``, ``reverse_of`` (the trace that this one reverses), ``digest``.
     """
-    of_guest = ("state", "description", "memory_bytes", "share", "seed", "workload", "kernel")
-    of_guest += ("command_line", "thp", "qemu", "accelerator", "utc_time")
+    of_guest = ["state", "description", "memory_bytes", "share", "seed", "workload", "kernel"]
+    of_guest += ["command_line", "thp", "qemu", "accelerator", "utc_time"]
     rows = []
     for guest in _guests(folder):
         for trace in guest["traces"]:
@@ -164,8 +164,8 @@ def first_pages(name: str, memory: Size, balloon: Size) -> npt.NDArray[np.uint64
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     if memory_pages != recorded_pages:
         raise ValueError(
-            f"memory must be {format_size(recorded_pages * PAGE_BYTES)} with pattern {PREFIX}{name}, "
-            f"as the guest's that it was recorded from, or left out, got {memory!r}"
+            f"memory must be {format_size(recorded_pages * PAGE_BYTES)} with pattern {PREFIX}{name}"
+            f", as the guest's that it was recorded from, or left out, got {memory!r}"
         )
     if balloon_pages > n_pages:
         raise too_large(f"{PREFIX}{name}", memory, balloon, n_pages, "another trace or pattern")
@@ -191,9 +191,7 @@ def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.Arra
     for trace in guest["traces"]:
         own = as_pfns(pages[trace["name"]])
         twin = next((t["name"] for t in traces if _reverses(own, pages[t["name"]])), None)
-        traces.append(
-            {**trace, "n_pages": own.size, "digest": digest(own), "reverse_of": twin}
-        )
+        traces.append({**trace, "n_pages": own.size, "digest": digest(own), "reverse_of": twin})
         if twin is None:
             (top / f"{trace['name']}{ENDING}").write_bytes(codec.encode(own))
     draft = top / f"{guest['name']}.tmp"
@@ -230,6 +228,4 @@ def _find(name: str, folder: Folder | None) -> tuple[dict[str, Any], dict[str, A
                 return guest, trace
     near = difflib.get_close_matches(str(name), names(folder), n=3, cutoff=0.3)
     nearest = f"; the nearest are {', '.join(near)}" if near else ""
-    raise ValueError(
-        f"trace must be one of balloonlab.traces.names(), got {name!r}{nearest}"
-    )
+    raise ValueError(f"trace must be one of balloonlab.traces.names(), got {name!r}{nearest}")
