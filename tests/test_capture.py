@@ -175,9 +175,7 @@ def test_a_download_that_fails_says_so(tmp_path, monkeypatch):
     for name in ("apt-get", "apt-cache", "dpkg-deb"):
         (tmp_path / name).write_text("#!/bin/sh\necho 'E: no network' >&2\nexit 100\n")
         (tmp_path / name).chmod(0o755)
-    with pytest.raises(
-        CaptureError, match=r"apt-cache depends .* failed: E: no network; else"
-    ):
+    with pytest.raises(CaptureError, match=r"apt-cache depends .* failed: E: no network; else"):
         kernel.find(None, None)
     (tmp_path / "apt-cache").write_text("#!/bin/sh\n")
     with pytest.raises(CaptureError, match="run apt-get update first"):

@@ -118,7 +118,7 @@ def test_what_was_written_is_loaded_and_described(own):
     frame = traces.index(folder).set_index("name")
     assert frame["source"].unique().tolist() == ["trace"]
     assert frame["balloon_bytes"].tolist() == [pages.size * 4096] * 2
-    assert frame["reverse_of"].tolist() == [None, "idle-256MiB-50-inflate"]
+    assert frame["reverse_of"].tolist() == ["", "idle-256MiB-50-inflate"]
     free = 2047 + 4 * 512 + 8 * 1024
     assert frame["unusable_index"].tolist() == pytest.approx([511 / free] * 2)
 

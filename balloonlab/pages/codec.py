@@ -33,7 +33,7 @@ MAGIC = b"balloonlab pfns\n"
 HEADER_BYTES = len(MAGIC) + 16
 PLANES = 8
 
-PRESET = 9 | lzma.PRESET_EXTREME
+PRESET = 6 | lzma.PRESET_EXTREME
 
 _ONE, _SIGN = np.uint64(1), np.uint64(63)
 _ALL = np.uint64(2**64 - 1)

@@ -110,7 +110,7 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
         `balloonlab.pages.metrics.unusable_index`), ``buddyinfo_before`` and
         ``buddyinfo_after`` (free blocks of order 0, 1 and so on by zone), ``seed``,
         ``workload``, ``kernel``, ``command_line``, ``thp``, ``qemu``, ``accelerator``,
-        ``utc_time``, ``reverse_of`` (the trace that this one reverses), ``digest``.
+        ``utc_time``, ``reverse_of`` (the trace that this one reverses, if any), ``digest``.
     """
     of_guest = ["state", "description", "memory_bytes", "share", "seed", "workload", "kernel"]
     of_guest += ["command_line", "thp", "qemu", "accelerator", "utc_time"]
@@ -123,6 +123,7 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
                 | trace
                 | {
                     "source": "trace",
+                    "reverse_of": trace["reverse_of"] or "",
                     "balloon_bytes": trace["n_pages"] * PAGE_BYTES,
                     "unusable_index": metrics.unusable_index(blocks)[HUGE_ORDER],
                 }
