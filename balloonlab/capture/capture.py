@@ -269,7 +269,6 @@ def _facts(wanted: Wanted, guest: Guest) -> dict[str, Any]:
     """Say what the guest is."""
     number = guest.monitor.command("query-version")
     parts = number["qemu"]
-    thp = guest.read("/sys/kernel/mm/transparent_hugepage/enabled")
     return {
         "name": wanted.name,
         "state": wanted.state,
@@ -279,7 +278,6 @@ def _facts(wanted: Wanted, guest: Guest) -> dict[str, Any]:
         "seed": wanted.seed,
         "kernel": guest.read("/proc/version").strip(),
         "command_line": guest.read("/proc/cmdline").strip(),
-        "thp": thp.partition("[")[2].partition("]")[0],
         "qemu": f"{parts['major']}.{parts['minor']}.{parts['micro']} {number['package']}".strip(),
         "cpus": 1,
         "utc_time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -296,6 +294,7 @@ def _operate(wanted: Wanted, guest: Guest, report: Report) -> Captured:
     workload = [f"seed {wanted.seed}", *state.commands(wanted.memory_bytes, available)]
     for command in workload:
         guest.run(command, _percent(report, f"{wanted.name}: {command.split()[0]}"))
+    thp = guest.read("/sys/kernel/mm/transparent_hugepage/enabled")
     left = guest.available_bytes()
     target = available_target(wanted.memory_bytes // PAGE_BYTES, wanted.share, left)
     if target == 0:
@@ -309,6 +308,7 @@ def _operate(wanted: Wanted, guest: Guest, report: Report) -> Captured:
             rows.append({"name": name, "operation": operation, "cycle": cycle, **row})
             pages[name] = told
     facts = {
+        "thp": thp.partition("[")[2].partition("]")[0],
         "available_bytes": {"at_boot": available, "before": left},
         "workload": workload,
         "buddyinfo_at_boot": at_boot,
