@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..sizes import GIB, KIB, MIB, PAGE_BYTES
+from ..sizes import KIB, MIB, PAGE_BYTES
 
 FILLED = 0.85
 """Share of the available memory that a state fills before it gives some of it back."""
@@ -112,14 +112,6 @@ def available_target(memory_pages: int, share: float, available: int) -> int:
     """
     margin = max(48 * MIB, int(0.03 * memory_pages * PAGE_BYTES))
     return max(0, min(int(memory_pages * share), (available - margin) // PAGE_BYTES))
-
-
-FULL_SIZES = (2 * GIB, 4 * GIB, 8 * GIB)
-ALL_SHARES, MOST = (0.25, 0.5, 0.85), 0.85
-AT_ALL_SHARES = {"idle": 8 * GIB, "tmpfs30": 8 * GIB, "tmpfs50": 8 * GIB, "tmpfs70": 8 * GIB}
-AT_ALL_SHARES["anon"] = 4 * GIB  # beyond, its random orders take 1.6 MB each
-"""What the traces that come with balloonlab are of: all states at 85 %, some at all shares in
-guests up to a size."""
 
 
 def _pages(n_bytes: float) -> int:
