@@ -10,6 +10,7 @@ memory, with every stage timed::
     ranges = bl.wire.decode(stream, "bitmap-v4")   # what the host is told
     run = bl.measure(memory="1GiB", repeats=3)     # inflate on real memory
     run.frame                                      # where the time went
+    bl.traces.load("idle-8GiB-85-inflate")         # pages that a real Linux guest told
     bl.sweep(memory=["1GiB", "2GiB"], protocol=["pfn", "bitmap-v4"], out="sizes")  # the grid
 """
 

@@ -127,9 +127,18 @@ def test_modules_come_after_what_they_depend_on(tmp_path):
     with pytest.raises(CaptureError, match=r"must hold the module virtio_blk\.ko"):
         kernel.read_modules(tmp_path, kernel.DISK)
     assert kernel.read_modules(tmp_path, kernel.ONLY_IF_THERE) == []
-    (tmp_path / "kernel" / "virtio_blk.ko.zst").touch()
+    (tmp_path / "kernel" / "virtio_blk.ko.br").touch()
     with pytest.raises(CaptureError, match="unpack it first"):
         kernel.read_modules(tmp_path, kernel.DISK)
+
+
+@pytest.mark.skipif(shutil.which("zstd") is None, reason="there is no zstd")
+def test_modules_compressed_by_zstd_are_read(tmp_path):
+    make_modules(tmp_path, {"virtio_pci": (".ko", "")})
+    module = tmp_path / "kernel" / "virtio_pci.ko"
+    content = module.read_bytes()
+    subprocess.run(["zstd", "-q", "--rm", module], check=True)
+    assert kernel.read_modules(tmp_path, ("virtio_pci",)) == [content]
 
 
 def test_the_newest_installed_kernel_with_modules_is_taken(tmp_path, monkeypatch):

@@ -119,6 +119,9 @@ def test_what_was_written_is_loaded_and_described(own):
     assert frame["source"].unique().tolist() == ["trace"]
     assert frame["balloon_bytes"].tolist() == [pages.size * 4096] * 2
     assert frame["reverse_of"].tolist() == ["", "idle-256MiB-50-inflate"]
+    (told,) = traces.telling(folder).to_dict("records")
+    assert (told["state"], told["cycle"], told["n_pages"]) == ("idle", 1, pages.size)
+    assert told["mixed_words_share"] > 0.5
     free = 2047 + 4 * 512 + 8 * 1024
     assert frame["unusable_index"].tolist() == pytest.approx([511 / free] * 2)
 

@@ -195,8 +195,12 @@ def _read_module(path: Path) -> bytes:
         return lzma.decompress(content)
     if path.suffix == ".gz":
         return gzip.decompress(content)
+    if path.suffix == ".zst" and shutil.which("zstd"):
+        done = subprocess.run(["zstd", "-dc"], input=content, capture_output=True, check=True)
+        return done.stdout
     if path.suffix == ".ko":
         return content
     raise CaptureError(
-        f"modules must be .ko, .ko.xz or .ko.gz files, got {path.name}: unpack it first"
+        f"modules must be .ko, .ko.xz, .ko.gz or, with the program zstd, .ko.zst files, "
+        f"got {path.name}: unpack it first"
     )

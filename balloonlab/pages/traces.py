@@ -133,6 +133,26 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "reverse_of", "digest"])
 
 
+def telling(folder: Folder | None = None) -> pd.DataFrame:
+    """Answer the question of 2016 for every inflation: how full are bitmaps of real guests?
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        As in `names`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``name``, ``source``, ``state``, ``memory_bytes``, ``share`` and ``cycle`` as in `index`,
+        then the columns of `balloonlab.pages.metrics.telling`.
+    """
+    frame = index(folder).query("operation == 'inflate'")
+    frame = frame[["name", "source", "state", "memory_bytes", "share", "cycle"]]
+    rows = [metrics.telling({name: load(name, folder)}) for name in frame["name"]]
+    return frame.merge(pd.concat(rows), on="name") if rows else frame
+
+
 def sizes(name: str, folder: Folder | None = None) -> tuple[int, int]:
     """Tell the guest's memory and the pages of a trace, both in pages.
 
