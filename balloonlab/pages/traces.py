@@ -134,7 +134,7 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
 
 
 def telling(folder: Folder | None = None) -> pd.DataFrame:
-    """Answer the question of 2016 for every inflation: how full are bitmaps of real guests?
+    """Answer the question of 2016 for every inflation: how full bitmaps of real guests are.
 
     Parameters
     ----------
