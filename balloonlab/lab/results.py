@@ -6,12 +6,12 @@ from functools import cache
 
 import pandas as pd
 
+from ..shipped import shipped
 from ..sizes import GIB
 from .floor import PROTOCOL as FLOOR
 from .numbers import SHORT, STATES, Named, Number
 from .published import published
 from .reproduction import Reproduction, median_repeat
-from .shipped import shipped
 from .sweep_results import density, grid, runs, sizes
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..shipped import shipped
 from ..sizes import GIB, PAGE_BYTES
 from .numbers import SHORT, STATES, Named, Number
-from .shipped import shipped
 from .store import load
 
 
