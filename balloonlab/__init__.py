@@ -10,19 +10,21 @@ memory, with every stage timed::
     ranges = bl.wire.decode(stream, "bitmap-v4")   # what the host is told
     run = bl.measure(memory="1GiB", repeats=3)     # inflate on real memory
     run.frame                                      # where the time went
+    bl.traces.load("idle-8GiB-85-inflate")         # pages that a real Linux guest told
     bl.sweep(memory=["1GiB", "2GiB"], protocol=["pfn", "bitmap-v4"], out="sizes")  # the grid
 """
 
 from importlib.metadata import version
 
-from . import figures, lab, model, qemu, wire
+from . import capture, figures, lab, model, qemu, wire
 from .headline import reproduce
 from .lab import compare, measure, sweep
-from .pages import patterns
+from .pages import patterns, traces
 
 __version__ = version("balloonlab")
 
 __all__ = [
+    "capture",
     "compare",
     "figures",
     "lab",
@@ -32,5 +34,6 @@ __all__ = [
     "qemu",
     "reproduce",
     "sweep",
+    "traces",
     "wire",
 ]

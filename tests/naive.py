@@ -380,3 +380,39 @@ def qemu_message(firsts, block_bytes, gpa):
     ]
     descriptors[-1] = (4096 * firsts[-1], block_bytes, write, 0)
     return descriptors, 16 * len(firsts)
+
+
+def traced_pages(text):
+    """Pages that QEMU's trace output names, line by line, with the queue notified before."""
+    told, queue = [], 255
+    for line in text.splitlines():
+        if "virtio_queue_notify" in line:
+            queue = int(line.split(" n ")[1].split()[0])
+        elif "virtio_balloon_handle_output" in line:
+            told.append((int(line.split("gpa: ")[1], 16) // 4096, queue))
+    return told
+
+
+def settled(told, queue):
+    """Pages whose last mention came through `queue`, in the order of these mentions."""
+    last = {}
+    for page, through in told:
+        last.pop(page, None)
+        last[page] = through
+    return [page for page, through in last.items() if through == queue]
+
+
+def read_cpio(archive):
+    """Files of a newc archive: path, mode and content (cpio(5))."""
+    files, at = [], 0
+    while True:
+        assert archive[at : at + 6] == b"070701"
+        fields = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
+        size, name_size = fields[6], fields[11]
+        name = archive[at + 110 : at + 110 + name_size]
+        assert name.endswith(b"\0")
+        start = -(-(at + 110 + name_size) // 4) * 4
+        if name == b"TRAILER!!!\0":
+            return files
+        files.append((name[:-1].decode(), fields[1], archive[start : start + size]))
+        at = -(-(start + size) // 4) * 4

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 import balloonlab as bl
 from balloonlab.cli import app
 from balloonlab.figures import gallery
+from balloonlab.shipped import shipped
 
 pytestmark = pytest.mark.once
 
@@ -56,7 +57,7 @@ def test_the_command_says_what_it_drew(own, tmp_path):
     result = CliRunner().invoke(app, ["figures", "--out", str(tmp_path), "--from", str(own)])
     assert result.exit_code == 0
     assert "sizes-time: drawn" in result.stdout
-    assert "5 figures in" in result.stdout
+    assert "6 figures in" in result.stdout
     assert "headline: " in result.stderr
 
 
@@ -82,6 +83,6 @@ def test_measured_lines_come_before_predicted_ones_and_pfn_first(own):
 
 
 def test_shipped_data_are_found():
-    assert bl.lab.shipped("published.csv").is_file()
+    assert shipped("published.csv").is_file()
     with pytest.raises(FileNotFoundError, match="no data of the name 'moon'"):
-        bl.lab.shipped("moon")
+        shipped("moon")

@@ -199,7 +199,7 @@ def test_spellings_are_the_functions():
         two_arguments = patterns.PATTERNS[name](*arguments)
         assert np.array_equal(two_arguments, patterns.make(name, *arguments))
     assert set(patterns.PATTERNS) == {name for name in patterns.names() if ":" not in name}
-    for name in patterns.names():
+    for name in set(patterns.names()) - {"trace:NAME"}:  # in test_traces.py
         assert patterns.make(name.replace("K", "8").replace("MEAN", "3"), *arguments).size == 512
 
 

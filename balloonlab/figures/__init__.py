@@ -11,6 +11,7 @@ from .scaling import scaling
 from .stages import stages
 from .style import panels, save, style
 from .timeline import timeline
+from .traces import traces
 
 __all__ = [
     "density",
@@ -31,4 +32,5 @@ __all__ = [
     "strikes",
     "style",
     "timeline",
+    "traces",
 ]

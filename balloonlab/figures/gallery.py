@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..lab.shipped import shipped
 from ..lab.store import load
 from ..pages import patterns as page_sets
+from ..shipped import shipped
 from .comparison import density, grid, runs, sizes
 from .headline import headline, qemu_headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .style import save
+from .traces import traces
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,8 +64,9 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "patterns": lambda: patterns(pictured()),
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
+    "traces": traces,
 }
-"""Figures that need no measurement."""
+"""Figures that need no measurement: of synthetic page sets and of recorded ones."""
 
 
 def draw_all(

@@ -1,5 +1,6 @@
 """The laboratory: measure, compare, sweep, reproduce's cases; stages, provenance, storage."""
 
+from ..shipped import shipped
 from .contents import verify
 from .measure import Run, compare, measure, totals
 from .messages import counts, discards, idle_counts, messages
@@ -9,7 +10,6 @@ from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
 from .results import results
-from .shipped import shipped
 from .store import load, pool
 from .sweep import sweep
 from .timeline import timeline

@@ -65,6 +65,11 @@ def spell(n_bytes: int) -> str:
     return f"{n_bytes // units[unit]}{unit}"
 
 
+def default_memory(pattern: Pattern) -> int:
+    """Tell the guest's memory in bytes where none is given; checks a pattern's spelling."""
+    return patterns.default_memory(pattern) if isinstance(pattern, str) else 8 * GIB
+
+
 @dataclass(frozen=True)
 class Case:
     """A measurement case; `make` builds one from what users write.
@@ -102,7 +107,7 @@ class Case:
     def plan(
         cls,
         *,
-        memory: Size = "8GiB",
+        memory: Size | None = None,
         balloon: Size | None = None,
         protocol: str | None = None,
         pattern: Pattern = "idle",
@@ -138,18 +143,19 @@ class Case:
         check_number("steps", steps, 1)
         check_number("block_order", block_order, 0, qemu.LARGEST_ORDER)
         block_order = int(block_order) if protocol == qemu.REPORTING else 0
-        memory_pages = parse_pages(memory, "memory")
+        fitting = default_memory(pattern)
+        memory_pages = parse_pages(fitting if memory is None else memory, "memory")
         if host == "qemu":
             check_memory(memory_pages)
         given = None
         if not isinstance(pattern, str):
             given, pattern = as_pfns(pattern, "pattern"), CUSTOM
-        elif pattern not in patterns.PATTERNS:
-            patterns.make(pattern, PAGE_BYTES, 0)  # an empty set: only the spelling is checked
         if balloon is not None:
             balloon_pages = parse_pages(balloon, "balloon")
+        elif given is None:
+            balloon_pages = patterns.default_pages(pattern, memory_pages)
         else:
-            balloon_pages = memory_pages // 8 * 7 if given is None else given.size
+            balloon_pages = given.size
         return cls(
             memory_pages=memory_pages,
             balloon_pages=balloon_pages,

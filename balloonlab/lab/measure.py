@@ -56,7 +56,7 @@ class Run:
 
 
 def measure(
-    memory: Size = "8GiB",
+    memory: Size | None = None,
     balloon: Size | None = None,
     protocol: str | None = None,
     pattern: Pattern = "idle",
@@ -82,10 +82,11 @@ def measure(
 
     Parameters
     ----------
-    memory : int or str
-        RAM of the guest, bytes or a string such as ``"8GiB"``.
+    memory : int or str, optional
+        RAM of the guest, bytes or a string such as ``"8GiB"``; by default 8 GiB, or that of the
+        guest that a trace was recorded from.
     balloon : int or str, optional
-        Size of the balloon, 7/8 of the memory by default.
+        Size of the balloon; by default 7/8 of the memory, or the size of the trace or array.
     protocol : str, optional
         How pages are told: one of `balloonlab.wire.formats`, by default ``"bitmap-v4"``. In
         QEMU ``"pfn"``, the default there, or ``"reporting"``: up to 32 free blocks a kick, a
@@ -96,8 +97,8 @@ def measure(
         what was told.
     pattern : str or array-like of int
         Which pages: a spelling that `balloonlab.patterns.make` takes (``idle``, ``random``,
-        ``huge``, ``aged``, ``every:8``, ``geometric:1.5``), or page numbers. What is drawn is
-        drawn with ``rng=0``: the same arguments give the same pages everywhere.
+        ``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or page numbers. What
+        is drawn is drawn with ``rng=0``: the same arguments give the same pages everywhere.
     order : {"as is", "ascending", "descending", "shuffled"}
         In which order the allocator hands them out; ``"as is"`` is the pattern's own, or the
         array's. ``idle`` and ``aged`` then come from an allocator in that state, everything

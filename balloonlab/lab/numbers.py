@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 JSON, LATEX = "numbers.json", "numbers.tex"
+
+SHORT = {"pfn": "pfn", "bitmap-v4": "bitmap", "reporting": "reporting", "madvise": "floor"}
+STATES = {True: "touched", False: "untouched"}
+"""Protocols, and whether the host had pages behind the guest, in names of numbers."""
 
 
 class Number(NamedTuple):
@@ -41,6 +45,9 @@ class Number(NamedTuple):
         whole = float(self.value).is_integer() or abs(self.value) >= 10 ** (digits - 1)
         number = f"{self.value:,.0f}" if whole else f"{self.value:.{digits}g}"
         return f"{number} {self.unit}".rstrip()
+
+
+Named: TypeAlias = Iterator[tuple[str, Number]]
 
 
 class Said(str):

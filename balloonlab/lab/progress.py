@@ -90,7 +90,9 @@ class Progress:
 
             # Text under an id of its own: rich's widget can only be removed together with
             # everything else that the cell has put out.
-            self._handle = display({"text/plain": ""}, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(  # type: ignore[no-untyped-call, unused-ignore]
+                {"text/plain": ""}, raw=True, display_id=True
+            )
         self._bars.start()
         return self
 

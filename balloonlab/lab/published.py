@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from .shipped import shipped
+from ..shipped import shipped
 
 
 @cache

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ..qemu.protocols import PAGEBLOCK_ORDER
+from ..shipped import shipped
 from ..sizes import GIB, PAGE_BYTES, Size, format_size, parse_pages
 from .case import DEFAULT_PROTOCOLS, Case, check_choice
 from .floor import PROTOCOL as FLOOR
@@ -20,7 +21,6 @@ from .progress import Progress
 from .provenance import describe_machine
 from .published import published
 from .resources import available_bytes, largest_guest
-from .shipped import shipped
 from .stages import COLUMNS, STAGES
 from .store import Store, load
 from .trials import Repeat, Trial, check_facilities, count_steps, run_trials

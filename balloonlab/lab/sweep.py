@@ -17,7 +17,7 @@ from ..host import GuestRam
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..qemu.protocols import PAGEBLOCK_ORDER
 from ..sizes import PAGE_BYTES, Size, parse_pages
-from .case import DEFAULT_PROTOCOLS, Case, Pattern, check_number
+from .case import DEFAULT_PROTOCOLS, Case, Pattern, check_number, default_memory
 from .hosts import describe_hosts, operate_once
 from .measure import Run
 from .progress import Progress
@@ -31,7 +31,7 @@ Rows: TypeAlias = dict[str, Any]
 
 
 def sweep(
-    memory: Size | Sequence[Size] = "8GiB",
+    memory: Size | Sequence[Size] | None = None,
     balloon: Size | float | Sequence[Size | float | None] | None = None,
     protocol: str | Sequence[str] | None = None,
     pattern: Pattern | Sequence[Pattern] = "idle",
@@ -68,7 +68,8 @@ def sweep(
         of each protocol.
     balloon : int, str or float, or a list of them, optional
         Sizes as in `balloonlab.measure`; a float is a share of the memory, above 0 and below 1,
-        rounded down to whole pages. By default 7/8 of the memory, or the size of an array.
+        rounded down to whole pages. By default 7/8 of the memory, or the size of a trace or an
+        array.
     pattern, order : str or array-like, or a list of them
         As in `balloonlab.measure`. Page numbers must come as an array, since a list is
         one of patterns, and only one array at a time: two would have the same name in the frame.
@@ -195,7 +196,9 @@ def _plan(axes: dict[str, list[Any]], host: str, repeats: int) -> list[Case]:
         arguments = dict(zip(axes, combination, strict=True))
         balloon = arguments.pop("balloon")
         if isinstance(balloon, float):
-            balloon = _share(balloon, arguments["memory"])
+            memory = arguments["memory"]
+            fitting = default_memory(arguments["pattern"]) if memory is None else memory
+            balloon = _share(balloon, fitting)
         cases.append(Case.plan(**arguments, balloon=balloon, host=host, repeats=repeats))
     return list(dict.fromkeys(cases))
 

@@ -168,6 +168,55 @@ def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def telling(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
+    """Say how ``bitmap-v4`` tells page sets: the question of 2016, one row a set.
+
+    A word of which some bits are set is told as a bitmap of one word. Words with all bits set
+    are told as blocks: runs of them, cut where a bitmap of 32 KiB ends, are split into
+    powers of two. A block of a single word saves nothing over its bitmap but the bitmap itself.
+
+    Parameters
+    ----------
+    sets : mapping of str to array-like of int
+        Page sets by name.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``name``, ``n_pages``, ``runs_per_gib`` (of the pages), ``bits_per_word`` and
+        ``bits_per_bitmap`` (means over those with any bit set, of 64 and of 262,144), and
+        shares of the pages: ``blocks_share`` (told in blocks of 128 pages and more),
+        ``full_words_share`` (in blocks of 64), ``mixed_words_share`` (in bitmaps).
+
+    Raises
+    ------
+    TypeError, ValueError
+        A page twice, or no page numbers.
+    """
+    rows = []
+    for name, pfns in sets.items():
+        pages = _as_sorted_set(pfns)
+        words, bits_set = _words(pages)
+        n = max(1, pages.size)
+        full = words[bits_set == WORD_PAGES]
+        starts_bitmap = (full - (words[0] if words.size else 0))[1:] % BITMAP_WORDS == 0
+        runs = _lengths((np.diff(full) != 1) | starts_bitmap, full.size)
+        single = WORD_PAGES * int((runs & 1).sum())
+        rows.append(
+            {
+                "name": name,
+                "n_pages": pages.size,
+                "runs_per_gib": BITMAP_PAGES / n * _lengths(np.diff(pages) != 1, pages.size).size,
+                "bits_per_word": pages.size / max(1, words.size),
+                "bits_per_bitmap": pages.size / max(1, len(bitmap_occupancy(pages))),
+                "blocks_share": (WORD_PAGES * full.size - single) / n,
+                "full_words_share": single / n,
+                "mixed_words_share": int(bits_set[bits_set < WORD_PAGES].sum()) / n,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def free_blocks(buddy: Buddy) -> pd.DataFrame:
     """Count an allocator's free blocks by order, and say what they are good for.
 

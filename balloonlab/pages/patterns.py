@@ -1,8 +1,8 @@
-"""Synthetic page sets: the pages that a guest would hand to its balloon.
+"""Page sets by their spelling: the pages that a guest would hand to its balloon.
 
-Every pattern returns page numbers of a PC guest's RAM (`balloonlab.layout`), as a
-``uint64`` array in list order, exactly as many as the balloon has. A pattern that
-has no set of that size says which sizes it has.
+Synthetic ones, and those that real guests told (`balloonlab.traces`). Every pattern returns
+page numbers of a PC guest's RAM (`balloonlab.layout`), as a ``uint64`` array in list order,
+exactly as many as the balloon has. A pattern that has no set of that size says which sizes it has.
 
 =================== ===================================== =================
 spelling            pages                                 list order
@@ -13,6 +13,7 @@ spelling            pages                                 list order
 ``aged``            what a fragmented guest has free      the allocator's
 ``every:K``         every K-th                            ascending
 ``geometric:MEAN``  random runs of a given mean length    ascending
+``trace:NAME``      what a Linux guest told its device    as it was told
 =================== ===================================== =================
 
 `make` takes the spelling, `ordered` puts any page set into another list order.
@@ -28,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..layout import PageRange, check_sizes, zones
-from ..sizes import Size
+from ..sizes import GIB, PAGE_BYTES, Size
+from . import traces
 from .ageing import age, check_workload, held_pages
 from .checks import as_pfns
 from .scattered import every, geometric, huge, random, too_large
@@ -37,6 +39,8 @@ __all__ = [
     "ORDERS",
     "PATTERNS",
     "aged",
+    "default_memory",
+    "default_pages",
     "every",
     "geometric",
     "huge",
@@ -191,7 +195,31 @@ _WITH_PARAMETER = re.compile(r"every:(?P<k>[1-9]\d*)|geometric:(?P<mean>[1-9]\d*
 
 def names() -> list[str]:
     """List the spellings of patterns; capitals stand for a number."""
-    return [*PATTERNS, "every:K", "geometric:MEAN"]
+    return [*PATTERNS, "every:K", "geometric:MEAN", f"{traces.PREFIX}NAME"]
+
+
+def default_memory(name: str) -> int:
+    """Tell the memory in bytes that goes with a pattern where none is given.
+
+    That of the recorded guest for a trace, 8 GiB for all others.
+
+    Raises
+    ------
+    ValueError
+        No such spelling.
+    """
+    if isinstance(name, str) and name.startswith(traces.PREFIX):
+        return traces.sizes(name.removeprefix(traces.PREFIX))[0] * PAGE_BYTES
+    if name not in PATTERNS:
+        make(name, PAGE_BYTES, 0)  # an empty set: only the spelling is checked
+    return 8 * GIB
+
+
+def default_pages(name: str, memory_pages: int) -> int:
+    """Tell the pages of the balloon where none is given: the whole trace, or 7/8 of memory."""
+    if name.startswith(traces.PREFIX):
+        return traces.sizes(name.removeprefix(traces.PREFIX))[1]
+    return memory_pages // 8 * 7
 
 
 def make(
@@ -204,7 +232,8 @@ def make(
     Parameters
     ----------
     name : str
-        As in `names`, a number in the place of the capitals: ``every:8``, ``geometric:1.5``.
+        As in `names`, a number in the place of the capitals: ``every:8``, ``geometric:1.5``; or
+        the name of a trace (`balloonlab.traces.names`), whose first pages are taken.
     memory, balloon : int or str
         Sizes of the guest and of the balloon.
     rng : int or numpy.random.Generator
@@ -229,6 +258,8 @@ def make(
             return idle(memory, balloon)
         if name in PATTERNS:
             return PATTERNS[name](memory, balloon, rng)
+        if name.startswith(traces.PREFIX):
+            return traces.first_pages(name.removeprefix(traces.PREFIX), memory, balloon)
         match = _WITH_PARAMETER.fullmatch(name)
         if match and match["k"]:
             return every(memory, balloon, int(match["k"]))
@@ -236,5 +267,6 @@ def make(
             return geometric(memory, balloon, float(match["mean"]), rng)
     raise ValueError(
         f"pattern must be one of {', '.join(names())}, K a whole number and MEAN a number, both at "
-        f"least 1 and without needless zeros (as in every:8, geometric:1.5), got {name!r}"
+        f"least 1 and without needless zeros (as in every:8, geometric:1.5), NAME one of "
+        f"balloonlab.traces.names(), got {name!r}"
     )

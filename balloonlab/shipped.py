@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PACKAGED = Path(__file__).parents[1] / "data"
-IN_TREE = Path(__file__).parents[2] / "data"
+PACKAGED = Path(__file__).parent / "data"
+IN_TREE = Path(__file__).parents[1] / "data"
 
 
 def shipped(name: str = "") -> Path:

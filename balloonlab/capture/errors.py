@@ -1,0 +1,5 @@
+"""What can go wrong with a captured guest."""
+
+
+class CaptureError(RuntimeError):
+    """Something is missing, or QEMU or the guest did not do what it was told; says which."""

@@ -1,0 +1,267 @@
+"""A Linux guest in QEMU that does what it is told and whose balloon is listened to."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ..sizes import MIB, PAGE_BYTES
+from . import initramfs, kernel
+from .errors import CaptureError
+from .kernel import Kernel
+from .qmp import Monitor
+from .told import EVENTS, Listener
+
+QEMU = "qemu-system-x86_64"
+ACCELERATORS = ("kvm", "tcg")
+
+COMMAND_LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off"
+"""A panic ends QEMU, which is started with ``-no-reboot``; nothing is placed at random."""
+
+PATIENCE_S = 120.0
+"""Seconds of silence after which a guest counts as hung; it says something 50 times a command."""
+
+LAST_WORDS = 12
+"""Lines of the guest's console in an error message."""
+
+DISK_BYTES = 64 * MIB
+"""Room for a file system; the guest's only file is a hole."""
+
+
+def missing(qemu: str = QEMU, with_kernel: bool = True) -> list[str]:
+    """List what a capture needs and this machine lacks; empty where all is there.
+
+    Parameters
+    ----------
+    qemu : str
+        QEMU's system emulator for x86-64.
+    with_kernel : bool
+        Whether a kernel is to be found, too.
+    """
+    lacks = []
+    if shutil.which(qemu) is None:
+        lacks.append(f"QEMU, {qemu} (Debian: apt-get install qemu-system-x86)")
+    if initramfs.compiler() is None:
+        lacks.append("a C compiler (Debian: apt-get install gcc libc6-dev)")
+    problem = kernel.obstacle() if with_kernel else None
+    return [*lacks, problem] if problem else lacks
+
+
+class Guest:
+    """A booted guest. Ends, with its QEMU, at the end of the ``with`` block.
+
+    Parameters
+    ----------
+    which : Kernel
+    memory_pages : int
+        The guest's memory, whole MiB.
+    accelerator : {"kvm", "tcg"}
+    folder : pathlib.Path
+        For the initramfs, the console and the disk.
+    disk : bool
+        Whether the guest has one, with an empty ext4 on it.
+    qemu : str
+    patience_s : float
+        Silence after which QEMU or the guest counts as hung.
+
+    Attributes
+    ----------
+    monitor : Monitor
+    listener : Listener
+        What the balloon device was told.
+
+    Raises
+    ------
+    CaptureError
+        Here and in all methods: QEMU or the guest ended, hung, or answered with an error. The
+        message has the end of the guest's console.
+    """
+
+    def __init__(
+        self,
+        which: Kernel,
+        memory_pages: int,
+        accelerator: str,
+        folder: Path,
+        disk: bool = False,
+        qemu: str = QEMU,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        self._patience_s = patience_s
+        self._console, self._errors = folder / "console", folder / "errors"
+        self._console.touch()
+        needed = kernel.BALLOON + ((*kernel.ONLY_IF_THERE, *kernel.DISK) if disk else ())
+        modules = kernel.read_modules(which.modules, needed)
+        (folder / "initramfs").write_bytes(initramfs.build(modules))
+        devices = _disk(folder) if disk else []
+        command = [
+            *_dies_with_us(),
+            *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            # RAM up to 3 GiB and from 4 GiB on, as in balloonlab.layout, whatever the size.
+            *("-machine", f"pc,accel={accelerator},max-ram-below-4g=3G"),
+            *("-cpu", "host" if accelerator == "kvm" else "qemu64", "-smp", "1"),
+            *("-m", f"{memory_pages * PAGE_BYTES // MIB}M"),
+            *("-kernel", str(which.image), "-initrd", str(folder / "initramfs")),
+            *("-append", COMMAND_LINE),
+            *("-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"),
+            *("-device", "virtio-balloon-pci,id=balloon", *devices),
+            *(word for event in EVENTS for word in ("-trace", event)),
+        ]
+        self._open = ExitStack()
+        try:
+            self._start(command)
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+
+    def _start(self, command: list[str]) -> None:
+        """Start QEMU, connected to us by sockets and a pipe, and wait until the guest is up."""
+        self._wire, wire = socket.socketpair()
+        own, monitor = socket.socketpair()
+        source, told = os.pipe()
+        with ExitStack() as theirs:
+            for end in (wire, monitor):
+                theirs.callback(end.close)
+            theirs.callback(os.close, told)
+            for end in (self._wire, own):
+                self._open.callback(end.close)
+                end.settimeout(self._patience_s)
+            command = [
+                *command,
+                *("-chardev", f"socket,id=wire,fd={wire.fileno()}", "-serial", "chardev:wire"),
+                *("-chardev", f"socket,id=qmp,fd={monitor.fileno()}", "-mon", "qmp,mode=control"),
+                *("-D", f"/dev/fd/{told}"),
+            ]
+            self.listener = Listener(source)
+            self._open.callback(self.listener.join)
+            errors = self._open.enter_context(self._errors.open("wb"))
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    pass_fds=(wire.fileno(), monitor.fileno(), told),
+                )
+            except OSError as error:
+                raise CaptureError(f"{command[0]} could not be started: {error}") from None
+        self._open.callback(self._process.wait)
+        self._open.callback(self._process.kill)
+        try:
+            self.monitor = Monitor(own)
+        except CaptureError as error:
+            raise self._explained(error) from None
+        self._open.callback(self.monitor.close)
+        self._lines = self._open.enter_context(self._wire.makefile("rb"))
+        self._expect("ready")
+
+    def run(self, command: str, report: Callable[[float], None] = lambda share: None) -> None:
+        """Give the guest's init a command and wait until it is carried out.
+
+        `report` is called with the share that is done.
+        """
+        self._send(command)
+        self._expect("ok", report)
+
+    def read(self, path: str) -> str:
+        """Read a file of the guest."""
+        self._send(f"cat {path}")
+        n_bytes = int(self._expect("ok").split()[1])
+        return self._from_wire(lambda: self._lines.read(n_bytes)).decode()
+
+    def available_bytes(self) -> int:
+        """Tell the guest's ``MemAvailable``."""
+        found = re.search(r"MemAvailable:\s+(\d+) kB", self.read("/proc/meminfo"))
+        if not found:
+            raise CaptureError("the guest's /proc/meminfo has no MemAvailable: Linux 3.14 or later")
+        return int(found[1]) << 10
+
+    def set_balloon(
+        self, memory_pages: int, n_pages: int, patience_s: float, report: Callable[[float], None]
+    ) -> None:
+        """Set the balloon's size and wait until it has it, or told nothing for `patience_s`."""
+        self.monitor.command("balloon", value=(memory_pages - n_pages) * PAGE_BYTES)
+        self.listener.wait(n_pages, patience_s, report)
+        self._check_alive()
+
+    def _send(self, command: str) -> None:
+        self._from_wire(lambda: self._wire.sendall(command.encode() + b"\n"))
+
+    def _expect(self, word: str, report: Callable[[float], None] = lambda share: None) -> str:
+        """Read the guest's answers up to one that begins with `word`."""
+        while True:
+            answer = self._from_wire(lambda: self._lines.readline())
+            line = answer.decode("utf-8", "replace").strip()
+            if line.startswith("at "):
+                _, done, total = line.split()
+                report(int(done) / int(total))
+            elif line.split()[:1] == [word]:
+                return line
+            else:
+                raise self._explained(CaptureError(f"the guest answered {line!r}, not {word}"))
+
+    def _from_wire(self, act: Callable[[], bytes | None]) -> bytes:
+        try:
+            got = act()
+        except TimeoutError:
+            raise self._explained(
+                CaptureError(f"the guest was silent for {self._patience_s:g} s")
+            ) from None
+        except OSError:
+            got = b""
+        if got == b"":
+            raise self._explained(CaptureError("QEMU ended, most likely since its guest did"))
+        return got or b""
+
+    def _check_alive(self) -> None:
+        if self._process.poll() is not None:
+            raise self._explained(CaptureError("QEMU ended while the balloon changed its size"))
+
+    def _explained(self, error: CaptureError) -> CaptureError:
+        """Add what QEMU and the guest's kernel said last."""
+        texts = [path.read_text("utf-8", "replace") for path in (self._errors, self._console)]
+        said = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
+        panics = [line for line in said[1][:-LAST_WORDS] if "Kernel panic" in line]
+        lines = [*said[0][-LAST_WORDS:], *panics, *said[1][-LAST_WORDS:]]
+        return CaptureError("\n".join([str(error), *lines]))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+
+def _dies_with_us() -> list[str]:
+    """Have the kernel end QEMU with this process, whatever ends that."""
+    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
+
+
+def _disk(folder: Path) -> list[str]:
+    """Make a disk with an empty ext4."""
+    sbin = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    mke2fs = shutil.which("mke2fs", path=sbin)
+    if mke2fs is None:
+        raise CaptureError("a disk for the guest needs mke2fs (Debian: apt-get install e2fsprogs)")
+    image = folder / "disk"
+    with image.open("wb") as file:
+        file.truncate(DISK_BYTES)
+    options = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=0"]
+    done = subprocess.run([mke2fs, *options, image], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CaptureError(f"mke2fs failed: {done.stderr.strip()}")
+    drive = f"file={image},format=raw,if=none,id=disk"
+    return ["-drive", drive, "-device", "virtio-blk-pci,drive=disk"]

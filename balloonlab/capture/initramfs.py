@@ -1,0 +1,80 @@
+"""The guest's file system: its init, compiled here, and the kernel's modules."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from .errors import CaptureError
+
+SOURCE = Path(__file__).with_name("guest.c")
+
+DIRECTORY, PROGRAM = 0o040755, 0o100755
+"""Modes of the entries; all files are programs here."""
+
+
+def compiler() -> str | None:
+    """Find a C compiler."""
+    return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+
+
+def compile_guest(source: Path = SOURCE) -> bytes:
+    """Compile the guest's init, static.
+
+    Raises
+    ------
+    CaptureError
+        There is no compiler, or it fails: most likely for want of the static C library.
+    """
+    cc = compiler()
+    if cc is None:
+        raise CaptureError(
+            "a C compiler is needed for the guest's init, and there is no cc, gcc or clang: "
+            "install one (Debian: apt-get install gcc libc6-dev)"
+        )
+    with TemporaryDirectory(prefix="balloonlab-") as folder:
+        program = Path(folder) / "init"
+        command = [cc, "-static", "-Os", "-o", str(program), str(source)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise CaptureError(
+                f"{' '.join(command[:3])} failed on the guest's init; it needs the headers and the "
+                f"static C library (Debian: apt-get install libc6-dev):\n{done.stderr.strip()}"
+            )
+        return program.read_bytes()
+
+
+def cpio(files: Mapping[str, bytes | None]) -> bytes:
+    """Write a cpio archive as the kernel reads it for an initramfs.
+
+    Parameters
+    ----------
+    files : mapping of str to bytes or None
+        Contents by path, without a leading slash; None makes a directory, which must come
+        before what is in it.
+
+    Returns
+    -------
+    bytes
+        An archive of the format ``newc`` (Linux, ``Documentation/driver-api/early-userspace/
+        buffer-format.rst``), uncompressed.
+    """
+    archive = bytearray()
+    for number, (path, content) in enumerate([*files.items(), ("TRAILER!!!", b"")], start=1):
+        mode = DIRECTORY if content is None else PROGRAM
+        body, name = content or b"", path.encode() + b"\0"
+        # inode, mode, uid, gid, links, mtime, size, device and its node's numbers, name, check
+        fields = (number, mode, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(name), 0)
+        archive += b"070701" + b"".join(b"%08X" % field for field in fields) + name
+        archive += bytes(-len(archive) % 4) + body
+        archive += bytes(-len(archive) % 4)
+    return bytes(archive)
+
+
+def build(modules: list[bytes]) -> bytes:
+    """Make the initramfs: the guest's init, and modules in the order in which it loads them."""
+    numbered = {f"modules/{i}.ko": content for i, content in enumerate(modules)}
+    return cpio({"init": compile_guest(), "modules": None, **numbered})

@@ -1,0 +1,64 @@
+"""QEMU's monitor protocol: commands in JSON over a socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from .errors import CaptureError
+
+
+class Monitor:
+    """The client's side of a QMP connection.
+
+    Parameters
+    ----------
+    connection : socket.socket
+        Connected to QEMU's monitor. Its timeout is how long an answer may take.
+
+    Raises
+    ------
+    CaptureError
+        Here and in all methods: no answer in time, the end of the connection, or an error
+        that QEMU answers with.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("rb")
+        if "QMP" not in self._read():
+            raise CaptureError("QEMU's monitor did not greet as QMP does")
+        self.command("qmp_capabilities")
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        """Run a command; what it returns."""
+        message = {"execute": name} | ({"arguments": arguments} if arguments else {})
+        try:
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+        except OSError as error:
+            raise CaptureError(f"QEMU ended before the command {name}: {error}") from None
+        while True:
+            answer = self._read()
+            if "error" in answer:
+                raise CaptureError(f"QEMU refused {name}: {answer['error'].get('desc', answer)}")
+            if "return" in answer:
+                return answer["return"]  # anything else is an event
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._lines.close()
+        self._connection.close()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            line = self._lines.readline()
+        except TimeoutError:
+            seconds = self._connection.gettimeout()
+            raise CaptureError(f"QEMU's monitor gave no answer for {seconds:g} s") from None
+        except OSError as error:
+            raise CaptureError(f"QEMU's monitor broke off: {error}") from None
+        if not line:
+            raise CaptureError("QEMU ended")
+        answer: dict[str, Any] = json.loads(line)
+        return answer

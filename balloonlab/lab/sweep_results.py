@@ -1,0 +1,130 @@
+"""Numbers of the stored sweeps: by memory size, by fragmentation, message and discard apart."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ..shipped import shipped
+from ..sizes import GIB, PAGE_BYTES
+from .numbers import SHORT, STATES, Named, Number
+from .store import load
+
+
+def median_ms(frame: pd.DataFrame, **case: object) -> float:
+    """Take the median total of a case's repeats.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        The tidy frame.
+    **case
+        Columns and their values, which one case must have.
+
+    Raises
+    ------
+    ValueError
+        No case has them, or several.
+    """
+    rows = frame[(frame[list(case)] == pd.Series(case)).all(axis="columns")]
+    n_cases = len(rows["run_id"].unique())
+    if n_cases != 1:
+        raise ValueError(f"frame must hold one case with {case}, got {n_cases}")
+    return float(rows.groupby("repeat")["time_ns"].sum().median() / 1e6)
+
+
+def _lab(data: str, value: float, unit: str, *means: str) -> Number:
+    return Number(float(value), unit, "lab", data, ", ".join(means))
+
+
+def sizes() -> Named:
+    """Idle guests by memory size: ns a page, growth, what page by page takes over in bulk."""
+    frame = load(shipped("sizes")).frame
+    memories = sorted(frame["memory_bytes"].unique())
+    for thp in (False, True):
+        for touched, state in STATES.items():
+            prefix = f"sizes_{state}_{'thp_' if thp else ''}"
+            means = f"idle, {state}, {'huge pages' if thp else 'no huge pages'}"
+            common = {"touched": touched, "thp": thp}
+            totals = {
+                protocol: np.array(
+                    [
+                        median_ms(frame, protocol=protocol, memory_bytes=size, **common)
+                        for size in memories
+                    ]
+                )
+                for protocol in ("pfn", "bitmap-v4")
+            }
+            pages = np.array(memories) * 7 / 8 / PAGE_BYTES
+            for protocol, ms in totals.items():
+                ns = 1e6 * ms / pages
+                name = f"{prefix}{SHORT[protocol]}"
+                yield (
+                    f"{name}_least_ns",
+                    _lab("sizes", ns.min(), "ns", means, f"a page, {protocol}"),
+                )
+                yield f"{name}_most_ns", _lab("sizes", ns.max(), "ns", means, f"a page, {protocol}")
+                power = np.polyfit(np.log(pages), np.log(ms), 1)[0]
+                yield (
+                    f"{name}_power",
+                    _lab("sizes", power, "", means, f"time ~ memory^, {protocol}"),
+                )
+            ratios = totals["pfn"] / totals["bitmap-v4"]
+            for size, ratio in zip(memories, ratios, strict=True):
+                name = f"{prefix}{size // GIB}gib_ratio"
+                yield (
+                    name,
+                    _lab("sizes", ratio, "times", means, f"pfn over bitmap-v4, {size // GIB} GiB"),
+                )
+
+
+def runs() -> Named:
+    """By mean run length, touched: times of both protocols, and their ratio."""
+    frame = load(shipped("runs")).frame
+    for mean in sorted(int(pattern.partition(":")[2]) for pattern in frame["pattern"].unique()):
+        yield from _pair("runs", frame, f"runs_{mean}", pattern=f"geometric:{mean}")
+
+
+def density() -> Named:
+    """By share of the memory, strewn at random, touched: as `runs`."""
+    frame = load(shipped("density")).frame
+    for size in sorted(frame["balloon_bytes"].unique()):
+        case = frame[frame["balloon_bytes"] == size]
+        percent = round(100 * size / case["memory_bytes"].iloc[0])
+        name = f"density_{percent}"
+        yield from _pair("density", case, name, pattern="random", balloon_bytes=size)
+
+
+def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Named:
+    """Both protocols on one touched page set: times, and what they are made of."""
+    means = ", ".join(f"{column} {value}" for column, value in case.items())
+    ms = {}
+    for protocol in ("pfn", "bitmap-v4"):
+        ms[protocol] = median_ms(frame, protocol=protocol, **case)
+        full = f"{name}_{SHORT[protocol]}_ms"
+        yield full, _lab(data, ms[protocol], "ms", means, protocol)
+    ratio = ms["pfn"] / ms["bitmap-v4"]
+    yield f"{name}_ratio", _lab(data, ratio, "times", means, "pfn over bitmap-v4")
+
+
+def grid() -> Named:
+    """Shares saved by the message alone, the range call alone, and both, by pattern."""
+    frame = load(shipped("patterns")).frame
+    for pattern in sorted(frame["pattern"].unique()):
+        for touched, state in STATES.items():
+            case = {"pattern": pattern, "touched": touched}
+            name = f"grid_{pattern.replace(':', '_')}_{state}"
+            ms = {
+                (protocol, discard): median_ms(frame, protocol=protocol, discard=discard, **case)
+                for protocol in ("pfn", "bitmap-v4")
+                for discard in ("page", "range")
+            }
+            old = ms["pfn", "page"]
+            for what, pair in (
+                ("message", ("bitmap-v4", "page")),
+                ("range", ("pfn", "range")),
+                ("both", ("bitmap-v4", "range")),
+            ):
+                saved = 100 * (1 - ms[pair] / old)
+                means = f"of pfn by page saved by {pair[0]} by {pair[1]}, {pattern}, {state}"
+                yield f"{name}_{what}_percent", _lab("patterns", saved, "%", means)

@@ -1,0 +1,252 @@
+"""Page orders recorded from real Linux guests: what each told its balloon device, in order.
+
+``balloonlab capture`` records them (`balloonlab.capture`); those in ``data/traces/`` come with
+balloonlab. A trace is named after the guest's state, its memory, the share of it that the
+balloon was to take in percent, and the operation: ``tmpfs50-8GiB-85-inflate``. As a
+pattern its spelling is ``trace:`` and the name.
+
+A folder of traces has for each guest a ``.json`` file, which says how it was made and lists
+its traces, and for each trace a ``.pfns.xz`` file (`balloonlab.pages.codec`), except where it is
+the reverse of another, as a deflation mostly is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..layout import check_sizes
+from ..shipped import shipped
+from ..sizes import PAGE_BYTES, Size, format_size
+from . import codec, metrics
+from .checks import as_pfns
+from .scattered import too_large
+
+PREFIX = "trace:"
+"""What stands before a trace's name where patterns are spelled."""
+
+FOLDER = "traces"
+ENDING = ".pfns.xz"
+HUGE_ORDER = 9
+
+_NAME = re.compile(r"(?P<guest>[a-z0-9]+-[0-9]+[KMG]iB-[0-9]+)-(inflate|deflate)(-[0-9]+)?")
+
+Folder = str | os.PathLike[str]
+
+
+def names(folder: Folder | None = None) -> list[str]:
+    """List traces, guest by guest.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        Where they are; by default those that come with balloonlab.
+    """
+    return [trace["name"] for guest in _guests(folder) for trace in guest["traces"]]
+
+
+def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
+    """Load the pages of a trace, in the order in which the guest told them.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    folder : path-like, optional
+        As in `names`.
+
+    Returns
+    -------
+    uint64 array, shape (n,)
+        Each page once; all are RAM by `balloonlab.layout.ram_ranges` of the guest's memory.
+
+    Raises
+    ------
+    ValueError
+        No such trace, or its file is damaged.
+    """
+    _, trace = _find(name, folder)
+    if trace["reverse_of"] is not None:
+        pages = load(trace["reverse_of"], folder)[::-1].copy()
+    else:
+        path = _folder(folder) / f"{name}{ENDING}"
+        try:
+            pages = codec.decode(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"trace {name!r} cannot be read from {path}: {error}") from None
+    if pages.size != trace["n_pages"] or digest(pages) != trace["digest"]:
+        raise ValueError(
+            f"trace {name!r} is damaged: it holds {pages.size} pages with the digest "
+            f"{digest(pages)}, recorded were {trace['n_pages']} with {trace['digest']}"
+        )
+    return pages
+
+
+def index(folder: Folder | None = None) -> pd.DataFrame:
+    """Describe traces, one row each.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        As in `names`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``name``, ``source`` (``trace``), ``state`` and its ``description``, ``memory_bytes``,
+        ``share`` (asked for), ``operation``, ``cycle`` (from 1), ``n_pages``,
+        ``balloon_bytes``, ``n_moved`` (pages told besides, since the guest moved
+        them), ``unusable_index`` (of huge pages before the operation, all zones together; see
+        `balloonlab.pages.metrics.unusable_index`), ``buddyinfo_before`` and
+        ``buddyinfo_after`` (free blocks of order 0, 1 and so on by zone), ``seed``,
+        ``workload``, ``kernel``, ``command_line``, ``thp``, ``qemu``, ``accelerator``,
+        ``utc_time``, ``reverse_of`` (the trace that this one reverses, if any), ``digest``.
+    """
+    of_guest = ["state", "description", "memory_bytes", "share", "seed", "workload", "kernel"]
+    of_guest += ["command_line", "thp", "qemu", "accelerator", "utc_time"]
+    rows = []
+    for guest in _guests(folder):
+        for trace in guest["traces"]:
+            blocks = np.sum(list(trace["buddyinfo_before"].values()), axis=0)
+            rows.append(
+                {name: guest[name] for name in of_guest}
+                | trace
+                | {
+                    "source": "trace",
+                    "reverse_of": trace["reverse_of"] or "",
+                    "balloon_bytes": trace["n_pages"] * PAGE_BYTES,
+                    "unusable_index": metrics.unusable_index(blocks)[HUGE_ORDER],
+                }
+            )
+    columns = ["name", "source", *of_guest[:4], "operation", "cycle", "n_pages", "balloon_bytes"]
+    columns += ["n_moved", "unusable_index", "buddyinfo_before", "buddyinfo_after", *of_guest[4:]]
+    return pd.DataFrame(rows, columns=[*columns, "reverse_of", "digest"])
+
+
+def telling(folder: Folder | None = None) -> pd.DataFrame:
+    """Answer the question of 2016 for every inflation: how full bitmaps of real guests are.
+
+    Parameters
+    ----------
+    folder : path-like, optional
+        As in `names`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``name``, ``source``, ``state``, ``memory_bytes``, ``share`` and ``cycle`` as in `index`,
+        then the columns of `balloonlab.pages.metrics.telling`.
+    """
+    frame = index(folder).query("operation == 'inflate'")
+    frame = frame[["name", "source", "state", "memory_bytes", "share", "cycle"]]
+    rows = [metrics.telling({name: load(name, folder)}) for name in frame["name"]]
+    return frame.merge(pd.concat(rows), on="name") if rows else frame
+
+
+def sizes(name: str, folder: Folder | None = None) -> tuple[int, int]:
+    """Tell the guest's memory and the pages of a trace, both in pages.
+
+    Raises
+    ------
+    ValueError
+        No such trace.
+    """
+    guest, trace = _find(name, folder)
+    return guest["memory_bytes"] // PAGE_BYTES, trace["n_pages"]
+
+
+def first_pages(name: str, memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
+    """Take the first pages of a trace, for a balloon that may be smaller than it.
+
+    Parameters
+    ----------
+    name : str
+        One of `names`.
+    memory, balloon : int or str
+        Sizes of the guest, which must be that of the trace, and of the balloon.
+
+    Raises
+    ------
+    ValueError
+        No such trace, another memory, or a balloon larger than the trace; see also
+        `balloonlab.layout.check_sizes`.
+    """
+    recorded_pages, n_pages = sizes(name)
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    if memory_pages != recorded_pages:
+        raise ValueError(
+            f"memory must be {format_size(recorded_pages * PAGE_BYTES)} with pattern {PREFIX}{name}"
+            f", as the guest's that it was recorded from, or left out, got {memory!r}"
+        )
+    if balloon_pages > n_pages:
+        raise too_large(f"{PREFIX}{name}", memory, balloon, n_pages, "another trace or pattern")
+    return load(name)[:balloon_pages]
+
+
+def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.ArrayLike]) -> None:
+    """Write the traces of a guest; the ``.json`` file comes last and says that all is there.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made if need be.
+    guest : mapping
+        How they were made; ``name`` names the guest, ``traces`` lists a mapping for each
+        trace, to which ``n_pages``, ``digest`` and ``reverse_of`` are added.
+    pages : mapping of str to array-like of int
+        Pages by the name of their trace.
+    """
+    top = Path(folder)
+    top.mkdir(parents=True, exist_ok=True)
+    traces: list[dict[str, Any]] = []
+    for trace in guest["traces"]:
+        own = as_pfns(pages[trace["name"]])
+        twin = next((t["name"] for t in traces if _reverses(own, pages[t["name"]])), None)
+        traces.append({**trace, "n_pages": own.size, "digest": digest(own), "reverse_of": twin})
+        if twin is None:
+            (top / f"{trace['name']}{ENDING}").write_bytes(codec.encode(own))
+    draft = top / f"{guest['name']}.tmp"
+    draft.write_text(json.dumps({**guest, "traces": traces}, indent=1) + "\n")
+    draft.replace(top / f"{guest['name']}.json")
+
+
+def digest(pfns: npt.NDArray[np.uint64]) -> str:
+    """Name a list of pages by its content."""
+    return blake2b(pfns.astype("<u8").tobytes(), digest_size=16).hexdigest()
+
+
+def _reverses(pages: npt.NDArray[np.uint64], others: npt.ArrayLike) -> bool:
+    return np.array_equal(pages, as_pfns(others)[::-1])
+
+
+def _folder(folder: Folder | None) -> Path:
+    return shipped(FOLDER) if folder is None else Path(folder)
+
+
+def _guests(folder: Folder | None) -> list[dict[str, Any]]:
+    paths = sorted(_folder(folder).glob("*.json"))
+    guests: list[dict[str, Any]] = [json.loads(path.read_text()) for path in paths]
+    return sorted(guests, key=lambda guest: (guest["state"], guest["memory_bytes"], guest["share"]))
+
+
+def _find(name: str, folder: Folder | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    match = _NAME.fullmatch(name) if isinstance(name, str) else None
+    path = _folder(folder) / f"{match['guest']}.json" if match else None
+    if path is not None and path.exists():
+        guest = json.loads(path.read_text())
+        for trace in guest["traces"]:
+            if trace["name"] == name:
+                return guest, trace
+    near = difflib.get_close_matches(str(name), names(folder), n=3, cutoff=0.3)
+    nearest = f"; the nearest are {', '.join(near)}" if near else ""
+    raise ValueError(f"trace must be one of balloonlab.traces.names(), got {name!r}{nearest}")
