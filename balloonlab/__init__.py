@@ -16,7 +16,7 @@ memory, with every stage timed::
 
 from importlib.metadata import version
 
-from . import capture, figures, lab, model, qemu, wire
+from . import capture, figures, lab, model, qemu, results, wire
 from .headline import reproduce
 from .lab import compare, measure, sweep
 from .pages import patterns, traces
@@ -33,6 +33,7 @@ __all__ = [
     "patterns",
     "qemu",
     "reproduce",
+    "results",
     "sweep",
     "traces",
     "wire",

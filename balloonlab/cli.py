@@ -318,7 +318,7 @@ def figures(
     reproduce) has the cases for.
     """
     from .figures import draw_all
-    from .lab.numbers import write_numbers
+    from .results import write
 
     drawn = 0
     for name, problem in draw_all(out, run):
@@ -328,7 +328,7 @@ def figures(
     if not drawn:
         raise typer.Exit(2)
     if run is None:
-        write_numbers(out)
+        write(out)
 
 
 def main() -> None:

@@ -45,12 +45,12 @@ ANSWERS = """
   {grid_random_touched_message_percent}, {grid_random_touched_range_percent} and
   {grid_random_touched_both_percent}.
 """
-"""What came out, in numbers that `balloonlab.lab.results` computes from ``data/``."""
+"""What came out, in numbers that `balloonlab.results` computes from ``data/``."""
 
 
 def answers() -> str:
     """Fill in the numbers, a bullet a paragraph, in lines as the README has them."""
-    bullets = " ".join(bl.lab.say(ANSWERS).split()).split("- **")[1:]
+    bullets = " ".join(bl.results.say(ANSWERS).split()).split("- **")[1:]
     return "\n".join(
         fill(f"- **{text.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
         for text in bullets
@@ -70,7 +70,7 @@ def main() -> None:
     said = re.compile(r"(<!-- answers -->\n).*?(\n<!-- end -->)", re.DOTALL)
     readme = said.sub(lambda match: match[1] + answers() + match[2], readme)
     README.write_text(readme)
-    bl.lab.write_numbers(TOP / "data")
+    bl.results.write(TOP / "data")
 
 
 if __name__ == "__main__":

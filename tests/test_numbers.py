@@ -8,8 +8,9 @@ import nbformat
 import pytest
 
 import balloonlab as bl
-from balloonlab.lab.numbers import JSON, LATEX, Number, to_json, to_latex
-from balloonlab.lab.sweep_results import median_ms
+from balloonlab.results import Number
+from balloonlab.results.prose import JSON, LATEX, to_json, to_latex
+from balloonlab.results.sweeps import median_ms
 
 from .readme import TOP, prose
 
@@ -19,7 +20,7 @@ STATED = re.compile(r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?) (ms|us|ns|%|times|GiB/s)(?
 
 
 def texts():
-    return {number.text.replace(",", "") for number in bl.lab.results().values()}
+    return {number.text.replace(",", "") for number in bl.results.all_numbers().values()}
 
 
 def stated(text):
@@ -47,23 +48,23 @@ def test_how_a_number_is_written(value, unit, text):
 
 def test_say_fills_in_and_names_what_is_missing():
     known = {"one": Number(1.5, "ms", "lab", "x", "y")}
-    assert bl.lab.say("It took {one}.", known) == "It took 1.5 ms."
-    assert bl.lab.say("**{one}**", known)._repr_markdown_() == "**1.5 ms**"
+    assert bl.results.say("It took {one}.", known) == "It took 1.5 ms."
+    assert bl.results.say("**{one}**", known)._repr_markdown_() == "**1.5 ms**"
     with pytest.raises(KeyError, match="other"):
-        bl.lab.say("{other}", known)
+        bl.results.say("{other}", known)
 
 
 def test_every_number_says_where_it_comes_from():
-    for name, number in bl.lab.results().items():
+    for name, number in bl.results.all_numbers().items():
         assert re.fullmatch(r"[a-z][a-z0-9_.-]*", name)
         assert number.source in ("paper", "lab", "qemu", "trace", "model")
-        assert bl.lab.shipped(number.data).exists()
+        assert bl.lab.shipped(number.data).exists()  # data/ itself where none is needed
         assert number.means
         assert number.value == number.value, name
 
 
 def test_numbers_are_those_of_the_table():
-    numbers, frame = bl.lab.results(), bl.lab.load(bl.lab.shipped("headline")).frame
+    numbers, frame = bl.results.all_numbers(), bl.lab.load(bl.lab.shipped("headline")).frame
     total = frame.query("protocol == 'pfn' and touched").groupby("repeat")["time_ns"].sum()
     assert numbers["headline_touched_pfn_ms"].value == pytest.approx(total.median() / 1e6)
     assert numbers["paper_pfn_ms"].value == pytest.approx(4126)
@@ -72,7 +73,7 @@ def test_numbers_are_those_of_the_table():
 
 
 def test_the_committed_files_hold_them():
-    numbers = bl.lab.results()
+    numbers = bl.results.all_numbers()
     advice = "python -m tests.readme writes them anew"
     assert (TOP / "data" / JSON).read_text() == to_json(numbers), advice
     assert (TOP / "data" / LATEX).read_text() == to_latex(numbers), advice
@@ -106,6 +107,6 @@ def test_prose_of_notebooks_states_only_them(path: Path):
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name[:2])
 def test_what_notebooks_say_is_what_the_data_say(path: Path):
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and cell.source.startswith("bl.lab.say("):
+        if cell.cell_type == "code" and cell.source.startswith("bl.results.say("):
             (output,) = cell.outputs
             assert output["data"]["text/markdown"] == str(eval(cell.source, {"bl": bl}))

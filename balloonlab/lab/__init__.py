@@ -4,12 +4,10 @@ from ..shipped import shipped
 from .contents import verify
 from .measure import Run, compare, measure, totals
 from .messages import counts, discards, idle_counts, messages
-from .numbers import say, write_numbers
 from .posted import DEFECTS, smallest, strikes
 from .published import published
 from .report import findings, readable
 from .reproduction import Reproduction
-from .results import results
 from .store import load, pool
 from .sweep import sweep
 from .timeline import timeline
@@ -29,8 +27,6 @@ __all__ = [
     "pool",
     "published",
     "readable",
-    "results",
-    "say",
     "shipped",
     "smallest",
     "strikes",
@@ -38,5 +34,4 @@ __all__ = [
     "timeline",
     "totals",
     "verify",
-    "write_numbers",
 ]

@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ..lab.measure import totals
+from ..lab.store import load
 from ..shipped import shipped
 from ..sizes import GIB, PAGE_BYTES
-from .numbers import SHORT, STATES, Named, Number
-from .store import load
+from .number import SHORT, STATES, Named, Number
+
+
+def numbers() -> Named:
+    """Compute what the sweeps found: by size, run length and density; message and call apart."""
+    for part in (_sizes, _runs, _density, _cases, _grid):
+        yield from part()
 
 
 def median_ms(frame: pd.DataFrame, **case: object) -> float:
@@ -37,8 +44,7 @@ def _lab(data: str, value: float, unit: str, *means: str) -> Number:
     return Number(float(value), unit, "lab", data, ", ".join(means))
 
 
-def sizes() -> Named:
-    """Idle guests by memory size: ns a page, growth, what page by page takes over in bulk."""
+def _sizes() -> Named:
     frame = load(shipped("sizes")).frame
     memories = sorted(frame["memory_bytes"].unique())
     for thp in (False, True):
@@ -78,21 +84,35 @@ def sizes() -> Named:
                 )
 
 
-def runs() -> Named:
-    """By mean run length, touched: times of both protocols, and their ratio."""
+def _runs() -> Named:
     frame = load(shipped("runs")).frame
     for mean in sorted(int(pattern.partition(":")[2]) for pattern in frame["pattern"].unique()):
         yield from _pair("runs", frame, f"runs_{mean}", pattern=f"geometric:{mean}")
 
 
-def density() -> Named:
-    """By share of the memory, strewn at random, touched: as `runs`."""
+def _density() -> Named:
     frame = load(shipped("density")).frame
     for size in sorted(frame["balloon_bytes"].unique()):
         case = frame[frame["balloon_bytes"] == size]
         percent = round(100 * size / case["memory_bytes"].iloc[0])
         name = f"density_{percent}"
         yield from _pair("density", case, name, pattern="random", balloon_bytes=size)
+
+
+def _cases() -> Named:
+    """Count the cases of run length and density in which the bitmap is ahead."""
+    frame = pd.concat([load(shipped(data)).frame for data in ("runs", "density")])
+    case = ["pattern", "balloon_bytes", "protocol"]
+    ms = totals(frame).set_index(case).unstack()
+    old, new = (ms.xs(protocol, axis=1, level="protocol") for protocol in ("pfn", "bitmap-v4"))
+    n_bytes = frame.groupby(case)["wire_bytes"].first().unstack()
+    for name, ahead, means in (
+        ("cases", old["median_ms"] > 0, "cases of run length and density"),
+        ("cases_faster", new["median_ms"] < old["median_ms"], "bitmap-v4 faster by the median"),
+        ("cases_always_faster", new["max_ms"] < old["min_ms"], "bitmap-v4 faster in all repeats"),
+        ("cases_shorter", n_bytes["bitmap-v4"] < n_bytes["pfn"], "bitmap-v4's message shorter"),
+    ):
+        yield name, _lab("runs", ahead.sum(), "", means)
 
 
 def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Named:
@@ -107,8 +127,7 @@ def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Named:
     yield f"{name}_ratio", _lab(data, ratio, "times", means, "pfn over bitmap-v4")
 
 
-def grid() -> Named:
-    """Shares saved by the message alone, the range call alone, and both, by pattern."""
+def _grid() -> Named:
     frame = load(shipped("patterns")).frame
     for pattern in sorted(frame["pattern"].unique()):
         for touched, state in STATES.items():
@@ -120,11 +139,19 @@ def grid() -> Named:
                 for discard in ("page", "range")
             }
             old = ms["pfn", "page"]
+            both = old - ms["bitmap-v4", "range"]
+            about = f"{pattern}, {state}"
+            # The mean of both orders: the message first, or the message last.
+            first, last = old - ms["bitmap-v4", "page"], ms["pfn", "range"] - ms["bitmap-v4", "range"]
+            part = 100 * (first + last) / 2 / both
+            yield f"{name}_part_percent", _lab("patterns", part, "%", "the message's part", about)
+            gain = old / ms["bitmap-v4", "range"]
+            yield f"{name}_gain", _lab("patterns", gain, "times", "pfn over bitmap-v4", about)
             for what, pair in (
                 ("message", ("bitmap-v4", "page")),
                 ("range", ("pfn", "range")),
                 ("both", ("bitmap-v4", "range")),
             ):
                 saved = 100 * (1 - ms[pair] / old)
-                means = f"of pfn by page saved by {pair[0]} by {pair[1]}, {pattern}, {state}"
-                yield f"{name}_{what}_percent", _lab("patterns", saved, "%", means)
+                means = f"of pfn by page saved by {pair[0]} by {pair[1]}"
+                yield f"{name}_{what}_percent", _lab("patterns", saved, "%", means, about)

@@ -1,53 +1,30 @@
-"""Numbers of prose: value, unit and source, by one name in README, notebooks and LaTeX."""
+"""Numbers into prose: by name into text, all of them into JSON and LaTeX."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+
+from . import beyond, guests, headline, sweeps
+from .number import Number
 
 JSON, LATEX = "numbers.json", "numbers.tex"
 
-SHORT = {"pfn": "pfn", "bitmap-v4": "bitmap", "reporting": "reporting", "madvise": "floor"}
-STATES = {True: "touched", False: "untouched"}
-"""Protocols, and whether the host had pages behind the guest, in names of numbers."""
+PARTS = (headline.numbers, sweeps.numbers, beyond.numbers, guests.numbers)
 
 
-class Number(NamedTuple):
-    """A number that prose may state.
+@cache
+def all_numbers() -> dict[str, Number]:
+    """Compute every number that the README and the notebooks state, from ``data/``.
 
-    Attributes
-    ----------
-    value : float
-    unit : str
-        As written behind it; empty for a count.
-    source : str
-        ``paper``, ``lab``, ``qemu``, ``trace`` or ``model``.
-    data : str
-        File or folder of ``data/`` that it is computed from.
-    means : str
-        What it is.
+    Returns
+    -------
+    dict of str to Number
     """
-
-    value: float
-    unit: str
-    source: str
-    data: str
-    means: str
-
-    @property
-    def text(self) -> str:
-        """The number as prose has it: three digits, of most per cents two, and the unit."""
-        nearly_all = 99 < self.value < 100  # "100 %" would be wrong
-        digits = 2 if self.unit == "%" and not nearly_all else 3
-        whole = float(self.value).is_integer() or abs(self.value) >= 10 ** (digits - 1)
-        number = f"{self.value:,.0f}" if whole else f"{self.value:.{digits}g}"
-        return f"{number} {self.unit}".rstrip()
-
-
-Named: TypeAlias = Iterator[tuple[str, Number]]
+    return dict(pair for part in PARTS for pair in part())
 
 
 class Said(str):
@@ -82,13 +59,11 @@ def say(template: str, numbers: Mapping[str, Number] | None = None) -> Said:
     >>> print(say("The old driver took {paper_pfn_ms}."))
     The old driver took 4,126 ms.
     """
-    from .results import results
-
-    known = results() if numbers is None else numbers
+    known = all_numbers() if numbers is None else numbers
     return Said(template.format_map({name: number.text for name, number in known.items()}))
 
 
-def write_numbers(
+def write(
     folder: str | os.PathLike[str], numbers: Mapping[str, Number] | None = None
 ) -> None:
     r"""Write ``numbers.json`` and, for LaTeX, ``numbers.tex``.
@@ -103,9 +78,7 @@ def write_numbers(
     numbers : mapping of str to Number, optional
         Those of the data that come with balloonlab, by default.
     """
-    from .results import results
-
-    known = results() if numbers is None else numbers
+    known = all_numbers() if numbers is None else numbers
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / JSON).write_text(to_json(known))

@@ -1,33 +1,21 @@
-"""What came out: the numbers that README and notebooks state, computed from ``data/``."""
+"""Numbers of the headline: the paper's, the laboratory's, QEMU's; and of what was checked."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import pandas as pd
 
+from ..lab.floor import PROTOCOL as FLOOR
+from ..lab.published import published
+from ..lab.reproduction import Reproduction, median_repeat
 from ..shipped import shipped
 from ..sizes import GIB
-from .floor import PROTOCOL as FLOOR
-from .numbers import SHORT, STATES, Named, Number
-from .published import published
-from .reproduction import Reproduction, median_repeat
-from .sweep_results import density, grid, runs, sizes
+from .number import SHORT, STATES, Named, Number
 
 
-@cache
-def results() -> dict[str, Number]:
-    """Compute every number that prose states, by name.
-
-    Returns
-    -------
-    dict of str to Number
-    """
-    return dict(
-        pair
-        for part in (_paper, _headline, _qemu, _reliability, _contents, sizes, runs, density, grid)
-        for pair in part()
-    )
+def numbers() -> Named:
+    """Compute what `balloonlab reproduce`, `fuzz` and `verify` found, beside the paper."""
+    for part in (_paper, _headline, _qemu, _reliability, _contents):
+        yield from part()
 
 
 def _paper() -> Named:
