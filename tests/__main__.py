@@ -7,6 +7,8 @@ run once. Extra arguments go to pytest.
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
+from tempfile import TemporaryFile
 
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
@@ -16,19 +18,44 @@ MODES = {
     "bounds checked (NUMBA_BOUNDSCHECK=1)": {"NUMBA_BOUNDSCHECK": "1"},
 }
 
+TOGETHER = (list(MODES)[:1], list(MODES)[1:])
+"""Modes that run at the same time; the first, which has the most to do, has the machine alone."""
 
-def main() -> int:
+
+def run_checks() -> list[str]:
     failed = []
     for check in CHECKS:
         print(f"== {' '.join(check)}", flush=True)
         if subprocess.run([sys.executable, "-m", *check], check=False).returncode:
             failed.append(" ".join(check))
-    for mode, settings in MODES.items():
-        print(f"== {mode}", flush=True)
-        once = ["-m", "not once"] if settings else []
-        command = [sys.executable, "-m", "pytest", "-q", *once, *sys.argv[1:]]
-        if subprocess.run(command, env=os.environ | settings, check=False).returncode:
-            failed.append(mode)
+    return failed
+
+
+def run_modes(modes: list[str]) -> list[str]:
+    """Run modes side by side; what each of several says is shown whole, one after the other."""
+    print(f"== {', '.join(modes)}", flush=True)
+    failed = []
+    with ExitStack() as stack:
+        runs = []
+        for mode in modes:
+            once = ["-m", "not once"] if MODES[mode] else []
+            command = [sys.executable, "-m", "pytest", "-q", *once, *sys.argv[1:]]
+            said = stack.enter_context(TemporaryFile("w+")) if len(modes) > 1 else None
+            env = os.environ | MODES[mode]
+            runs.append((mode, subprocess.Popen(command, env=env, stdout=said), said))
+        for mode, process, said in runs:
+            if process.wait():
+                failed.append(mode)
+            if said is not None:
+                said.seek(0)
+                print(f"-- {mode}\n{said.read()}", flush=True)
+    return failed
+
+
+def main() -> int:
+    failed = run_checks()
+    for modes in TOGETHER:
+        failed += run_modes(modes)
     for mode in failed:
         print(f"FAILED: {mode}", file=sys.stderr)
     return len(failed)

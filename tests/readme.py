@@ -18,8 +18,10 @@ def blocks() -> dict[str, str]:
     headline = bl.lab.Reproduction.load(TOP / "data" / "headline")
     hostile = pd.read_csv(TOP / "data" / "reliability" / "fuzz.csv")
     contents = pd.read_csv(TOP / "data" / "contents" / "contents.csv")
+    qemu = bl.lab.Reproduction.load(TOP / "data" / "qemu")
     return {
         "headline": to_text(render(headline)),
+        "qemu": to_text(render(qemu)),
         "reliability": to_text(render_fuzz(hostile)),
         "contents": to_text(render_contents(contents)),
     }
@@ -44,6 +46,14 @@ ANSWERS = """
   both {grid_idle_touched_both_percent}; of pages strewn at random
   {grid_random_touched_message_percent}, {grid_random_touched_range_percent} and
   {grid_random_touched_both_percent}.
+- **A real device** (`qemu`, 7 of 8 GiB). An unmodified QEMU takes {qemu_untouched_pfn_ms} page by
+  page on untouched memory and {qemu_touched_pfn_ms} on touched; by free page reporting
+  {qemu_untouched_reporting_ms} and {qemu_touched_reporting_ms}.
+- **Real guests** (`trace`, {guests_traces} traces). In a word of 64 pages with any bit set there are
+  {guests_least_bits} to {guests_most_bits} set, by what the guest did: idle {guests_idle_bits}, page
+  cache {guests_pagecache_bits}, half of tmpfs deleted {guests_tmpfs50_bits}, anonymous memory freed
+  in pieces {guests_anon_bits}. Page by page takes {guests_idle_ratio}, {guests_pagecache_ratio},
+  {guests_tmpfs50_ratio} and {guests_anon_ratio} as long as in bulk on their pages (`lab`, touched).
 """
 """What came out, in numbers that `balloonlab.results` computes from ``data/``."""
 

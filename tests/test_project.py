@@ -45,7 +45,7 @@ def test_the_version_is_the_same_everywhere(project):
     assert citation["license"] == project["license"]
 
 
-@pytest.mark.parametrize("name", ["headline", "reliability", "contents"])
+@pytest.mark.parametrize("name", ["headline", "qemu", "reliability", "contents"])
 def test_the_readmes_numbers_are_those_of_the_data(name):
     assert f"<!-- {name} -->\n```text\n{blocks()[name]}```" in README, (
         "README.md and data/ disagree: python -m tests.readme writes the tables anew"
