@@ -20,12 +20,13 @@ def _told() -> Named:
     frame = traces.telling().sort_values(["memory_bytes", "share", "cycle"])
     yield "guests_traces", _trace(len(traces.names()), "", "recorded")
     most = frame[frame["share"] == frame["share"].max()]
-    for name, bits in (("least", most["bits_per_word"].min()), ("most", most["bits_per_word"].max())):
-        yield f"guests_{name}_bits", _trace(bits, "bits", "set in a word that is not empty", name)
+    bits = most["bits_per_word"]
+    for name, value in (("least", bits.min()), ("most", bits.max())):
+        yield f"guests_{name}_bits", _trace(value, "", "set in a word that is not empty", name)
     for row in frame.drop_duplicates("state", keep="last").to_dict("records"):
         name, about = f"guests_{row['state']}", row["name"]
-        bits = row["bits_per_word"]
-        yield f"{name}_bits", _trace(bits, "bits", "set in a word that is not empty", about)
+        value = row["bits_per_word"]
+        yield f"{name}_bits", _trace(value, "", "set in a word that is not empty", about)
         yield f"{name}_runs", _trace(round(row["runs_per_gib"]), "", "runs a GiB", about)
         for part in ("blocks", "full_words", "mixed_words"):
             share = 100 * row[f"{part}_share"]
@@ -33,7 +34,7 @@ def _told() -> Named:
 
 
 def _cost() -> Named:
-    """The same page numbers on real memory, touched."""
+    """Tell and discard the same page numbers on real memory, touched."""
     frame = load(shipped("guests")).frame
     n_pages = frame.groupby("pattern")["n_pages"].first()
     for pattern in sorted(n_pages.index):

@@ -63,9 +63,7 @@ def say(template: str, numbers: Mapping[str, Number] | None = None) -> Said:
     return Said(template.format_map({name: number.text for name, number in known.items()}))
 
 
-def write(
-    folder: str | os.PathLike[str], numbers: Mapping[str, Number] | None = None
-) -> None:
+def write(folder: str | os.PathLike[str], numbers: Mapping[str, Number] | None = None) -> None:
     r"""Write ``numbers.json`` and, for LaTeX, ``numbers.tex``.
 
     ``\input{numbers.tex}``, then ``\balloonlab{headline_touched_ratio}`` is the number and

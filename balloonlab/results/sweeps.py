@@ -103,14 +103,15 @@ def _cases() -> Named:
     """Count the cases of run length and density in which the bitmap is ahead."""
     frame = pd.concat([load(shipped(data)).frame for data in ("runs", "density")])
     case = ["pattern", "balloon_bytes", "protocol"]
-    ms = totals(frame).set_index(case).unstack()
-    old, new = (ms.xs(protocol, axis=1, level="protocol") for protocol in ("pfn", "bitmap-v4"))
-    n_bytes = frame.groupby(case)["wire_bytes"].first().unstack()
+    ms = totals(frame).set_index(case).sort_index()
+    old, new = (ms.xs(protocol, level="protocol") for protocol in ("pfn", "bitmap-v4"))
+    n_bytes = frame.groupby(case)["wire_bytes"].first()
+    old_bytes, new_bytes = (n_bytes.xs(name, level="protocol") for name in ("pfn", "bitmap-v4"))
     for name, ahead, means in (
         ("cases", old["median_ms"] > 0, "cases of run length and density"),
         ("cases_faster", new["median_ms"] < old["median_ms"], "bitmap-v4 faster by the median"),
         ("cases_always_faster", new["max_ms"] < old["min_ms"], "bitmap-v4 faster in all repeats"),
-        ("cases_shorter", n_bytes["bitmap-v4"] < n_bytes["pfn"], "bitmap-v4's message shorter"),
+        ("cases_shorter", new_bytes < old_bytes, "bitmap-v4's message shorter"),
     ):
         yield name, _lab("runs", ahead.sum(), "", means)
 
@@ -142,7 +143,8 @@ def _grid() -> Named:
             both = old - ms["bitmap-v4", "range"]
             about = f"{pattern}, {state}"
             # The mean of both orders: the message first, or the message last.
-            first, last = old - ms["bitmap-v4", "page"], ms["pfn", "range"] - ms["bitmap-v4", "range"]
+            first = old - ms["bitmap-v4", "page"]
+            last = ms["pfn", "range"] - ms["bitmap-v4", "range"]
             part = 100 * (first + last) / 2 / both
             yield f"{name}_part_percent", _lab("patterns", part, "%", "the message's part", about)
             gain = old / ms["bitmap-v4", "range"]
