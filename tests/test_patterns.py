@@ -239,6 +239,17 @@ def test_the_map_shows_each_page_of_each_set():
 
 
 @pytest.mark.once
+def test_the_map_may_start_anywhere():
+    import matplotlib.pyplot as plt
+
+    ax = figures.patterns({"run": range(600, 650)}, n_pages=512, first_pfn=620)
+    (image,) = ax.get_images()
+    assert np.flatnonzero(image.get_array().filled(-1)[:1].ravel() == 1).tolist() == [*range(30)]
+    assert "2 MiB from page 620 on" in ax.get_title(loc="left")
+    plt.close(ax.figure)
+
+
+@pytest.mark.once
 def test_occupancy_bars_are_the_shares_of_words():
     import matplotlib.pyplot as plt
 

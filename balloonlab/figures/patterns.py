@@ -36,7 +36,10 @@ OCCUPANCY = (
 
 
 def patterns(
-    sets: Mapping[str, npt.ArrayLike], n_pages: int = 16_384, ax: Axes | None = None
+    sets: Mapping[str, npt.ArrayLike],
+    n_pages: int = 16_384,
+    first_pfn: int = 0,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw page sets as maps of memory, one below the other.
 
@@ -46,7 +49,9 @@ def patterns(
         Page sets by name, in the order in which they are drawn. A name should carry
         its source, as in ``"aged (model)"``.
     n_pages : int
-        The maps show the pages below this one, 512 a row (2 MiB), as many rows as it takes.
+        So many pages are shown, 512 a row (2 MiB), as many rows as it takes.
+    first_pfn : int
+        The first of them.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -73,7 +78,7 @@ def patterns(
         if ax is None:
             _, ax = plt.subplots(figsize=(7.2, 0.5 + 0.75 * len(sets)), layout="constrained")
         for top, pfns in zip(tops, sets.values(), strict=True):
-            shown = _map(pfns, n_pages)
+            shown = _map(pfns, first_pfn, n_pages)
             picture[top : top + n_rows] = shown
             frame = Rectangle((-0.5, top - 0.5), ROW_PAGES, n_rows, fill=False, linewidth=0.6)
             ax.add_patch(frame).set_clip_on(False)
@@ -93,7 +98,8 @@ def patterns(
         ax.grid(visible=False)
         ax.set_xlabel("page in its row of 512 (2 MiB), rows downwards; dark: in the set")
         size = format_size(n_pages * PAGE_BYTES)
-        ax.set_title(f"The guest's first {size}, page by page, by pattern")
+        which = f"first {size}" if first_pfn == 0 else f"{size} from page {first_pfn:,} on"
+        ax.set_title(f"The guest's {which}, page by page, by pattern")
     return ax
 
 
@@ -166,11 +172,12 @@ def _check(sets: Mapping[str, npt.ArrayLike]) -> None:
         raise ValueError("sets must hold at least one page set by name, got none")
 
 
-def _map(pfns: npt.ArrayLike, n_pages: int) -> npt.NDArray[np.float64]:
-    """Rows of pages: 1 in the set, 0 not, NaN beyond `n_pages`."""
+def _map(pfns: npt.ArrayLike, first_pfn: int, n_pages: int) -> npt.NDArray[np.float64]:
+    """Rows of `n_pages` pages from the first on: 1 in the set, 0 not, NaN beyond them."""
     pages = as_pfns(pfns)
+    shown = (pages >= np.uint64(first_pfn)) & (pages < np.uint64(first_pfn + n_pages))
     taken = np.zeros(n_pages)
-    taken[pages[pages < np.uint64(n_pages)]] = 1
+    taken[pages[shown] - np.uint64(first_pfn)] = 1
     beyond = np.full(-n_pages % ROW_PAGES, np.nan)
     return np.concatenate([taken, beyond]).reshape(-1, ROW_PAGES)
 

@@ -88,6 +88,6 @@ def traces(sets: Mapping[str, npt.ArrayLike] | None = None, ax: Axes | None = No
         ax.invert_yaxis()
         ax.set_xlim(0, 1)
         ax.set_xlabel("share of the balloon's pages")
-        ax.set_title("What real guests give: how bitmap-v4 tells it")
+        ax.set_title("What real guests give: how bitmap-v4 tells it", pad=24)
         ax.legend(loc="upper center", bbox_to_anchor=(0.3, 0), borderaxespad=4.5, ncols=3)
     return ax
