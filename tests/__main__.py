@@ -1,7 +1,7 @@
 """Lint, check types, and run the suite three ways: compiled, interpreted, bounds checked.
 
 The notebooks and the checks of the project's files do not depend on the mode and
-run once. Extra arguments go to pytest.
+run once (tests marked ``once``). Two runs go side by side. Extra arguments go to pytest.
 """
 
 import os
@@ -12,14 +12,16 @@ from tempfile import TemporaryFile
 
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
-MODES = {
-    "compiled": {},
-    "interpreted (NUMBA_DISABLE_JIT=1)": {"NUMBA_DISABLE_JIT": "1"},
-    "bounds checked (NUMBA_BOUNDSCHECK=1)": {"NUMBA_BOUNDSCHECK": "1"},
+RUNS = {
+    "compiled": ({}, "not once"),
+    "once, compiled": ({}, "once"),
+    "interpreted (NUMBA_DISABLE_JIT=1)": ({"NUMBA_DISABLE_JIT": "1"}, "not once"),
+    "bounds checked (NUMBA_BOUNDSCHECK=1)": ({"NUMBA_BOUNDSCHECK": "1"}, "not once"),
 }
+"""Settings of each run of the suite, and which tests it is of."""
 
-TOGETHER = (list(MODES)[:1], list(MODES)[1:])
-"""Modes that run at the same time; the first, which has the most to do, has the machine alone."""
+PAIRS = (list(RUNS)[:2], list(RUNS)[2:])
+"""Runs that go side by side, for two processors."""
 
 
 def run_checks() -> list[str]:
@@ -31,33 +33,32 @@ def run_checks() -> list[str]:
     return failed
 
 
-def run_modes(modes: list[str]) -> list[str]:
-    """Run modes side by side; what each of several says is shown whole, one after the other."""
-    print(f"== {', '.join(modes)}", flush=True)
+def run_pair(names: list[str]) -> list[str]:
+    """Run the suite twice at a time; what each says is shown whole, one after the other."""
+    print(f"== {', '.join(names)}", flush=True)
     failed = []
     with ExitStack() as stack:
         runs = []
-        for mode in modes:
-            once = ["-m", "not once"] if MODES[mode] else []
-            command = [sys.executable, "-m", "pytest", "-q", *once, *sys.argv[1:]]
-            said = stack.enter_context(TemporaryFile("w+")) if len(modes) > 1 else None
-            env = os.environ | MODES[mode]
-            runs.append((mode, subprocess.Popen(command, env=env, stdout=said), said))
-        for mode, process, said in runs:
+        for name in names:
+            settings, which = RUNS[name]
+            command = [sys.executable, "-m", "pytest", "-q", "-m", which, *sys.argv[1:]]
+            said = stack.enter_context(TemporaryFile("w+"))
+            env = os.environ | settings
+            runs.append((name, subprocess.Popen(command, env=env, stdout=said), said))
+        for name, process, said in runs:
             if process.wait():
-                failed.append(mode)
-            if said is not None:
-                said.seek(0)
-                print(f"-- {mode}\n{said.read()}", flush=True)
+                failed.append(name)
+            said.seek(0)
+            print(f"-- {name}\n{said.read()}", flush=True)
     return failed
 
 
 def main() -> int:
     failed = run_checks()
-    for modes in TOGETHER:
-        failed += run_modes(modes)
-    for mode in failed:
-        print(f"FAILED: {mode}", file=sys.stderr)
+    for names in PAIRS:
+        failed += run_pair(names)
+    for name in failed:
+        print(f"FAILED: {name}", file=sys.stderr)
     return len(failed)
 
 
