@@ -305,6 +305,30 @@ def verify(
 
 
 @app.command()
+def timeline(
+    memory: Annotated[str, typer.Option(help="RAM of the guest")] = "64MiB",
+    protocol: Annotated[str, typer.Option(help="How pages are told")] = "pfn",
+    touched: Annotated[
+        bool, typer.Option("--touched/--untouched", help="Whether the host backs the RAM")
+    ] = True,
+    out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-timeline"),
+) -> None:
+    """Record every interval of one inflation, guest and host: timeline.csv and meta.json."""
+    from .lab.provenance import describe_machine
+    from .lab.store import write_table
+    from .lab.timeline import TIMELINE
+    from .lab.timeline import timeline as run
+
+    try:
+        frame = run(memory=memory, protocol=protocol, touched=touched)
+        write_table(frame, describe_machine() | {"case": frame.attrs}, out, TIMELINE)
+    except (ValueError, TypeError, MemoryError, OSError, RuntimeError) as error:
+        typer.echo(f"balloonlab: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{len(frame)} intervals (lab). Results: {out}")
+
+
+@app.command()
 def figures(
     out: Annotated[Path, typer.Option(help="Folder for the figures")],
     run: Annotated[

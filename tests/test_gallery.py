@@ -57,7 +57,7 @@ def test_the_command_says_what_it_drew(own, tmp_path):
     result = CliRunner().invoke(app, ["figures", "--out", str(tmp_path), "--from", str(own)])
     assert result.exit_code == 0
     assert "sizes-time: drawn" in result.stdout
-    assert "6 figures in" in result.stdout
+    assert "8 figures in" in result.stdout
     assert "headline: " in result.stderr
 
 
@@ -86,3 +86,25 @@ def test_shipped_data_are_found():
     assert shipped("published.csv").is_file()
     with pytest.raises(FileNotFoundError, match="no data of the name 'moon'"):
         shipped("moon")
+
+
+def test_a_stored_timeline_is_drawn_as_it_was_recorded(tmp_path):
+    result = CliRunner().invoke(app, ["timeline", "--memory", "8MiB", "--out", str(tmp_path)])
+    assert result.exit_code == 0
+    frame = bl.lab.load_timeline(tmp_path)
+    assert frame.attrs["protocol"] == "pfn"
+    assert set(frame["end"]) == {"guest", "host"}
+    assert (frame["end_ns"] >= frame["begin_ns"]).all()
+    assert "7 MiB of touched memory" in bl.figures.timeline(frame).get_title(loc="left")
+    result = CliRunner().invoke(app, ["timeline", "--protocol", "smoke"])
+    assert result.exit_code == 2
+    assert "smoke" in result.output
+
+
+def test_guests_are_drawn_by_state(own):
+    ax = bl.figures.guests(bl.lab.load(shipped("guests")).frame)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[:2] == ["anon, pfn", "anon, bitmap-v4"]
+    assert len(labels) == 18
+    with pytest.raises(ValueError, match="pattern is a trace"):
+        bl.figures.guests(bl.lab.load(own).frame)

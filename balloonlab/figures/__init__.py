@@ -11,13 +11,14 @@ from .scaling import scaling
 from .stages import stages
 from .style import panels, save, style
 from .timeline import timeline
-from .traces import traces
+from .traces import guests, traces
 
 __all__ = [
     "density",
     "draw_all",
     "explore",
     "grid",
+    "guests",
     "headline",
     "occupancy",
     "page_strip",

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..lab.store import load
+from ..lab.timeline import load_timeline
 from ..pages import patterns as page_sets
 from ..shipped import shipped
 from .comparison import density, grid, runs, sizes
@@ -20,7 +21,8 @@ from .headline import headline, qemu_headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
 from .style import save
-from .traces import traces
+from .timeline import timeline
+from .traces import guests, traces
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +31,10 @@ DRAWN_MEMORY, DRAWN_BALLOON = "256MiB", "64MiB"
 """The guest of the pictured patterns, which show shapes and not sizes."""
 
 QUANTITIES = {"time": "time_ns", "kicks": "n_kicks", "bytes": "wire_bytes", "calls": "n_discards"}
+
+
+FIRST_US = 3000
+"""How much is drawn of a timeline with many batches."""
 
 
 class Entry(NamedTuple):
@@ -43,6 +49,7 @@ FROM_RUNS: dict[str, Entry] = {
     "qemu": Entry("qemu", qemu_headline),
     "sizes-time": Entry("sizes", sizes),
     "sizes-rate": Entry("sizes", partial(sizes, y="rate")),
+    "sizes-time-huge": Entry("sizes", partial(sizes, thp=True)),
     **{f"runs-{name}": Entry("runs", partial(runs, y=y)) for name, y in QUANTITIES.items()},
     **{
         f"density-{name}": Entry("density", partial(density, y=y)) for name, y in QUANTITIES.items()
@@ -50,6 +57,7 @@ FROM_RUNS: dict[str, Entry] = {
     "grid-idle": Entry("patterns", grid),
     "grid-random": Entry("patterns", partial(grid, pattern="random")),
     "grid-aged": Entry("patterns", partial(grid, pattern="aged")),
+    "guests": Entry("guests", guests),
 }
 """Figures of measured runs."""
 
@@ -65,8 +73,10 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
     "traces": traces,
+    "timeline-pfn": lambda: timeline(load_timeline(shipped("timeline-pfn")), FIRST_US),
+    "timeline-bitmap": lambda: timeline(load_timeline(shipped("timeline-bitmap"))),
 }
-"""Figures that need no measurement: of synthetic page sets and of recorded ones."""
+"""Figures of synthetic page sets, of recorded ones, and of the recorded timelines."""
 
 
 def draw_all(

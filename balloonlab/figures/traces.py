@@ -1,4 +1,4 @@
-"""Figure of what real guests tell: in blocks, in full words, in mixed words."""
+"""Figures of real guests: what they tell, and what that costs in the laboratory."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from ..pages import metrics
 from ..pages import traces as recorded
+from .stages import stages
 from .style import style
 
 if TYPE_CHECKING:
@@ -91,3 +93,31 @@ def traces(sets: Mapping[str, npt.ArrayLike] | None = None, ax: Axes | None = No
         ax.set_title("What real guests give: how bitmap-v4 tells it", pad=24)
         ax.legend(loc="upper center", bbox_to_anchor=(0.3, 0), borderaxespad=4.5, ncols=3)
     return ax
+
+
+def guests(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Draw what the pages of real guests cost, by state and protocol, as stacked stages.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A tidy frame; cases whose pattern is a trace are drawn, one of each state.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        As `balloonlab.figures.stages`.
+
+    Raises
+    ------
+    ValueError
+        `frame` holds no such cases, or several of a state.
+    """
+    state = frame["pattern"].str.extract(rf"^{recorded.PREFIX}(\w+)-", expand=False)
+    rows = frame.assign(state=state)[state.notna()]
+    if rows.empty:
+        raise ValueError("frame has not a single case whose pattern is a trace")
+    rows = rows.sort_values(["state", "protocol"], ascending=[True, False], kind="stable")
+    return stages(rows, ["state", "protocol"], "Pages of real guests, page by page and in bulk", ax)

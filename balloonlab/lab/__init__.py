@@ -10,7 +10,7 @@ from .report import findings, readable
 from .reproduction import Reproduction
 from .store import load, pool
 from .sweep import sweep
-from .timeline import timeline
+from .timeline import load_timeline, timeline
 
 __all__ = [
     "DEFECTS",
@@ -22,6 +22,7 @@ __all__ = [
     "findings",
     "idle_counts",
     "load",
+    "load_timeline",
     "measure",
     "messages",
     "pool",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +13,10 @@ import pandas as pd
 from ..host import GuestRam
 from ..kernels import clock
 from .case import make_case
+from .store import META
 from .trials import check_after, check_facilities, operate
+
+TIMELINE = "timeline.csv"
 
 NAMES = {
     clock.ALLOCATE: "allocate",
@@ -79,3 +85,22 @@ def timeline(**arguments: Any) -> pd.DataFrame:
         for name in ("protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
     }
     return frame.sort_values("begin_ns", ignore_index=True)
+
+
+def load_timeline(folder: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a timeline that ``balloonlab timeline`` stored.
+
+    Parameters
+    ----------
+    folder : path-like
+        What ``--out`` was.
+
+    Returns
+    -------
+    pandas.DataFrame
+        As of `timeline`.
+    """
+    path = Path(folder)
+    frame = pd.read_csv(path / TIMELINE)
+    frame.attrs = json.loads((path / META).read_text())["case"]
+    return frame
