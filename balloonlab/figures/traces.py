@@ -76,7 +76,9 @@ def traces(sets: Mapping[str, npt.ArrayLike] | None = None, ax: Axes | None = No
                 bar.set(edgecolor="black", clip_on=False)
             left += share
         for y, row in enumerate(frame.to_dict("records")):
-            text = f"{row['bits_per_word']:.3g} bits, {row['runs_per_gib']:,.0f} runs"
+            runs = row["runs_per_gib"]
+            n_runs = f"{runs:,.0f}" if runs >= 10 else f"{runs:.2g}"
+            text = f"{row['bits_per_word']:.3g} bits, {n_runs} runs"
             ax.annotate(text, (1, y), (6, 0), textcoords="offset points", va="center")
         ax.annotate(
             "set bits a word,\nruns a GiB",
@@ -90,7 +92,7 @@ def traces(sets: Mapping[str, npt.ArrayLike] | None = None, ax: Axes | None = No
         ax.invert_yaxis()
         ax.set_xlim(0, 1)
         ax.set_xlabel("share of the balloon's pages")
-        ax.set_title("What real guests give: how bitmap-v4 tells it", pad=24)
+        ax.set_title("How bitmap-v4 tells real guests' pages")
         ax.legend(loc="upper center", bbox_to_anchor=(0.3, 0), borderaxespad=4.5, ncols=3)
     return ax
 
