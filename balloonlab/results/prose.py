@@ -56,7 +56,8 @@ def say(template: str, numbers: Mapping[str, Number] | None = None) -> Said:
 
     Examples
     --------
-    >>> print(say("The old driver took {paper_pfn_ms}."))
+    >>> known = {"paper_pfn_ms": Number(4126, "ms", "paper", "published.csv", "7 of 8 GiB")}
+    >>> print(say("The old driver took {paper_pfn_ms}.", known))
     The old driver took 4,126 ms.
     """
     known = all_numbers() if numbers is None else numbers
