@@ -1,14 +1,14 @@
 """Lint, check types, and run the suite three ways: compiled, interpreted, bounds checked.
 
 The notebooks and the checks of the project's files do not depend on the mode and
-run once (tests marked ``once``). Two runs go side by side. Extra arguments go to pytest.
+run once (tests marked ``once``). Runs go in two lanes, for two processors. Extra arguments
+go to pytest.
 """
 
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
-from tempfile import TemporaryFile
+from concurrent.futures import ThreadPoolExecutor
 
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
@@ -20,8 +20,11 @@ RUNS = {
 }
 """Settings of each run of the suite, and which tests it is of."""
 
-PAIRS = (list(RUNS)[:2], list(RUNS)[2:])
-"""Runs that go side by side, for two processors."""
+LANES = (
+    ("once, compiled", "interpreted (NUMBA_DISABLE_JIT=1)"),
+    ("compiled", "bounds checked (NUMBA_BOUNDSCHECK=1)"),
+)
+"""Runs one after the other, and beside them the others: about as long."""
 
 
 def run_checks() -> list[str]:
@@ -33,30 +36,26 @@ def run_checks() -> list[str]:
     return failed
 
 
-def run_pair(names: list[str]) -> list[str]:
-    """Run the suite twice at a time; what each says is shown whole, one after the other."""
-    print(f"== {', '.join(names)}", flush=True)
+def run_lane(names: tuple[str, ...]) -> list[str]:
+    """Run the suite several times; what each run says is shown whole, when it has ended."""
     failed = []
-    with ExitStack() as stack:
-        runs = []
-        for name in names:
-            settings, which = RUNS[name]
-            command = [sys.executable, "-m", "pytest", "-q", "-m", which, *sys.argv[1:]]
-            said = stack.enter_context(TemporaryFile("w+"))
-            env = os.environ | settings
-            runs.append((name, subprocess.Popen(command, env=env, stdout=said), said))
-        for name, process, said in runs:
-            if process.wait():
-                failed.append(name)
-            said.seek(0)
-            print(f"-- {name}\n{said.read()}", flush=True)
+    for name in names:
+        settings, which = RUNS[name]
+        command = [sys.executable, "-m", "pytest", "-q", "-m", which, *sys.argv[1:]]
+        env = os.environ | settings
+        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+        print(f"== {name}\n{done.stdout}", flush=True)
+        if done.returncode:
+            failed.append(name)
     return failed
 
 
 def main() -> int:
     failed = run_checks()
-    for names in PAIRS:
-        failed += run_pair(names)
+    print("== the suite, which takes some ten minutes", flush=True)
+    with ThreadPoolExecutor(len(LANES)) as lanes:
+        for names in lanes.map(run_lane, LANES):
+            failed += names
     for name in failed:
         print(f"FAILED: {name}", file=sys.stderr)
     return len(failed)
