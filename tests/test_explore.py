@@ -124,3 +124,16 @@ def test_without_ipywidgets_it_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     with pytest.raises(ImportError, match=r"pip install 'balloonlab\[notebooks\]'"):
         bl.figures.explore(model)
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ({"memory": "3GiB"}, "memory must be a power of two"),
+        ({"mean_run": 3}, "mean_run must be a power of two"),
+        ({"density": 1.5}, "density must be"),
+    ],
+)
+def test_a_start_beside_the_sliders_is_refused(argument, words):
+    with pytest.raises(ValueError, match=words):
+        bl.figures.explore(None, **argument)

@@ -246,6 +246,10 @@ def test_the_map_may_start_anywhere():
     (image,) = ax.get_images()
     assert np.flatnonzero(image.get_array().filled(-1)[:1].ravel() == 1).tolist() == [*range(30)]
     assert "2 MiB from page 620 on" in ax.get_title(loc="left")
+    with pytest.raises(ValueError, match="first_pfn must be a whole number of at least 0"):
+        figures.patterns({"run": [1]}, first_pfn=-1)
+    with pytest.raises(ValueError, match="n_pages must be a whole number of at least 1"):
+        figures.patterns({"run": [1]}, n_pages=0)
     plt.close(ax.figure)
 
 

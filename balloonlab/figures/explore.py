@@ -121,6 +121,13 @@ class Explorer:
         self._handle: Any = None
         self._waiting: asyncio.TimerHandle | None = None
         sizes = [SMALLEST << n for n in range((LARGEST // SMALLEST).bit_length())]
+        lengths = [1 << n for n in range(LONGEST_RUN.bit_length())]
+        if parse_pages(memory, "memory") * PAGE_BYTES not in sizes:
+            raise ValueError(f"memory must be a power of two, 256MiB to 16GiB, got {memory!r}")
+        if mean_run not in lengths:
+            raise ValueError(f"mean_run must be a power of two, 1 to 4096, got {mean_run!r}")
+        if not 0.01 <= density <= 0.95:
+            raise ValueError(f"density must be 0.01 to 0.95, got {density!r}")
         wide = {"continuous_update": False, "style": {"description_width": "9em"}}
         wide["layout"] = {"width": "34em"}
         self.sliders = {
@@ -140,7 +147,7 @@ class Explorer:
                 **wide,
             ),
             "mean_run": ipywidgets.SelectionSlider(
-                options=[1 << n for n in range(LONGEST_RUN.bit_length())],
+                options=lengths,
                 value=mean_run,
                 description="mean run, pages",
                 **wide,
@@ -237,5 +244,7 @@ def explore(
     ------
     ImportError
         ipywidgets is not installed.
+    ValueError
+        A slider has no such place.
     """
     return Explorer(model, memory, density, mean_run)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from ..lab.case import check_number
 from ..pages import as_pfns, metrics
 from ..sizes import PAGE_BYTES, format_size
 from .style import style
@@ -71,6 +72,8 @@ def patterns(
     from matplotlib.patches import Rectangle
 
     _check(sets)
+    check_number("n_pages", n_pages, 1)
+    check_number("first_pfn", first_pfn, 0)
     n_rows = -(-n_pages // ROW_PAGES)
     tops = (n_rows + GAP_ROWS) * np.arange(len(sets))
     picture = np.full((tops[-1] + n_rows, ROW_PAGES), np.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping
@@ -61,7 +62,16 @@ def say(template: str, numbers: Mapping[str, Number] | None = None) -> Said:
     The old driver took 4,126 ms.
     """
     known = all_numbers() if numbers is None else numbers
-    return Said(template.format_map({name: number.text for name, number in known.items()}))
+    texts = {name: number.text for name, number in known.items()}
+    try:
+        return Said(template.format_map(texts))
+    except KeyError as error:
+        wrong = str(error.args[0])
+        nearest = ", ".join(difflib.get_close_matches(wrong, texts)) or "none"
+        raise KeyError(
+            f"template must name numbers of balloonlab.results.all_numbers(), got {wrong!r}; "
+            f"similar: {nearest}"
+        ) from None
 
 
 def write(folder: str | os.PathLike[str], numbers: Mapping[str, Number] | None = None) -> None:
