@@ -6,35 +6,69 @@ memory, with every stage timed::
     import balloonlab as bl
 
     pfns = bl.patterns.idle("8GiB", "7GiB")        # which pages
-    stream = bl.wire.encode(pfns, "bitmap-v4")     # how they are told
-    ranges = bl.wire.decode(stream, "bitmap-v4")   # what the host is told
+    stream = bl.wire.encode(pfns, "bitmap-v4")     # buffers, one per kick
+    ranges = bl.wire.decode(stream, "bitmap-v4")   # what the host decodes
     run = bl.measure(memory="1GiB", repeats=3)     # inflate on real memory
     run.frame                                      # where the time went
-    bl.traces.load("idle-8GiB-85-inflate")         # pages that a real Linux guest told
+    bl.traces.load("idle-8GiB-85-inflate")         # pages of a real Linux guest's balloon
     bl.sweep(memory=["1GiB", "2GiB"], protocol=["pfn", "bitmap-v4"], out="sizes")  # the grid
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from . import capture, figures, lab, model, qemu, results, wire
-from .headline import reproduce
-from .lab import compare, measure, sweep
-from .pages import patterns, traces
+if TYPE_CHECKING:
+    from . import capture, datasets, figures, model, qemu, reproduction, results, selftest, wire
+    from .main_job import reproduce
+    from .measurement import compare, load, load_timeline, measure, pool, sweep, timeline, totals
+    from .pages import patterns, traces
 
 __version__ = version("balloonlab")
 
 __all__ = [
     "capture",
     "compare",
+    "datasets",
     "figures",
-    "lab",
+    "load",
+    "load_timeline",
     "measure",
     "model",
     "patterns",
+    "pool",
     "qemu",
     "reproduce",
+    "reproduction",
     "results",
+    "selftest",
     "sweep",
+    "timeline",
+    "totals",
     "traces",
     "wire",
 ]
+
+_MEASUREMENT = ("compare", "load", "load_timeline", "measure", "pool", "sweep", "timeline")
+_HOMES = {
+    **dict.fromkeys((*_MEASUREMENT, "totals"), "measurement"),
+    "patterns": "pages",
+    "reproduce": "main_job",
+    "traces": "pages",
+}
+"""The part that a name comes from, where it is no part itself."""
+
+
+def __getattr__(name: str) -> Any:
+    """Import a part when it is first asked for: the command answers before numba is loaded."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES.get(name)
+    value = getattr(import_module(f".{home}", __name__), name) if home else None
+    value = import_module(f".{name}", __name__) if value is None else value
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -159,7 +159,7 @@ def resolve(slots, gpa, n_bytes):
     return -1
 
 
-def translate(slots, ranges, by_page, balloon, entering):
+def translate(slots, ranges, by_page, balloon, inflating):
     """Extents (offset, length) in bytes, and the numbers of ranges refused and repeating.
 
     `slots`: (start_pfn, n_pages, first_page, balloonable). `balloon`: the set of mapping
@@ -178,7 +178,7 @@ def translate(slots, ranges, by_page, balloon, entering):
         pieces = []
         for page in pages:
             number, index = where[page]
-            if (index in balloon) == entering:
+            if (index in balloon) == inflating:
                 repeating += [at] if at not in repeating else []
                 continue
             balloon ^= {index}
@@ -206,7 +206,7 @@ def split_by_window(pages, first_pfn, window_pages, n_windows):
     ]
 
 
-def tell_as_posted(pages, earlier, n_bitmaps, failing_sends=()):
+def run_posted(pages, earlier, n_bitmaps, failing_sends=()):
     """Buffers that the posted driver sends, and what stopped it: a word, or None."""
     buffers, area, left, tried = [], b"", n_bitmaps, 0
     window = n_bitmaps * PFNS_PER_BITMAP

@@ -7,7 +7,9 @@ from textwrap import fill
 import pandas as pd
 
 import balloonlab as bl
-from balloonlab.lab.report import render, render_contents, render_fuzz, to_text
+from balloonlab.reproduction.report import render
+from balloonlab.selftest.report import render_contents, render_fuzz
+from balloonlab.terminal import to_text
 
 TOP = Path(__file__).parents[1]
 README = TOP / "README.md"
@@ -15,10 +17,10 @@ README = TOP / "README.md"
 
 def blocks() -> dict[str, str]:
     """Text of each generated block by the name in its marker."""
-    headline = bl.lab.Reproduction.load(TOP / "data" / "headline")
+    headline = bl.reproduction.Reproduction.load(TOP / "data" / "headline")
     hostile = pd.read_csv(TOP / "data" / "reliability" / "fuzz.csv")
     contents = pd.read_csv(TOP / "data" / "contents" / "contents.csv")
-    qemu = bl.lab.Reproduction.load(TOP / "data" / "qemu")
+    qemu = bl.reproduction.Reproduction.load(TOP / "data" / "qemu")
     return {
         "headline": to_text(render(headline)),
         "qemu": to_text(render(qemu)),
@@ -62,7 +64,7 @@ ANSWERS = """
 
 def answers() -> str:
     """Fill in the numbers, a bullet a paragraph, in lines as the README has them."""
-    bullets = " ".join(bl.results.say(ANSWERS).split()).split("- **")[1:]
+    bullets = " ".join(bl.results.render(ANSWERS).split()).split("- **")[1:]
     return "\n".join(
         fill(f"- **{text.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
         for text in bullets

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab import patterns
+from balloonlab.address_map import zones
 from balloonlab.kernels import workload
 from balloonlab.kernels.buddy import NONE
-from balloonlab.layout import zones
 from balloonlab.pages import Buddy, age, metrics
 from balloonlab.sizes import parse_pages
 

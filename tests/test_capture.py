@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from balloonlab import capture, traces
-from balloonlab.capture import CaptureError, initramfs, kernel, told
+from balloonlab.address_map import LOW_RAM_END
+from balloonlab.capture import CaptureError, initramfs, kernel, trace_events
 from balloonlab.capture import guest as guests
 from balloonlab.capture.states import available_target
-from balloonlab.cli import app
-from balloonlab.layout import LOW_RAM_END
+from balloonlab.cli.commands import app
 from balloonlab.pages import check_in_ram
 from balloonlab.sizes import GIB, MIB
 
@@ -59,31 +59,33 @@ EVENTS = st.lists(
 @given(lines=EVENTS, cuts=st.lists(st.integers(0, 3000)))
 def test_trace_output_is_parsed_however_it_is_cut(lines, cuts):
     text = "".join(f"{line}\n" for line in lines)
-    parser = told.Parser()
+    parser = trace_events.Parser()
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     for start, end in pairwise(bounds):
         parser.feed(text[start:end].encode())
     expected = naive.traced_pages(text)
     assert list(zip(parser.pfns, parser.queues, strict=True)) == expected
     queues = [queue for _, queue in expected]
-    assert parser.n_held == queues.count(told.INFLATE) - queues.count(told.DEFLATE)
+    assert parser.n_held == queues.count(trace_events.INFLATE) - queues.count(trace_events.DEFLATE)
 
 
 @given(
-    pairs=st.lists(st.tuples(st.integers(0, 9), st.sampled_from([told.INFLATE, told.DEFLATE]))),
-    queue=st.sampled_from([told.INFLATE, told.DEFLATE]),
+    pairs=st.lists(
+        st.tuples(st.integers(0, 9), st.sampled_from([trace_events.INFLATE, trace_events.DEFLATE]))
+    ),
+    queue=st.sampled_from([trace_events.INFLATE, trace_events.DEFLATE]),
 )
 def test_the_last_that_was_told_of_a_page_counts(pairs, queue):
-    events = told.Events(
+    events = trace_events.Events(
         np.array([page for page, _ in pairs], np.uint64), np.array([q for _, q in pairs], np.uint8)
     )
-    assert told.settle(events, queue).tolist() == naive.settled(pairs, queue)
+    assert trace_events.settle(events, queue).tolist() == naive.settled(pairs, queue)
 
 
 def test_pages_of_an_unknown_queue_are_refused():
-    events = told.Events(np.zeros(1, np.uint64), np.array([told.UNKNOWN], np.uint8))
+    events = trace_events.Events(np.zeros(1, np.uint64), np.array([trace_events.UNKNOWN], np.uint8))
     with pytest.raises(CaptureError, match="without the queue"):
-        told.settle(events, told.INFLATE)
+        trace_events.settle(events, trace_events.INFLATE)
 
 
 @given(
@@ -354,7 +356,7 @@ def test_finished_captures_are_passed_over(tmp_path, monkeypatch):
         made.append(arguments)
         if len(made) == 2:
             raise KeyboardInterrupt
-        name = capture.Wanted.make(*arguments).name
+        name = capture.Planned.make(*arguments).name
         row = {"name": f"{name}-inflate", "operation": "inflate"}
         return capture.Captured({"name": name, "traces": [row]}, {row["name"]: [3, 4]})
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import balloonlab as bl
-from balloonlab.cli import app
+from balloonlab.cli.commands import app
 from balloonlab.kernels import contents as kernels
 from balloonlab.kernels import device, vring
 from balloonlab.kernels.memory import discard
@@ -45,7 +45,7 @@ def test_compare_does_what_its_twin_does(inside, emptied, spoilt):
 
 
 def test_every_byte_is_kept_or_gone_through_every_protocol():
-    rows = bl.lab.verify(SIZE, progress=False)
+    rows = bl.selftest.verify(SIZE, progress=False)
     assert len(rows) == 8
     assert not rows[["changed_bytes", "nonzero_bytes"]].any(axis=None)
     half = bl.sizes.parse_size(SIZE) // 2
@@ -68,11 +68,11 @@ def test_a_host_that_discards_too_much_or_nothing_is_found_out(monkeypatch, tmp_
                 discard(memory, ALL_PAGES, mmap.MADV_DONTNEED)
                 used += device.answer(ring, memory, state, used, log)
             else:
-                vring.give_back(ring, 0, used, log.cell)  # done, says the device
+                vring.push_used(ring, 0, used, log.cell)  # done, says the device
                 used += 1
 
     monkeypatch.setattr(device, "serve", serve)
-    rows = bl.lab.verify(4096 * N_PAGES, progress=False)
+    rows = bl.selftest.verify(4096 * N_PAGES, progress=False)
     assert (rows[column] > 0).all()
     out = ["--memory", str(4096 * N_PAGES), "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["verify", *out])
@@ -89,6 +89,6 @@ def test_the_command_refuses_what_does_not_fit():
 
 def test_refusals():
     with pytest.raises(ValueError, match="multiple of the 4 KiB page"):
-        bl.lab.verify(4097)
+        bl.selftest.verify(4097)
     with pytest.raises(ValueError, match="at least two 4 KiB pages"):
-        bl.lab.verify("4KiB")
+        bl.selftest.verify("4KiB")

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab import wire
+from balloonlab.address_map import zones
 from balloonlab.guest import OFFERED
 from balloonlab.host import GuestRam
 from balloonlab.kernels import device, vring
 from balloonlab.kernels.windows import split_by_window
-from balloonlab.lab.machine import machine
-from balloonlab.layout import zones
+from balloonlab.measurement.machine import machine
 from balloonlab.pages import Buddy
 from balloonlab.wire import Feature
 
@@ -50,10 +50,10 @@ def test_the_balloon_follows_any_targets_in_a_row(protocol, targets):
         for target in targets:
             done = driver.set_target(target)
             if target >= len(held):
-                entering = [twin.take(0) for _ in range(target - len(held))]
-                held += entering
-                gone |= set(entering)
-                assert done.pages.tolist() == entering
+                inflating = [twin.take(0) for _ in range(target - len(held))]
+                held += inflating
+                gone |= set(inflating)
+                assert done.pages.tolist() == inflating
             else:
                 leaving = [held.pop() for _ in range(len(held) - target)]
                 for page in leaving:
@@ -155,7 +155,7 @@ def test_records_are_used_where_both_ends_know_them(protocol, offered):
         assert driver.features in offered
         assert Feature.STATS_VQ not in driver.features
         done = driver.inflate(900)
-        assert driver.told_as == done.told_as == spoken
+        assert driver.negotiated_protocol == done.negotiated_protocol == spoken
         assert done.wire_bytes == sum(map(len, wire.encode(done.pages, spoken)))
         assert devices["inflate"].faults() == {}
         assert (~ram.resident()).sum() == 900
@@ -165,7 +165,7 @@ def test_without_a_single_bitmap_the_feature_is_not_accepted():
     with running("bitmap-v4", bitmaps=0) as (ram, driver, devices):
         assert Feature.PAGE_BITMAP not in driver.features
         done = driver.inflate(900)
-        assert (done.told_as, done.n_bitmaps, done.n_kicks) == ("pfn", 0, 4)
+        assert (done.negotiated_protocol, done.n_bitmaps, done.n_kicks) == ("pfn", 0, 4)
         assert (~ram.resident()).sum() == 900
         driver.set_target(100)
         assert [device.faults() for device in devices.values()] == [{}, {}]
@@ -174,7 +174,7 @@ def test_without_a_single_bitmap_the_feature_is_not_accepted():
 def test_as_posted_the_feature_is_accepted_and_then_not_kept():
     with running("bitmap-v4-posted", bitmaps=0) as (ram, driver, devices):
         assert Feature.PAGE_BITMAP in driver.features
-        assert driver.inflate(900).told_as == "pfn"
+        assert driver.inflate(900).negotiated_protocol == "pfn"
         assert sum(devices["inflate"].faults().values()) == 4
         assert [message for message, _, _ in devices["inflate"].fault_log()] == [1, 2, 3, 4]
         assert ram.resident().all()
@@ -225,7 +225,7 @@ def test_memory_for_bitmaps_may_come_and_go(wide, granted):
             driver.bitmaps = bitmaps
             done = driver.inflate(pages.size * step // len(granted) - driver.pages.size)
             assert done.n_bitmaps == min(max(bitmaps, 1), 7)  # the first one is never given back
-            assert done.told_as == "bitmap-v4"
+            assert done.negotiated_protocol == "bitmap-v4"
         assert driver.pages.tolist() == pages.tolist()
         assert devices["inflate"].faults() == {}
         balloon = devices["inflate"]._state.balloon
@@ -307,8 +307,8 @@ def serve_until(queue, after):
         used = 0
         while not ring.control[vring.STOP]:
             os.eventfd_read(int(ring.events[vring.KICK]))
-            if used == after and state.entering == (queue == "inflate"):
-                return vring.give_up(ring, vring.BAD_FLAGS, log.cell)
+            if used == after and state.inflating == (queue == "inflate"):
+                return vring.mark_broken(ring, vring.BAD_FLAGS, log.cell)
             used += device.answer(ring, memory, state, used, log)
         return None
 

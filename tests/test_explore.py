@@ -53,7 +53,7 @@ def test_both_protocols_are_counted_on_the_same_pages(density, mean_run):
     pages = bl.patterns.geometric("16MiB", round(4096 * density) * 4096, found)
     for protocol in PROTOCOLS:
         row = table.loc[protocol].drop("mean_run_pages").to_dict()
-        assert row == bl.lab.counts(pages, protocol)
+        assert row == bl.model.counts(pages, protocol)
     assert found == pytest.approx(mean_run, rel=0.1)
 
 

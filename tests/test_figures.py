@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import balloonlab as bl
+from balloonlab.address_map import HIGH_RAM_START, LOW_RAM_END
 from balloonlab.figures.how_it_works import MAX_WORDS
 from balloonlab.figures.scaling import median_interval
-from balloonlab.lab.messages import COUNTS
-from balloonlab.layout import HIGH_RAM_START, LOW_RAM_END
+from balloonlab.model.accounting import COUNTS
 
 from . import naive
 
@@ -113,7 +113,7 @@ def test_a_broken_buffer_is_refused_with_its_rule():
 @given(pages=small_sets())
 def test_discards_cover_each_page_once(pages):
     for protocol in ("pfn", "bitmap-v4"):
-        calls = bl.lab.discards(bl.wire.encode(pages, protocol), protocol)
+        calls = bl.model.discards(bl.wire.encode(pages, protocol), protocol)
         assert calls.dtype == bl.wire.RANGE
         covered = [page for start, n in calls.tolist() for page in range(start, start + n)]
         assert sorted(covered) == sorted(pages)
@@ -121,53 +121,53 @@ def test_discards_cover_each_page_once(pages):
 
 
 def test_a_range_joins_the_one_told_before_it():
-    calls = bl.lab.discards(bl.wire.encode(RAGGED, "bitmap-v4"), "bitmap-v4")
+    calls = bl.model.discards(bl.wire.encode(RAGGED, "bitmap-v4"), "bitmap-v4")
     assert calls.tolist() == [(100, 28), (448, 52), (128, 320)]
 
 
 @pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
 def test_discards_reach_over_the_hole_as_in_the_hosts_mapping(protocol):
     low, high = LOW_RAM_END - 1, HIGH_RAM_START
-    across = bl.lab.discards(bl.wire.encode([low, high, high + 9], protocol), protocol)
+    across = bl.model.discards(bl.wire.encode([low, high, high + 9], protocol), protocol)
     joined = [(low, 2), (high + 9, 1)]
     assert across.tolist() == (
         joined if protocol == "bitmap-v4" else [(low, 1), (high, 1), (high + 9, 1)]
     )
-    inside = bl.lab.discards(bl.wire.encode([low, low + 1, high - 1, high], protocol), protocol)
+    inside = bl.model.discards(bl.wire.encode([low, low + 1, high - 1, high], protocol), protocol)
     assert [start for start, _ in inside.tolist()] == [low, low + 1, high - 1, high]
 
 
 def test_pages_beyond_any_host_are_refused():
     with pytest.raises(ValueError, match=r"below 2\*\*32"):
-        bl.lab.discards(bl.wire.encode([2**51], "bitmap-v4"), "bitmap-v4")
+        bl.model.discards(bl.wire.encode([2**51], "bitmap-v4"), "bitmap-v4")
 
 
 def test_no_message_makes_no_discards():
     for protocol in ("pfn", "bitmap-v4"):
-        assert bl.lab.discards([], protocol).tolist() == []
+        assert bl.model.discards([], protocol).tolist() == []
 
 
 @pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
 def test_messages_counts_what_the_device_does(protocol):
     pages = bl.patterns.random("16MiB", "8MiB")
-    counts = bl.lab.messages(pages).loc[protocol]
+    counts = bl.model.messages(pages).loc[protocol]
     run = bl.measure("16MiB", "8MiB", protocol=protocol, pattern=pages, repeats=1, progress=False)
     measured = run.frame[["n_kicks", "wire_bytes", "n_records", "n_discards"]].iloc[0]
     names = ["kicks", "wire bytes", "records", "madvise calls"]
     assert counts[names].tolist() == measured.tolist()
-    assert bl.lab.counts(pages, protocol) == run.frame[list(COUNTS)].iloc[0].to_dict()
+    assert bl.model.counts(pages, protocol) == run.frame[list(COUNTS)].iloc[0].to_dict()
     assert counts["ranges"] == len(bl.wire.decode(bl.wire.encode(pages, protocol), protocol))
 
 
 def test_the_messages_of_no_pages_are_nothing():
-    assert (bl.lab.messages([]) == 0).all(axis=None)
+    assert (bl.model.messages([]) == 0).all(axis=None)
 
 
 @given(pages=small_sets())
 def test_counts_are_those_of_the_message(pages):
-    table = bl.lab.messages(pages)
+    table = bl.model.messages(pages)
     for protocol in ("pfn", "bitmap-v4"):
-        found = bl.lab.counts(pages, protocol)
+        found = bl.model.counts(pages, protocol)
         names = ["n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards"]
         assert [found[name] for name in names] == table.loc[protocol].tolist()
         assert found["n_pages"] == len(pages)
@@ -181,22 +181,22 @@ def test_counts_are_those_of_the_message(pages):
 def test_an_idle_guest_is_counted_without_its_pages(memory, balloon, protocol):
     share = bl.sizes.parse_size(memory) * 7 // 8 if balloon is None else balloon
     pages = bl.patterns.idle(memory, share)
-    assert bl.lab.idle_counts(memory, protocol, balloon) == bl.lab.counts(pages, protocol)
+    assert bl.model.idle_counts(memory, protocol, balloon) == bl.model.counts(pages, protocol)
 
 
 @pytest.mark.once
 @pytest.mark.parametrize("memory", ["5GiB", "40GiB"])
 def test_an_idle_guest_of_several_pieces_and_windows_is_counted(memory):
     pages = bl.patterns.idle(memory, bl.sizes.parse_size(memory) // 8 * 7)
-    assert bl.lab.idle_counts(memory, "bitmap-v4") == bl.lab.counts(pages, "bitmap-v4")
+    assert bl.model.idle_counts(memory, "bitmap-v4") == bl.model.counts(pages, "bitmap-v4")
 
 
 def test_page_numbers_of_32_bits_end_below_20_tib():
-    assert bl.lab.idle_counts("16TiB", "pfn")["wire_bytes"] == 14 << 30
+    assert bl.model.idle_counts("16TiB", "pfn")["wire_bytes"] == 14 << 30
     with pytest.raises(ValueError, match="use 'bitmap-v4'"):
-        bl.lab.idle_counts("20TiB", "pfn")
+        bl.model.idle_counts("20TiB", "pfn")
     with pytest.raises(ValueError, match="must be pfn or bitmap-v4"):
-        bl.lab.counts([1], "bitmap-v4-posted")
+        bl.model.counts([1], "bitmap-v4-posted")
 
 
 @settings(max_examples=15)
@@ -211,7 +211,7 @@ def test_the_figure_draws_the_records_and_the_discards(pages):
     numbers = [label.split(":")[0] for label in labels if ":" in label]
     assert numbers == [str(number) for number in records.index]
     for protocol in ("pfn", "bitmap-v4"):
-        calls = bl.lab.discards(bl.wire.encode(pages, protocol), protocol)
+        calls = bl.model.discards(bl.wire.encode(pages, protocol), protocol)
         assert boxes(ax, protocol) == calls.tolist()
     plt.close(ax.figure)
 
@@ -240,7 +240,7 @@ def test_words_are_full_mixed_or_empty(closed):
 
 def test_the_headings_hold_the_counts_of_both_formats(closed):
     headings = " ".join(texts(bl.figures.page_strip(RAGGED)))
-    counts = bl.lab.messages(RAGGED)
+    counts = bl.model.messages(RAGGED)
     for protocol in ("pfn", "bitmap-v4"):
         row = counts.loc[protocol]
         assert f"{row['wire bytes']:,} bytes" in headings
@@ -370,7 +370,7 @@ def test_stages_stacks_medians_and_names_each_case(closed):
 
 @pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
 def test_the_timeline_is_one_sequence_of_both_ends(closed, protocol):
-    frame = bl.lab.timeline(memory="8MiB", balloon="4MiB", protocol=protocol)
+    frame = bl.timeline(memory="8MiB", balloon="4MiB", protocol=protocol)
     assert frame.attrs["protocol"] == protocol
     assert frame["begin_ns"].min() == 0
     assert (frame["end_ns"] >= frame["begin_ns"]).all()
@@ -388,6 +388,6 @@ def test_the_timeline_is_one_sequence_of_both_ends(closed, protocol):
     first = bl.figures.timeline(frame, until_us=0.1)
     assert len(first.get_yticklabels()) == 1
     with pytest.raises(TypeError, match="unknown argument colour"):
-        bl.lab.timeline(colour="red", progress=False)
+        bl.timeline(colour="red", progress=False)
     with pytest.raises(ValueError, match="until_us must be above"):
         bl.figures.timeline(frame, until_us=0)

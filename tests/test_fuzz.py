@@ -5,12 +5,12 @@ import pytest
 from typer.testing import CliRunner
 
 from balloonlab import wire
-from balloonlab.cli import app
+from balloonlab.cli.commands import app
 from balloonlab.host.device import make_state, no_balloon
 from balloonlab.kernels import clock
 from balloonlab.kernels import fuzz as kernels
-from balloonlab.lab import fuzz as lab
 from balloonlab.queue import Virtqueue
+from balloonlab.selftest import hostile
 
 from .conftest import INTERPRETED
 
@@ -19,11 +19,11 @@ CASES = 800 if INTERPRETED else 100_000
 
 @pytest.fixture(scope="module")
 def found():
-    return lab.fuzz(CASES, seed=7, progress=False)
+    return hostile.fuzz(CASES, seed=7, progress=False)
 
 
 def test_nothing_outside_ram_is_ever_touched(found):
-    worst = found[found["finding"].isin(lab.MUST_BE_ZERO)]
+    worst = found[found["finding"].isin(hostile.MUST_BE_ZERO)]
     assert len(worst) == 16
     assert not worst["count"].any()
 
@@ -49,8 +49,8 @@ def test_every_way_to_be_refused_is_met(found):
 
 
 def test_the_same_seed_plays_the_same_cases():
-    first, second = (lab.fuzz(400, seed=3, progress=False) for _ in range(2))
-    other = lab.fuzz(400, seed=4, progress=False)
+    first, second = (hostile.fuzz(400, seed=3, progress=False) for _ in range(2))
+    other = hostile.fuzz(400, seed=4, progress=False)
     assert first.equals(second)
     assert not first.equals(other)
 
@@ -58,14 +58,14 @@ def test_the_same_seed_plays_the_same_cases():
 def play(memory, canaries, own):
     state = make_state(wire.get("bitmap-v4"), "range", "inflate", no_balloon(memory.ram.size))
     tallies = np.zeros(kernels.N_TALLIES, np.int64)
-    area = memory.ram[own * 4096 :][: 4096 * lab.QUEUE_PAGES]
-    message = memory.ram[(own + lab.QUEUE_PAGES) * 4096 :][: 8 * kernels.MESSAGE_WORDS]
+    area = memory.ram[own * 4096 :][: 4096 * hostile.QUEUE_PAGES]
+    message = memory.ram[(own + hostile.QUEUE_PAGES) * 4096 :][: 8 * kernels.MESSAGE_WORDS]
     with Virtqueue(area, busy_wait=True) as queue:
         guest = kernels.Guest(
             queue.ring,
             message.view(np.uint64),
-            (120 + lab.QUEUE_PAGES) * 4096,
-            lab.SPAN,
+            (120 + hostile.QUEUE_PAGES) * 4096,
+            hostile.SPAN,
             np.array([99], np.uint64),
         )
         log = clock.Log.empty(100)
@@ -74,7 +74,7 @@ def play(memory, canaries, own):
 
 
 def test_the_judge_notices_a_host_that_takes_rom_for_ram():
-    memory, canaries, own = lab._map_memory()
+    memory, canaries, own = hostile._map_memory()
     assert not play(memory, canaries, own)[
         [kernels.CANARIES_CHANGED, kernels.DISCARDS_OUTSIDE]
     ].any()
@@ -83,7 +83,7 @@ def test_the_judge_notices_a_host_that_takes_rom_for_ram():
 
 
 def test_the_judge_notices_an_extent_outside_ram():
-    memory, _, _ = lab._map_memory()
+    memory, _, _ = hostile._map_memory()
     first = int(memory.slots[0, 2]) * 4096
     good = [(first, 24 * 4096), (first + 4096, 4096)]
     bad = [(first - 4096, 4096), (first, 25 * 4096), (0, 4096), (1 << 40, 4096)]
@@ -91,16 +91,16 @@ def test_the_judge_notices_an_extent_outside_ram():
     assert kernels._outside(memory, np.array(bad, np.int64)) == 4
 
 
-@pytest.mark.parametrize("entering", [True, False])
-def test_the_judge_notices_a_page_discarded_again(entering):
+@pytest.mark.parametrize("inflating", [True, False])
+def test_the_judge_notices_a_page_discarded_again(inflating):
     """Also within one message; a page that leaves counts when it was not in the balloon."""
     pages = [(4, 3), (5, 1), (64, 1)]
     extents = np.array([(first * 4096, n * 4096) for first, n in pages], np.int64)
     there = np.array([1 << 5, 0], np.uint64)
-    before = there if entering else ~there
-    assert kernels._again(before.copy(), extents, entering) == 2
-    nothing = np.zeros(2, np.uint64) if entering else ~np.zeros(2, np.uint64)
-    assert kernels._again(nothing, extents, entering) == 1
+    before = there if inflating else ~there
+    assert kernels._again(before.copy(), extents, inflating) == 2
+    nothing = np.zeros(2, np.uint64) if inflating else ~np.zeros(2, np.uint64)
+    assert kernels._again(nothing, extents, inflating) == 1
 
 
 def test_the_command_prints_and_keeps_the_table(tmp_path):

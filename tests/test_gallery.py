@@ -5,9 +5,9 @@ import pytest
 from typer.testing import CliRunner
 
 import balloonlab as bl
-from balloonlab.cli import app
+from balloonlab import datasets
+from balloonlab.cli.commands import app
 from balloonlab.figures import gallery
-from balloonlab.shipped import shipped
 
 pytestmark = pytest.mark.once
 
@@ -40,7 +40,7 @@ def test_what_a_run_has_the_cases_for_is_drawn(own, tmp_path):
 
 
 def test_figures_of_one_guest(own):
-    frame = bl.lab.load(own).frame.query("memory_bytes == 8388608")
+    frame = bl.load(own).frame.query("memory_bytes == 8388608")
     for y, lines in (("time_ns", 2), ("n_kicks", 2), ("n_discards", 2)):
         ax = bl.figures.runs(frame, y)
         assert len(ax.containers) == lines
@@ -48,7 +48,7 @@ def test_figures_of_one_guest(own):
         assert xs == [1, 8]
     bars = bl.figures.grid(frame)
     assert len(bars.get_yticklabels()) == 2
-    sizes = bl.figures.sizes(bl.lab.load(own).frame, "rate")
+    sizes = bl.figures.sizes(bl.load(own).frame, "rate")
     labels = [text.get_text() for text in sizes.get_legend().get_texts()]
     assert labels == ["lab, pfn, touched", "lab, bitmap-v4, touched"]
 
@@ -62,7 +62,7 @@ def test_the_command_says_what_it_drew(own, tmp_path):
 
 
 def test_huge_pages_are_a_figure_of_their_own(own):
-    frame = bl.lab.load(own).frame
+    frame = bl.load(own).frame
     title = bl.figures.sizes(frame).get_title(loc="left")
     assert title.endswith("no huge pages")
     with pytest.raises(ValueError, match="has not"):
@@ -70,7 +70,7 @@ def test_huge_pages_are_a_figure_of_their_own(own):
 
 
 def test_measured_lines_come_before_predicted_ones_and_pfn_first(own):
-    frame = bl.lab.load(own).frame.query("pattern == 'idle'")
+    frame = bl.load(own).frame.query("pattern == 'idle'")
     model = bl.model.idle_guests(bl.model.fit(frame), ["1TiB"])
     for rows in (pd.concat([frame, model]), pd.concat([model, frame])):
         legend = bl.figures.sizes(rows).get_legend()
@@ -83,15 +83,15 @@ def test_measured_lines_come_before_predicted_ones_and_pfn_first(own):
 
 
 def test_shipped_data_are_found():
-    assert shipped("published.csv").is_file()
+    assert datasets.path("published.csv").is_file()
     with pytest.raises(FileNotFoundError, match="no data of the name 'moon'"):
-        shipped("moon")
+        datasets.path("moon")
 
 
 def test_a_stored_timeline_is_drawn_as_it_was_recorded(tmp_path):
     result = CliRunner().invoke(app, ["timeline", "--memory", "8MiB", "--out", str(tmp_path)])
     assert result.exit_code == 0
-    frame = bl.lab.load_timeline(tmp_path)
+    frame = bl.load_timeline(tmp_path)
     assert frame.attrs["protocol"] == "pfn"
     assert set(frame["end"]) == {"guest", "host"}
     assert (frame["end_ns"] >= frame["begin_ns"]).all()
@@ -102,9 +102,9 @@ def test_a_stored_timeline_is_drawn_as_it_was_recorded(tmp_path):
 
 
 def test_guests_are_drawn_by_state(own):
-    ax = bl.figures.guests(bl.lab.load(shipped("guests")).frame)
+    ax = bl.figures.guests(bl.load(datasets.path("guests")).frame)
     labels = [label.get_text() for label in ax.get_yticklabels()]
     assert labels[:2] == ["anon, pfn", "anon, bitmap-v4"]
     assert len(labels) == 18
     with pytest.raises(ValueError, match="pattern is a trace"):
-        bl.figures.guests(bl.lab.load(own).frame)
+        bl.figures.guests(bl.load(own).frame)

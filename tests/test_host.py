@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balloonlab.address_map import DRIVER_GPA
 from balloonlab.host import GuestRam, ram
 from balloonlab.kernels import faults
 from balloonlab.kernels.memory import Memory, discard, resolve, translate
-from balloonlab.layout import DRIVER_GPA
 
 from . import naive
 
@@ -29,20 +29,20 @@ class Slots:
 @given(
     ranges=st.lists(st.tuples(st.integers(0, 110), st.integers(1, 30)), max_size=8),
     by_page=st.booleans(),
-    entering=st.booleans(),
+    inflating=st.booleans(),
     inside=st.one_of(st.just(set()), st.sets(st.integers(0, 79))),
     capacity=st.integers(1, 9),
 )
-def test_translate_does_what_its_twin_does(ranges, by_page, entering, inside, capacity):
+def test_translate_does_what_its_twin_does(ranges, by_page, inflating, inside, capacity):
     array = np.array(ranges, np.int64).reshape(-1, 2)
     position, fault = np.zeros(4, np.int64), faults.no_faults()
     balloon = np.array(naive.bitmap_words(inside, 0, 2), np.uint64)
     extents, found = np.zeros((capacity, 2), np.int64), []
     while position[0] < len(ranges):
-        n = translate(Slots(), array, position, by_page, balloon, entering, extents, fault)
+        n = translate(Slots(), array, position, by_page, balloon, inflating, extents, fault)
         found += extents[:n].tolist()
     expected, refused, repeating = naive.translate(
-        SLOTS.tolist(), ranges, by_page, inside, entering
+        SLOTS.tolist(), ranges, by_page, inside, inflating
     )
     assert fault[faults.OUTSIDE_RAM] == len(refused)
     assert fault[faults.REPEATED] == len(repeating)
@@ -113,12 +113,12 @@ def test_both_queues_may_be_at_work_at_once():
     balloon = np.full(n_pages // 64, 0xAAAAAAAAAAAAAAAA, np.uint64)  # the odd ones are in
     pages = np.arange(0, n_pages, 2)
 
-    def work(first, entering):
+    def work(first, inflating):
         ranges = np.stack([pages + first, np.ones_like(pages)], axis=1)
         position, extents = np.zeros(4, np.int64), np.zeros((n_pages, 2), np.int64)
         fault = faults.no_faults()
         while position[0] < len(ranges):
-            translate(memory, ranges, position, False, balloon, entering, extents, fault)
+            translate(memory, ranges, position, False, balloon, inflating, extents, fault)
 
     for _ in range(10):
         threads = [threading.Thread(target=work, args=args) for args in ((0, True), (1, False))]
@@ -134,7 +134,7 @@ def test_bad_records_are_logged_one_by_one_up_to_a_limit():
     fault = faults.no_faults()
     for number in range(faults.LOG_ROWS + 3):
         fault[faults.MESSAGE] = number + 1
-        faults.blame(fault, faults.PAGE_SHIFT, 8 * number)
+        faults.record_fault(fault, faults.PAGE_SHIFT, 8 * number)
     rows = faults.logged(fault)
     assert rows[:2].tolist() == [[1, faults.PAGE_SHIFT, 0], [2, faults.PAGE_SHIFT, 8]]
     assert len(rows) == faults.LOG_ROWS

@@ -16,9 +16,9 @@ import pytest
 import balloonlab as bl
 from balloonlab.host import GuestRam
 from balloonlab.kernels import device
-from balloonlab.lab import resources, stages
-from balloonlab.lab.case import Case
-from balloonlab.lab.machine import machine
+from balloonlab.measurement import resources, stages
+from balloonlab.measurement.case import Case
+from balloonlab.measurement.machine import machine
 from balloonlab.pages import age
 from balloonlab.sizes import GIB, MIB
 
@@ -125,7 +125,7 @@ def test_every_repeat_inflates_the_patterns_pages_in_that_order(pattern, order):
 def test_an_aged_guest_is_aged_once_and_keeps_its_other_free_memory(monkeypatch):
     guests = []
     monkeypatch.setattr(
-        "balloonlab.lab.case.age", lambda memory: guests.append(age(memory)) or guests[-1]
+        "balloonlab.measurement.case.age", lambda memory: guests.append(age(memory)) or guests[-1]
     )
     run = bl.measure(memory="16MiB", balloon="8MiB", pattern="aged", repeats=3)
     assert run.frame["repeat"].nunique() == 3
@@ -148,7 +148,7 @@ def test_pattern_and_order_are_in_the_frame():
 
 @pytest.mark.parametrize("thp", [True, False])
 def test_huge_pages_are_what_was_asked_for(thp):
-    switch = bl.lab.provenance.thp_state()
+    switch = bl.measurement.provenance.thp_state()
     if switch in ("never", "absent"):
         pytest.skip(f"transparent huge pages are {switch} here")
     run = bl.measure(memory="64MiB", thp=thp, repeats=1)
@@ -157,7 +157,7 @@ def test_huge_pages_are_what_was_asked_for(thp):
 
 
 def test_huge_pages_come_back_after_a_discard_page_by_page():
-    switch = bl.lab.provenance.thp_state()
+    switch = bl.measurement.provenance.thp_state()
     if switch in ("never", "absent"):
         pytest.skip(f"transparent huge pages are {switch} here")
     both = [{"protocol": "pfn"}, {"protocol": "bitmap-v4"}]
@@ -217,7 +217,7 @@ def test_an_interrupt_leaves_no_thread_behind(monkeypatch, wait):
 
     monkeypatch.setattr("balloonlab.kernels.device.serve", sleepy)
     monkeypatch.setattr("balloonlab.queue.Worker.wait", interrupted)
-    monkeypatch.setattr("balloonlab.queue.Worker.wait_out", lambda self: self._done.wait(20))
+    monkeypatch.setattr("balloonlab.queue.Worker.join", lambda self: self._done.wait(20))
     with pytest.raises(KeyboardInterrupt):
         bl.measure(memory="8MiB", wait=wait, repeats=1)
     assert running() == []
@@ -329,6 +329,6 @@ def test_ctrl_c_loses_no_finished_repeat(tmp_path):
     assert "Traceback" not in errors
     frame = pd.read_csv(out / "timings.csv")
     assert frame.groupby(["run_id", "repeat"]).size().isin([2, 7]).all()
-    kept = bl.lab.Reproduction.load(out)
+    kept = bl.reproduction.Reproduction.load(out)
     assert not kept.meta["finished"]
-    assert bl.lab.findings(kept)
+    assert bl.reproduction.findings(kept)

@@ -93,7 +93,7 @@ def test_cases_that_are_alike_are_left_out_together():
 
 def test_a_forecast_is_a_tidy_frame_of_the_models():
     frame = made()
-    counts = bl.lab.counts(range(0, 800, 2), "bitmap-v4")
+    counts = bl.model.counts(range(0, 800, 2), "bitmap-v4")
     tidy = bl.model.forecast(fit(frame), counts, "8MiB", "bitmap-v4")
     assert list(tidy.columns) == list(bl.measure("8MiB", repeats=1, progress=False).frame.columns)
     assert set(tidy["source"]) == {"model"}

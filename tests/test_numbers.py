@@ -9,7 +9,7 @@ import pytest
 
 import balloonlab as bl
 from balloonlab.results import Number
-from balloonlab.results.prose import JSON, LATEX, to_json, to_latex
+from balloonlab.results.export import JSON, LATEX, to_json, to_latex
 from balloonlab.results.sweeps import median_ms
 
 from .readme import TOP, prose
@@ -48,23 +48,23 @@ def test_how_a_number_is_written(value, unit, text):
 
 def test_say_fills_in_and_names_what_is_missing():
     known = {"one": Number(1.5, "ms", "lab", "x", "y")}
-    assert bl.results.say("It took {one}.", known) == "It took 1.5 ms."
-    assert bl.results.say("**{one}**", known)._repr_markdown_() == "**1.5 ms**"
+    assert bl.results.render("It took {one}.", known) == "It took 1.5 ms."
+    assert bl.results.render("**{one}**", known)._repr_markdown_() == "**1.5 ms**"
     with pytest.raises(KeyError, match="other"):
-        bl.results.say("{other}", known)
+        bl.results.render("{other}", known)
 
 
 def test_every_number_says_where_it_comes_from():
     for name, number in bl.results.all_numbers().items():
         assert re.fullmatch(r"[a-z][a-z0-9_.-]*", name)
         assert number.source in ("paper", "lab", "qemu", "trace", "model")
-        assert bl.lab.shipped(number.data).exists()  # data/ itself where none is needed
+        assert bl.datasets.path(number.data).exists()  # data/ itself where none is needed
         assert number.means
         assert number.value == number.value, name
 
 
 def test_numbers_are_those_of_the_table():
-    numbers, frame = bl.results.all_numbers(), bl.lab.load(bl.lab.shipped("headline")).frame
+    numbers, frame = bl.results.all_numbers(), bl.load(bl.datasets.path("headline")).frame
     total = frame.query("protocol == 'pfn' and touched").groupby("repeat")["time_ns"].sum()
     assert numbers["headline_touched_pfn_ms"].value == pytest.approx(total.median() / 1e6)
     assert numbers["paper_pfn_ms"].value == pytest.approx(4126)
@@ -107,6 +107,6 @@ def test_prose_of_notebooks_states_only_them(path: Path):
 @pytest.mark.parametrize("path", notebooks(), ids=lambda path: path.name[:2])
 def test_what_notebooks_say_is_what_the_data_say(path: Path):
     for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "code" and cell.source.startswith("bl.results.say("):
+        if cell.cell_type == "code" and cell.source.startswith("bl.results.render("):
             (output,) = cell.outputs
             assert output["data"]["text/markdown"] == str(eval(cell.source, {"bl": bl}))

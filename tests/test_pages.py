@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab import patterns
-from balloonlab.layout import LOW_RAM_END, ram_ranges, zones
+from balloonlab.address_map import LOW_RAM_END, ram_ranges, zones
 from balloonlab.pages import Buddy
 from balloonlab.sizes import format_size, parse_pages, parse_size
 

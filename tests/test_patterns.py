@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab import figures, patterns
-from balloonlab.layout import LOW_RAM_END, ram_ranges
+from balloonlab.address_map import LOW_RAM_END, ram_ranges
 from balloonlab.pages import check_in_ram
 
 from . import naive

@@ -27,9 +27,9 @@ def test_it_does_what_its_twin_does(pages, earlier, bitmaps, failing, up):
     pages = pages if up else pages[::-1]
     earlier = min(earlier, len(pages) - 1)
     before, new = pages[:earlier], pages[earlier:]
-    telling = wire.tell_as_posted(new, before, bitmaps, failing_sends=failing)
+    telling = wire.run_posted(new, before, bitmaps, failing_sends=failing)
     n_bitmaps = min(bitmaps, max(pages) // BITMAP + 1)
-    buffers, fault = naive.tell_as_posted(new, before, n_bitmaps, failing)
+    buffers, fault = naive.run_posted(new, before, n_bitmaps, failing)
     assert telling.buffers == buffers
     assert (telling.fault is None) == (fault is None)
     if fault is not None:
@@ -45,7 +45,7 @@ def test_it_does_what_its_twin_does(pages, earlier, bitmaps, failing, up):
 @pytest.mark.slow_interpreted
 @given(pages=strewn_pages(), bitmaps=st.sampled_from([1, 2, 32]))
 def test_only_the_first_page_of_a_window_is_ever_forgotten(pages, bitmaps):
-    telling = wire.tell_as_posted(pages, bitmaps=bitmaps)
+    telling = wire.run_posted(pages, bitmaps=bitmaps)
     if telling.fault is None:
         top, window = max(pages), min(bitmaps, max(pages) // BITMAP + 1) * BITMAP
         lost = top % 64 == 0 and (top - min(pages) // 64 * 64) % window == 0
@@ -64,7 +64,7 @@ def test_only_the_first_page_of_a_window_is_ever_forgotten(pages, bitmaps):
     ],
 )
 def test_pages_never_told(pages, bitmaps, never_told):
-    telling = wire.tell_as_posted(pages, bitmaps=bitmaps)
+    telling = wire.run_posted(pages, bitmaps=bitmaps)
     assert telling.fault is None
     assert telling.never_told.tolist() == never_told
     corrected = wire.decode(wire.encode(pages, "bitmap-v4"), "bitmap-v4")
@@ -73,9 +73,9 @@ def test_pages_never_told(pages, bitmaps, never_told):
 
 def test_pages_told_again_are_those_of_the_whole_window():
     earlier = [5, 63, 64, 99, 200, 290, 300, 5 * BITMAP]
-    telling = wire.tell_as_posted([100, 291], earlier, max_pfn=9 * BITMAP)
+    telling = wire.run_posted([100, 291], earlier, max_pfn=9 * BITMAP)
     assert telling.told_again.tolist() == [64, 99, 200, 290, 300, 5 * BITMAP]
-    alone = wire.tell_as_posted([100, 291], earlier, bitmaps=1, max_pfn=9 * BITMAP)
+    alone = wire.run_posted([100, 291], earlier, bitmaps=1, max_pfn=9 * BITMAP)
     assert alone.told_again.tolist() == [64, 99, 200, 290, 300]
 
 
@@ -88,18 +88,18 @@ def test_pages_told_again_are_those_of_the_whole_window():
     ],
 )
 def test_bitmaps_freed_too_early(pages, what, where, n_sends):
-    telling = wire.tell_as_posted(list(pages))
+    telling = wire.run_posted(list(pages))
     assert telling.fault.what.startswith(what)
     assert (telling.fault.window, telling.fault.bitmap, telling.fault.pfn) == where
     assert (telling.fault.n_sends, telling.fault.n_bitmaps_left) == (n_sends, 1)
     with pytest.raises(wire.PostedDriverError, match=f"crashes here: {what}"):
         wire.encode(list(pages), "bitmap-v4-posted")
-    assert wire.tell_as_posted(list(pages), bitmaps=1).fault is None
+    assert wire.run_posted(list(pages), bitmaps=1).fault is None
 
 
 def test_sends_that_fail_overrun_the_record_area_in_the_end():
     pages = np.arange(0, BITMAP, 64)
-    few, many = (wire.tell_as_posted(pages, failing_sends=range(n)) for n in (31, 32))
+    few, many = (wire.run_posted(pages, failing_sends=range(n)) for n in (31, 32))
     assert few.fault is None
     assert max(map(len, few.buffers)) == 8 + 32768
     assert many.fault.what.startswith("records are written beyond")
@@ -108,13 +108,13 @@ def test_sends_that_fail_overrun_the_record_area_in_the_end():
 
 def test_every_window_walks_the_whole_list():
     pages = np.arange(0, 64 * BITMAP, 1000)
-    assert wire.tell_as_posted(pages, bitmaps=1).n_walked == 64 * pages.size
-    assert wire.tell_as_posted(pages[pages < BITMAP], bitmaps=1).n_walked == 263
+    assert wire.run_posted(pages, bitmaps=1).n_walked == 64 * pages.size
+    assert wire.run_posted(pages[pages < BITMAP], bitmaps=1).n_walked == 263
 
 
 def test_it_can_be_measured_where_it_survives_and_says_where_not():
     run = bl.measure(memory="8MiB", protocol="bitmap-v4-posted", steps=4, repeats=1)
-    assert set(run.frame["told_as"]) == {"bitmap-v4-posted"}
+    assert set(run.frame["negotiated_protocol"]) == {"bitmap-v4-posted"}
     assert set(run.frame["n_kicks"]) == {4}
     assert set(run.frame["n_discards"]) == {4}
     for pattern, error, words in (
@@ -133,10 +133,10 @@ def test_it_can_be_measured_where_it_survives_and_says_where_not():
 
 def test_refusals():
     for call, words in (
-        (lambda: wire.tell_as_posted([]), "at least one page"),
-        (lambda: wire.tell_as_posted([1], bitmaps=0), "1 to 32, got 0"),
-        (lambda: wire.tell_as_posted([1], [1]), "repeat a page"),
-        (lambda: wire.tell_as_posted([9], max_pfn=9), "above the highest page 9, got 9"),
+        (lambda: wire.run_posted([]), "at least one page"),
+        (lambda: wire.run_posted([1], bitmaps=0), "1 to 32, got 0"),
+        (lambda: wire.run_posted([1], [1]), "repeat a page"),
+        (lambda: wire.run_posted([9], max_pfn=9), "above the highest page 9, got 9"),
     ):
         with pytest.raises(ValueError, match=words):
             call()
@@ -154,22 +154,22 @@ SMALLEST = {  # pages, pages before, failing sends: at most
 
 
 @pytest.mark.slow_interpreted
-@pytest.mark.parametrize("defect", bl.lab.DEFECTS)
+@pytest.mark.parametrize("defect", bl.wire.DEFECTS)
 def test_the_search_finds_the_smallest_example_by_itself(defect):
-    found = bl.lab.smallest(defect)
-    assert bl.lab.DEFECTS[defect](found.telling)
+    found = bl.wire.smallest(defect)
+    assert bl.wire.DEFECTS[defect](found.telling)
     size = (len(found.pfns), len(found.earlier), found.failing_sends)
     assert all(np.array(size) <= SMALLEST[defect])
 
 
 def test_the_search_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match=r"a page is never told, .* got 'a leak'"):
-        bl.lab.smallest("a leak")
+        bl.wire.smallest("a leak")
 
 
 @pytest.mark.slow_interpreted
 def test_strikes_says_what_came_of_each_page_set():
-    frame = bl.lab.strikes(["64MiB", "2GiB"], [1, 16384], trials=2, progress=False)
+    frame = bl.wire.defect_rates(["64MiB", "2GiB"], [1, 16384], trials=2, progress=False)
     assert len(frame) == 8
     outcomes = frame.groupby(["memory_bytes", "mean_run_pages"])["outcome"].unique()
     small, large = 64 << 20, 2 << 30
@@ -178,9 +178,9 @@ def test_strikes_says_what_came_of_each_page_set():
     assert outcomes[large, 1].tolist() == ["a freed bitmap is to be walked"]
     assert outcomes[large, 16384].tolist() == [once]
     assert (frame.query("outcome == @once")["told_share"] == 1).all()
-    ax = bl.figures.strikes(frame)
+    ax = bl.figures.defect_rates(frame)
     texts = [text.get_text() for text in ax.texts]
     assert texts.count("all told") == 3
     assert texts[2].startswith("100% fail\n49% told")
     with pytest.raises(ValueError, match="must have rows"):
-        bl.figures.strikes(frame[:0])
+        bl.figures.defect_rates(frame[:0])

@@ -69,7 +69,7 @@ def test_committed_runs_come_from_a_commit(name):
 
 
 def test_the_committed_figure_is_drawn_from_the_committed_data(tmp_path):
-    result = bl.lab.Reproduction.load(TOP / "data" / "headline")
+    result = bl.reproduction.Reproduction.load(TOP / "data" / "headline")
     labels = [text.get_text() for text in bl.figures.headline(result.frame).texts]
     totals = result.table().loc["total, ms"]
     assert len(labels) == len(totals)
@@ -88,7 +88,7 @@ def test_the_readmes_library_example_runs():
 
 
 def test_published_numbers_are_the_papers():
-    table = bl.lab.published()
+    table = bl.datasets.published()
     assert (table["source"] == "paper").all()
     totals = table.groupby("protocol")["time_ms"].sum()
     assert totals["pfn"] == pytest.approx(4126, abs=0.01)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import balloonlab as bl
-from balloonlab.cli import app
+from balloonlab.cli.commands import app
 from balloonlab.kernels import qtest as kernels
 from balloonlab.kernels import vring
 from balloonlab.kernels.clock import Log
@@ -235,7 +235,7 @@ def test_ctrl_c_leaves_no_process_and_no_thread(monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("balloonlab.queue.Worker.wait", interrupted)
-    monkeypatch.setattr("balloonlab.queue.Worker.wait_out", lambda self: self._done.wait(20))
+    monkeypatch.setattr("balloonlab.queue.Worker.join", lambda self: self._done.wait(20))
     with pytest.raises(KeyboardInterrupt):
         measure()
     assert children() == []

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import balloonlab as bl
-from balloonlab.cli import app
+from balloonlab.cli.commands import app
 from balloonlab.kernels import clock
 from balloonlab.kernels.clock import Log
-from balloonlab.lab import difference, stages
+from balloonlab.measurement import stages, stages_by_difference
 from balloonlab.pages import Buddy
-from balloonlab.qemu import QemuBalloon, Telling
+from balloonlab.qemu import Operation, QemuBalloon
 from balloonlab.sizes import MIB
 
 from .qemu import children, measure, needs_qemu
@@ -50,7 +50,7 @@ def test_measure_gives_the_labs_frame(touched, protocol, operation, n_kicks, wir
     assert check["lost_pages"] == 0
     assert run.meta["qemu"].count(".") == 1
     assert list(run.checks.columns) == stages.CHECK_COLUMNS + stages.QEMU_CHECK_COLUMNS
-    assert (frame["told_as"] == protocol).all()
+    assert (frame["negotiated_protocol"] == protocol).all()
     assert set(frame["discard"]) == {"range" if protocol == "reporting" else "page"}
     fixed = {"n_bitmaps": 0, "steps": 1, "wait": "block", "order": "as is"}
     assert (frame[list(fixed)] == list(fixed.values())).all(axis=None)
@@ -82,7 +82,7 @@ def test_scattered_pages_and_whole_blocks_of_a_pattern():
 @needs_qemu
 @pytest.mark.parametrize("thp", [True, False])
 def test_huge_pages_are_what_was_asked_for(thp):
-    switch = bl.lab.provenance.thp_state()
+    switch = bl.measurement.provenance.thp_state()
     if switch in ("never", "absent"):
         pytest.skip(f"transparent huge pages are {switch} here")
     run = measure(protocol="reporting", thp=thp)
@@ -127,7 +127,7 @@ def test_measure_refuses(arguments, error, words):
 
 def test_a_timeline_is_the_labs_alone():
     with pytest.raises(ValueError, match="host must be 'lab' for a timeline"):
-        bl.lab.timeline(memory="8MiB", host="qemu")
+        bl.timeline(memory="8MiB", host="qemu")
 
 
 # Stages by difference
@@ -143,13 +143,13 @@ def log_of(*intervals):
 @pytest.mark.parametrize("operation", ["inflate", "deflate"])
 def test_stages_by_difference_sum_to_the_wall_time(operation):
     trips = [(clock.ROUND_TRIP, 0, length) for length in (100, 130, 200, 250, 90, 130)]
-    pairs = difference.Rehearsal.of(log_of(*trips), telling(cpu_ns=300, n_kicks=6))
+    pairs = stages_by_difference.Rehearsal.of(log_of(*trips), telling(cpu_ns=300, n_kicks=6))
     assert pairs.translate_ns == 40
     assert pairs.skipped_cpu_ns == (100 + 40) // 2
     kinds = clock.ALLOCATE, clock.RELEASE
     log = log_of((kinds[operation == "deflate"], 0, 7), (clock.PACK, 7, 9), *trips[:2])
     done = telling(wall_ns=300, cpu_ns=190, n_kicks=2)
-    times = difference.stage_times(operation, log, done, pairs)
+    times = stages_by_difference.stage_times(operation, log, done, pairs)
     own = {"inflate": "allocate", "deflate": "release"}[operation]
     assert times == {
         (own, "all"): 7,
@@ -163,7 +163,7 @@ def test_stages_by_difference_sum_to_the_wall_time(operation):
 
 
 def telling(wall_ns=0, cpu_ns=0, n_kicks=0):
-    return Telling(np.zeros(0, np.uint64), wall_ns, cpu_ns, n_kicks, 0, 0)
+    return Operation(np.zeros(0, np.uint64), wall_ns, cpu_ns, n_kicks, 0, 0)
 
 
 @given(st.data())
@@ -218,12 +218,14 @@ def test_a_sweep_in_qemu_goes_on_and_is_read_back(tmp_path, monkeypatch):
         "pfn": [0], "reporting": [8, 10],
     }  # fmt: skip
     assert len(run.meta["sessions"]) == 2
-    assert bl.lab.load(tmp_path).checks.equals(run.checks)
+    assert bl.load(tmp_path).checks.equals(run.checks)
     with pytest.raises(ValueError, match="host=qemu, not lab"):
         bl.sweep(**grid | {"host": "lab", "protocol": "pfn"})
     other = {**run.meta, "qemu": "5.9"}
     with pytest.raises(ValueError, match=r"unlike in qemu \("):
-        bl.lab.store.check_alike({"a": run.meta, "lab": {**run.meta, "qemu": None}, "b": other}, "")
+        bl.measurement.store.check_alike(
+            {"a": run.meta, "lab": {**run.meta, "qemu": None}, "b": other}, ""
+        )
 
 
 @needs_qemu
@@ -233,7 +235,7 @@ def test_the_command_sweeps_in_qemu(tmp_path):
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 0
     assert "2 cases measured, 0 left out (qemu)" in result.stdout
-    run = bl.lab.load(tmp_path)
+    run = bl.load(tmp_path)
     records = run.frame.groupby("protocol")["n_records"].first()
     assert records.to_dict() == {"pfn": 14336, "reporting": 14}
 
@@ -258,7 +260,7 @@ def test_reproduce_in_qemu_prints_and_leaves_what_the_labs_does(outcome):
         assert words in text
     assert "…" not in text
     assert max(map(len, result.stdout.splitlines())) <= 100
-    loaded = bl.lab.Reproduction.load(out)
+    loaded = bl.reproduction.Reproduction.load(out)
     assert loaded.source == "qemu"
     assert set(loaded.frame["source"]) == {"qemu"}
     assert list(loaded.frame.columns) == stages.COLUMNS
@@ -274,7 +276,7 @@ def test_reproduce_in_qemu_prints_and_leaves_what_the_labs_does(outcome):
 def test_its_table_figure_and_ranges_agree(outcome):
     import matplotlib.pyplot as plt
 
-    loaded = bl.lab.Reproduction.load(outcome[1])
+    loaded = bl.reproduction.Reproduction.load(outcome[1])
     table, ranges = loaded.table(), loaded.ranges()
     assert list(table.columns) == [
         ("paper, idle", "pfn"), ("paper, idle", "bitmap-v4"),
@@ -302,10 +304,10 @@ def test_a_lab_run_of_the_same_size_stands_beside_it(outcome, monkeypatch, tmp_p
     import matplotlib.pyplot as plt
 
     bl.reproduce(memory="64MiB", repeats=1, out=tmp_path)
-    monkeypatch.setattr("balloonlab.lab.reproduction.shipped", lambda name: tmp_path)
-    loaded = bl.lab.Reproduction.load(outcome[1])
+    monkeypatch.setattr("balloonlab.datasets.path", lambda name: tmp_path)
+    loaded = bl.reproduction.Reproduction.load(outcome[1])
     assert ("lab, touched", "madvise") in loaded.table().columns
-    text = bl.lab.report.to_text(bl.lab.report.render(loaded))
+    text = bl.reproduction.report.to_text(bl.reproduction.report.render(loaded))
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 100
     assert "lab: the run that comes with balloonlab" in " ".join(text.split())
@@ -330,8 +332,8 @@ def test_repeats_that_were_finished_are_kept_when_qemu_dies(monkeypatch, tmp_pat
     assert result.exit_code == 2
     assert "ended early by signal SIGKILL" in result.stderr
     assert f"Finished repeats are in {tmp_path / 'timings.csv'}" in result.stderr
-    kept = bl.lab.Reproduction.load(tmp_path)
+    kept = bl.reproduction.Reproduction.load(tmp_path)
     assert not kept.meta["finished"]
     assert len(kept.meta["checks"]) == 4
-    assert bl.lab.findings(kept)
+    assert bl.reproduction.findings(kept)
     assert children() == []

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from balloonlab import wire
+from balloonlab.address_map import DRIVER_GPA
 from balloonlab.host import BalloonDevice, GuestRam
 from balloonlab.host.device import no_balloon
 from balloonlab.kernels import vring
-from balloonlab.layout import DRIVER_GPA
 from balloonlab.queue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue, Worker
 
 BUFFER_AT = QUEUE_BYTES
@@ -193,12 +193,12 @@ def test_an_interrupt_while_waiting_for_a_thread_is_passed_on_afterwards(monkeyp
 
     monkeypatch.setattr(Worker, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        worker.wait_out()
+        worker.join()
     assert len(presses) == 3
     assert worker.result() is True
 
 
 def test_a_worker_that_never_started_is_not_waited_for():
     worker = Worker(lambda: 1, "balloon-test")
-    worker.wait_out()
+    worker.join()
     assert worker.result() is None

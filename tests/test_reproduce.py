@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 import balloonlab as bl
-from balloonlab.cli import app
-from balloonlab.lab import bench, reproduction, store
-from balloonlab.lab.stages import COLUMNS
+from balloonlab.cli.commands import app
+from balloonlab.measurement import store
+from balloonlab.measurement.stages import COLUMNS
+from balloonlab.reproduction import cases
+from balloonlab.selftest import benchmark as bench
 
 runner = CliRunner()
 
@@ -37,7 +39,7 @@ def test_it_prints_both_sources_side_by_side(outcome):
 
 def test_it_leaves_raw_repeats_metadata_and_figure(outcome):
     _, out = outcome
-    loaded = bl.lab.Reproduction.load(out)
+    loaded = bl.reproduction.Reproduction.load(out)
     assert list(loaded.frame.columns) == COLUMNS
     assert loaded.frame.groupby(["protocol", "touched"])["repeat"].nunique().eq(2).all()
     for key in ("cpu_model", "kernel", "thp", "memory_bytes", "versions", "commit", "utc_time"):
@@ -53,7 +55,7 @@ def test_it_leaves_raw_repeats_metadata_and_figure(outcome):
 
 def test_the_table_shows_one_repeat_whose_stages_sum(outcome):
     _, out = outcome
-    table = bl.lab.Reproduction.load(out).table()
+    table = bl.reproduction.Reproduction.load(out).table()
     lab = table[[column for column in table.columns if column[0] != "paper, idle"]]
     stages = lab.loc[[name for name in lab.index if name[1] == " " or name[:3] == "rem"]]
     assert np.allclose(stages.sum(), lab.loc["total, ms"])
@@ -92,7 +94,7 @@ def test_a_sweep_in_the_same_folder_is_set_aside_whole(tmp_path):
     bl.reproduce(memory="8MiB", repeats=1, out=tmp_path)
     (aside,) = tmp_path.glob("earlier-*")
     assert {path.name: path.read_bytes() for path in aside.iterdir()} == files
-    run = bl.lab.load(tmp_path)
+    run = bl.load(tmp_path)
     assert run.skipped.empty
     assert len(run.checks) == len(run.frame.drop_duplicates(["run_id", "repeat"])) == 5
 
@@ -125,7 +127,7 @@ def test_a_folder_that_is_a_file_is_one_clear_line(tmp_path):
 
 def test_a_frame_with_several_runs_is_not_drawn_as_one(outcome):
     _, out = outcome
-    frame = bl.lab.Reproduction.load(out).frame
+    frame = bl.reproduction.Reproduction.load(out).frame
     twice = pd.concat([frame, frame.assign(run_id=frame["run_id"] + "x")])
     with pytest.raises(ValueError, match="2 run_ids"):
         bl.figures.headline(twice)
@@ -136,7 +138,7 @@ def test_a_frame_with_several_runs_is_not_drawn_as_one(outcome):
 
 def test_table_and_sentences_agree(outcome):
     _, out = outcome
-    result = bl.lab.Reproduction.load(out)
+    result = bl.reproduction.Reproduction.load(out)
     table = result.table()
     for touched in (False, True):
         group = "lab, touched" if touched else "lab, untouched"
@@ -145,12 +147,12 @@ def test_table_and_sentences_agree(outcome):
 
 
 def test_it_scales_down_where_memory_is_short_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduction, "DEFAULT_MEMORY", 256 << 20)
-    monkeypatch.setattr(reproduction, "available_bytes", lambda: (512 + 80) << 20)
+    monkeypatch.setattr(cases, "DEFAULT_MEMORY", 256 << 20)
+    monkeypatch.setattr(cases, "available_bytes", lambda: (512 + 80) << 20)
     result = runner.invoke(app, ["reproduce", "--repeats", "1", "--out", str(tmp_path)])
     assert result.exit_code == 0
     assert "SCALED DOWN from 256 MiB" in result.stdout
-    monkeypatch.setattr(reproduction, "available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(cases, "available_bytes", lambda: 100 << 20)
     with pytest.raises(MemoryError, match="too little for any guest"):
         bl.reproduce()
 
@@ -159,7 +161,7 @@ def test_the_headline_figure_draws_on_the_axes_it_is_given(outcome):
     import matplotlib.pyplot as plt
 
     _, out = outcome
-    frame = bl.lab.Reproduction.load(out).frame
+    frame = bl.reproduction.Reproduction.load(out).frame
     _, mine = plt.subplots()
     assert bl.figures.headline(frame, ax=mine) is mine
     labels = [text.get_text() for text in mine.get_yticklabels()]
@@ -171,7 +173,7 @@ def test_the_headline_figure_draws_on_the_axes_it_is_given(outcome):
 
 def test_the_same_figure_gives_the_same_bytes(outcome, tmp_path):
     _, out = outcome
-    frame = bl.lab.Reproduction.load(out).frame
+    frame = bl.reproduction.Reproduction.load(out).frame
     for name in ("a", "b"):
         bl.figures.save(bl.figures.headline(frame), tmp_path / name)
     for ending in ("svg", "png"):

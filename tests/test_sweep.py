@@ -16,12 +16,11 @@ from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 import balloonlab as bl
-from balloonlab.cli import app
-from balloonlab.lab import stages, store
-from balloonlab.lab.case import Case
+from balloonlab.cli.commands import app
+from balloonlab.measurement import stages, store
+from balloonlab.measurement import sweeps as module
+from balloonlab.measurement.case import Case
 from balloonlab.sizes import MIB
-
-module = sys.modules["balloonlab.lab.sweep"]  # `balloonlab.lab.sweep` itself is the function
 
 GRID = {
     "memory": ["8MiB", "16MiB"],
@@ -181,7 +180,7 @@ def test_a_case_without_room_or_that_fails_does_not_stop_the_others(monkeypatch,
     # What a failed case had measured before it failed is on disk but in no result.
     assert run.frame["protocol"].unique().tolist() == ["bitmap-v4"]
     assert run.checks["protocol"].unique().tolist() == ["bitmap-v4"]
-    assert_frame_equal(bl.lab.load(tmp_path).skipped, run.skipped)
+    assert_frame_equal(bl.load(tmp_path).skipped, run.skipped)
     fails = False
     again = bl.sweep(**grid)
     assert set(again.skipped["memory_bytes"]) == {huge}
@@ -193,7 +192,7 @@ def test_the_same_call_goes_on_where_it_stopped(turns, tmp_path):
     limit.most = 5  # the first round with its warm-ups, and one more repeat
     with pytest.raises(KeyboardInterrupt):
         bl.sweep(**SMALL, out=tmp_path)
-    stopped = bl.lab.load(tmp_path)
+    stopped = bl.load(tmp_path)
     assert not stopped.meta["finished"]
     assert len(repeats_of(stopped)) == 3
     begun.clear()
@@ -227,7 +226,7 @@ def test_a_case_that_is_finished_is_not_warmed_up(turns, tmp_path):
 @pytest.mark.once
 def test_frames_come_back_as_they_were_measured(stored, tmp_path):
     run, out = stored
-    loaded = bl.lab.load(out)
+    loaded = bl.load(out)
     assert_frame_equal(loaded.frame, run.frame)
     assert_frame_equal(loaded.checks, run.checks)
     assert_frame_equal(loaded.skipped, run.skipped)
@@ -236,12 +235,12 @@ def test_frames_come_back_as_they_were_measured(stored, tmp_path):
     folder = store.Store(tmp_path)
     # Digits and an e would be a number, nothing at all a missing value.
     ids = dict(zip(memory.frame["run_id"].unique(), ["92e710452837", "000000000012"], strict=True))
-    frame = memory.frame.assign(run_id=memory.frame["run_id"].map(ids), told_as="")
+    frame = memory.frame.assign(run_id=memory.frame["run_id"].map(ids), negotiated_protocol="")
     checks = memory.checks.assign(run_id=memory.checks["run_id"].map(ids))
     folder.append(frame)
     folder.append(checks, store.CHECKS)
     folder.write_meta(memory.meta)
-    back = bl.lab.load(tmp_path)
+    back = bl.load(tmp_path)
     assert_frame_equal(back.frame, frame)
     assert_frame_equal(back.checks, checks)
     assert_frame_equal(back.skipped, memory.skipped)
@@ -261,7 +260,7 @@ def test_a_file_torn_anywhere_loses_one_repeat_at_most(stored, tmp_path, name, r
         shutil.copytree(out, folder, dirs_exist_ok=True)
         (folder / store.CHECKS).write_bytes(b"".join(checks.splitlines(keepends=True)[:-1]))
         (folder / name).write_bytes(whole[:cut])
-        left = bl.lab.load(folder)
+        left = bl.load(folder)
         assert_frame_equal(left.frame, run.frame.iloc[:-7])
         assert_frame_equal(left.checks, run.checks.iloc[:-1])
         pd.read_csv(folder / store.TIMINGS)
@@ -303,11 +302,11 @@ def test_unlike_machines_and_code_are_not_pooled(stored, tmp_path, monkeypatch, 
     shutil.copytree(out, other)
     (other / "meta.json").write_text(json.dumps(changed(run.meta, name)))
     with pytest.raises(ValueError, match=rf"unlike in {name} .*analyse them apart"):
-        bl.lab.pool([out, other])
+        bl.pool([out, other])
     mixed = {**run.meta, "sessions": [here, changed(here | {"utc_time": "later"}, name)]}
     (other / "meta.json").write_text(json.dumps(mixed))
     with pytest.raises(ValueError, match=f"unlike in {name} .*measure it again"):
-        bl.lab.load(other)
+        bl.load(other)
 
 
 @pytest.mark.once
@@ -355,7 +354,7 @@ def test_folders_of_others_are_left_alone(tmp_path):
 def test_pool_puts_runs_of_one_machine_together(stored, tmp_path):
     run, out = stored
     second = bl.sweep(**SMALL, out=tmp_path / "second")
-    pooled = bl.lab.pool([out, tmp_path / "second"])
+    pooled = bl.pool([out, tmp_path / "second"])
     assert repeats_of(pooled) == repeats_of(run) | repeats_of(second)
     assert len(pooled.checks) == len(run.checks) + len(second.checks)
     assert_frame_equal(pooled.skipped, run.skipped)
@@ -367,11 +366,11 @@ def test_pool_puts_runs_of_one_machine_together(stored, tmp_path):
     ]  # fmt: skip
     shutil.copytree(out, tmp_path / "copy")
     with pytest.raises(ValueError, match="hold the same run"):
-        bl.lab.pool([out, tmp_path / "copy"])
+        bl.pool([out, tmp_path / "copy"])
     with pytest.raises(ValueError, match="at least one folder"):
-        bl.lab.pool([])
+        bl.pool([])
     with pytest.raises(TypeError, match="must be a list of folders"):
-        bl.lab.pool(str(out))
+        bl.pool(str(out))
 
 
 def test_an_array_is_one_pattern(tmp_path):
@@ -413,7 +412,7 @@ def test_sweep_refuses_before_anything_is_measured(arguments, error, words, tmp_
 @pytest.mark.once
 def test_totals_say_what_the_cases_differ_in(stored):
     run, _ = stored
-    table = bl.lab.totals(run.frame)
+    table = bl.totals(run.frame)
     assert len(table) == 24
     assert (table["repeats"] == 2).all()
     assert list(table.columns[:3]) == ["protocol", "discard", "pattern"]
@@ -438,7 +437,7 @@ def test_the_command_takes_options_several_times(tmp_path):
     assert result.exit_code == 0
     assert "12 cases measured, 4 left out" in result.stdout
     assert result.stdout.count("skipped, 2 cases: balloon must be whole huge pages") == 2
-    run = bl.lab.load(out)
+    run = bl.load(out)
     assert set(run.frame["balloon_bytes"]) == {MIB, 4 * MIB, 8 * MIB}
     assert set(run.frame["touched"]) == {True, False}
     refused = CliRunner().invoke(app, ["sweep", "--memory", "8MiB", "--out", str(out)])
@@ -468,7 +467,7 @@ def test_killed_and_interrupted_at_random_moments_it_ends_up_whole(tmp_path, rng
         assert "Traceback" not in errors
         assert ("the same command goes on" in errors) == (number == 3)
         pd.read_csv(tmp_path / "timings.csv")
-        run = bl.lab.load(tmp_path)
+        run = bl.load(tmp_path)
         assert kept < repeats_of(run)
         assert (run.frame.groupby(["run_id", "repeat"]).size() == 7).all()
         kept = repeats_of(run)

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 
 import balloonlab as bl
 from balloonlab import traces
-from balloonlab.cli import app
+from balloonlab.address_map import LOW_RAM_END
+from balloonlab.cli.commands import app
 from balloonlab.figures.traces import largest
-from balloonlab.lab.case import Case
-from balloonlab.layout import LOW_RAM_END
+from balloonlab.measurement.case import Case
 from balloonlab.pages import check_in_ram, codec, metrics
 
 from .strategies import page_sets
@@ -54,7 +54,7 @@ def own(tmp_path, monkeypatch):
     pages = np.r_[np.arange(40_000, 41_000)[::-1], np.arange(5000, 9000, 3)].astype(np.uint64)
     told = {"idle-256MiB-50-inflate": pages, "idle-256MiB-50-deflate": pages[::-1]}
     traces.write(tmp_path, guest(), told)
-    monkeypatch.setattr("balloonlab.pages.traces.shipped", lambda name: tmp_path)
+    monkeypatch.setattr("balloonlab.datasets.path", lambda name: tmp_path)
     return tmp_path, pages
 
 
@@ -119,7 +119,7 @@ def test_what_was_written_is_loaded_and_described(own):
     assert frame["source"].unique().tolist() == ["trace"]
     assert frame["balloon_bytes"].tolist() == [pages.size * 4096] * 2
     assert frame["reverse_of"].tolist() == ["", "idle-256MiB-50-inflate"]
-    (told,) = traces.telling(folder).to_dict("records")
+    (told,) = traces.encoding_summary(folder).to_dict("records")
     assert (told["state"], told["cycle"], told["n_pages"]) == ("idle", 1, pages.size)
     assert told["mixed_words_share"] > 0.5
     free = 2047 + 4 * 512 + 8 * 1024
@@ -212,7 +212,7 @@ def test_the_command_line_sweeps_a_trace(own, tmp_path):
 
 @given(pages=page_sets())
 def test_telling_counts_what_bitmap_v4_sends(pages):
-    (row,) = metrics.telling({"these": pages}).to_dict("records")
+    (row,) = metrics.encoding_summary({"these": pages}).to_dict("records")
     if not pages:
         assert row["runs_per_gib"] == row["bits_per_word"] == row["mixed_words_share"] == 0
         return

@@ -3,15 +3,15 @@
 from .capture import record, record_all
 from .errors import CaptureError
 from .guest import missing
-from .operate import Captured
+from .planning import Planned, plan
+from .session import Captured
 from .states import STATES
-from .wanted import Wanted, plan
 
 __all__ = [
     "STATES",
     "CaptureError",
     "Captured",
-    "Wanted",
+    "Planned",
     "missing",
     "plan",
     "record",

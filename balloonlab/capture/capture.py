@@ -10,17 +10,17 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from ..lab.progress import Progress
-from ..lab.resources import OVERHEAD_BYTES, available_bytes
+from ..measurement.resources import OVERHEAD_BYTES, available_bytes
 from ..pages import traces
 from ..sizes import PAGE_BYTES, Size, format_size
+from ..terminal import Progress
 from . import kernel as kernels
 from .errors import CaptureError
 from .guest import ACCELERATORS, PATIENCE_S, QEMU, Guest, missing
 from .kernel import Kernel
-from .operate import Captured, Report, describe, operate
+from .planning import Planned
+from .session import Captured, Report, describe, operate
 from .states import STATES
-from .wanted import Wanted
 
 
 def record(
@@ -78,7 +78,7 @@ def record(
         Something is missing, QEMU or the guest ended or hung, or pages were told that cannot
         be; nothing keeps running then.
     """
-    wanted = Wanted.make(state, memory, share, seed)
+    wanted = Planned.make(state, memory, share, seed)
     if accelerator is not None and accelerator not in ACCELERATORS:
         raise ValueError(f"accelerator must be one of {ACCELERATORS}, got {accelerator!r}")
     lacks = missing(qemu, with_kernel=kernel is None)
@@ -104,17 +104,17 @@ def record(
 
 
 def record_all(
-    wanted: Iterable[Wanted],
+    wanted: Iterable[Planned],
     out: str | os.PathLike[str],
     *,
     progress: bool = True,
     **how: Any,
-) -> Iterator[tuple[Wanted, Captured | None]]:
+) -> Iterator[tuple[Planned, Captured | None]]:
     """Capture into a folder of traces, one guest after the other; those there are passed over.
 
     Parameters
     ----------
-    wanted : iterable of Wanted
+    wanted : iterable of Planned
         As `plan` lists them.
     out : path-like
         Folder for the traces, made if need be. A finished capture is on disk before the next
@@ -126,7 +126,7 @@ def record_all(
 
     Yields
     ------
-    wanted : Wanted
+    wanted : Planned
     captured : Captured or None
         None where the folder had it.
     """
@@ -150,7 +150,7 @@ def _may_kvm() -> bool:
 @contextmanager
 def _boot(
     which: Kernel,
-    wanted: Wanted,
+    wanted: Planned,
     accelerators: list[str],
     folder: Path,
     qemu: str,

@@ -18,7 +18,7 @@ from . import initramfs, kernel
 from .errors import CaptureError
 from .kernel import Kernel
 from .qmp import Monitor
-from .told import EVENTS, Listener
+from .trace_events import EVENTS, Listener
 
 QEMU = "qemu-system-x86_64"
 ACCELERATORS = ("kvm", "tcg")
@@ -105,7 +105,7 @@ class Guest:
         command = [
             *_dies_with_us(),
             *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-            # RAM up to 3 GiB and from 4 GiB on, as in balloonlab.layout, whatever the size.
+            # RAM up to 3 GiB and from 4 GiB on, as in balloonlab.address_map, whatever the size.
             *("-machine", f"pc,accel={accelerator},max-ram-below-4g=3G"),
             *("-cpu", "host" if accelerator == "kvm" else "qemu64", "-smp", "1"),
             *("-m", f"{memory_pages * PAGE_BYTES // MIB}M"),

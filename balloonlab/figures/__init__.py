@@ -6,7 +6,7 @@ from .gallery import draw_all
 from .headline import headline, qemu_headline
 from .how_it_works import page_strip
 from .patterns import occupancy, patterns
-from .posted import strikes
+from .posted import defect_rates
 from .scaling import scaling
 from .stages import stages
 from .style import panels, save, style
@@ -14,6 +14,7 @@ from .timeline import timeline
 from .traces import guests, traces
 
 __all__ = [
+    "defect_rates",
     "density",
     "draw_all",
     "explore",
@@ -30,7 +31,6 @@ __all__ = [
     "scaling",
     "sizes",
     "stages",
-    "strikes",
     "style",
     "timeline",
     "traces",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..lab.messages import counts
 from ..model import CostModel, forecast
+from ..model.accounting import counts
 from ..pages import patterns
 from ..sizes import GIB, MIB, PAGE_BYTES, Size, format_size, parse_pages
 from .stages import stages
@@ -61,7 +61,7 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a protocol: ``mean_run_pages``, then `balloonlab.lab.counts`.
+        One row a protocol: ``mean_run_pages``, then `balloonlab.model.counts`.
     """
     memory_pages = parse_pages(memory, "memory")
     n_pages = round(memory_pages * density)

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..lab.store import load
-from ..lab.timeline import load_timeline
+from .. import datasets
+from ..measurement.store import load
+from ..measurement.timelines import load_timeline
 from ..pages import patterns as page_sets
-from ..shipped import shipped
 from .comparison import density, grid, runs, sizes
 from .headline import headline, qemu_headline
 from .how_it_works import page_strip
@@ -73,8 +73,8 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
     "traces": traces,
-    "timeline-pfn": lambda: timeline(load_timeline(shipped("timeline-pfn")), FIRST_US),
-    "timeline-bitmap": lambda: timeline(load_timeline(shipped("timeline-bitmap"))),
+    "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), FIRST_US),
+    "timeline-bitmap": lambda: timeline(load_timeline(datasets.path("timeline-bitmap"))),
 }
 """Figures of synthetic page sets, of recorded ones, and of the recorded timelines."""
 
@@ -117,4 +117,4 @@ def draw_all(
 
 
 def _draw(entry: Entry, run: str | os.PathLike[str] | None) -> Axes:
-    return entry.draw(load(shipped(entry.data) if run is None else run).frame)
+    return entry.draw(load(datasets.path(entry.data) if run is None else run).frame)

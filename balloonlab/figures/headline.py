@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
-from ..lab.published import published
-from ..lab.reproduction import lab_beside, measured_cases
+from ..datasets import published
+from ..reproduction.reproduction import lab_beside, measured_cases
 from ..sizes import format_size
 from .style import LOOKS, style
 

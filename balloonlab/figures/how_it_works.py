@@ -10,7 +10,7 @@ import pandas as pd
 
 from .. import wire
 from ..kernels.bitmap import WORD
-from ..lab.messages import discards, messages
+from ..model.accounting import discards, messages
 from ..pages.checks import as_pfns
 from .style import LOOKS, style
 
@@ -98,7 +98,7 @@ def _check_width(pages: npt.NDArray[np.uint64]) -> None:
         raise ValueError(
             f"pfns must lie within {MAX_WORDS} bitmap words of {WORD} pages to be drawn, "
             f"got {n_words} words (pages {low} to {high}): draw a part of them, "
-            "or count with balloonlab.lab.messages(pfns)"
+            "or count with balloonlab.model.accounting(pfns)"
         )
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from ..lab.posted import TOLD_ONCE
 from ..sizes import format_size
+from ..wire.defects import TOLD_ONCE
 from .style import style
 
 if TYPE_CHECKING:
@@ -17,13 +17,13 @@ DARK = 0.3
 """Share of the balloon told below which a cell is dark, and its text white."""
 
 
-def strikes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
+def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Draw what comes of the posted driver, by memory size and fragmentation.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        As `balloonlab.lab.strikes` returns it.
+        As `balloonlab.wire.defect_rates` returns it.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -42,7 +42,7 @@ def strikes(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     import matplotlib.pyplot as plt
 
     if frame.empty:
-        raise ValueError("frame must have rows, as balloonlab.lab.strikes returns them; got none")
+        raise ValueError("frame must have rows, as balloonlab.wire.defect_rates returns them")
     struck = frame.assign(struck=frame["outcome"] != TOLD_ONCE)
     cells = struck.pivot_table(
         index="memory_bytes",

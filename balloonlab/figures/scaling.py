@@ -98,7 +98,7 @@ def scaling(
         Columns that make a line of their own; name ``source`` among them.
     stage : str, optional
         Of which stage to draw the time or the rate, one of
-        `balloonlab.lab.stages.STAGES`; of the whole operation by default.
+        `balloonlab.measurement.stages.STAGES`; of the whole operation by default.
     title : str
         What is compared.
     ax : matplotlib.axes.Axes, optional

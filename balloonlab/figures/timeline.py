@@ -30,7 +30,7 @@ def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None
     Parameters
     ----------
     frame : pandas.DataFrame
-        As `balloonlab.lab.timeline` returns it.
+        As `balloonlab.measurement.timelines` returns it.
     until_us : float, optional
         Where the picture ends; with the operation by default.
     ax : matplotlib.axes.Axes, optional

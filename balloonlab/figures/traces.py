@@ -63,7 +63,7 @@ def traces(sets: Mapping[str, npt.ArrayLike] | None = None, ax: Axes | None = No
     chosen = largest() if sets is None else sets
     if not chosen:
         raise ValueError("sets must hold at least one page set by name, got none")
-    frame = metrics.telling(chosen).sort_values("mixed_words_share", ignore_index=True)
+    frame = metrics.encoding_summary(chosen).sort_values("mixed_words_share", ignore_index=True)
     with style():
         if ax is None:
             _, ax = plt.subplots(figsize=(7.2, 1.3 + 0.28 * len(frame)), layout="constrained")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..address_map import DRIVER_GPA, ram_ranges
 from ..kernels import posted, tell
 from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS, RECORD_WORDS
 from ..kernels.pfn import PFNS_PER_BUFFER
-from ..layout import DRIVER_GPA, ram_ranges
 from ..queue import QUEUE_BYTES
 from ..wire import Fault
 from ..wire.posted import fault_of

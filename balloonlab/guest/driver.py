@@ -50,7 +50,7 @@ class BalloonDriver:
     ----------
     features : Feature
         What was negotiated: the device must speak accordingly.
-    told_as : str
+    negotiated_protocol : str
         How pages are told: `wire_format`, or ``"pfn"`` where that was not offered or
         there is no memory for a single bitmap.
     log : balloonlab.kernels.clock.Log
@@ -81,7 +81,7 @@ class BalloonDriver:
         self.bitmaps = bitmaps
         self.features = self._negotiate(offered)
         uses_records = bool(wire_format.feature & self.features) and bitmaps > 0
-        self.told_as = wire_format.name if uses_records else "pfn"
+        self.negotiated_protocol = wire_format.name if uses_records else "pfn"
         self.log = clock.Log.empty(log_rows)
         # Written once, so that timed code meets no page fault.
         self._list = np.full(buddy.memory_pages, 1, np.uint64)
@@ -207,7 +207,7 @@ class BalloonDriver:
         return done
 
     def _nothing(self) -> Operation:
-        return Operation(np.zeros(0, np.uint64), self.told_as, 0)
+        return Operation(np.zeros(0, np.uint64), self.negotiated_protocol, 0)
 
     def _count_in(self, n_pages: int) -> None:
         """Account for pages that entered the balloon (left it, where negative).
@@ -250,7 +250,7 @@ class BalloonDriver:
         except BaseException:
             for queue in self._queues.values():
                 queue.break_down(vring.INTERRUPTED)
-            worker.wait_out()
+            worker.join()
             settle(worker.result() or 0)
             raise
         n_done = worker.result() or 0
@@ -258,7 +258,7 @@ class BalloonDriver:
         self._check_works()
         return Operation(
             pages[:n_done].copy(),
-            told_as=self.told_as,
+            negotiated_protocol=self.negotiated_protocol,
             n_bitmaps=n_bitmaps,
             wall_ns=int(counters[tell.END_NS] - counters[tell.BEGIN_NS]),
             n_kicks=int(counters[tell.KICKS]),

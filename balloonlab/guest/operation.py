@@ -17,7 +17,7 @@ class Operation:
     pages : uint64 array
         Pages told, in the order in which they entered or left the balloon; of a
         migration the page that entered, then the one that left.
-    told_as : str
+    negotiated_protocol : str
         How they were told: ``"pfn"`` where records could not be used.
     n_bitmaps : int
         Bitmaps that there was memory for; 0 where none was used.
@@ -29,7 +29,7 @@ class Operation:
     """
 
     pages: npt.NDArray[np.uint64]
-    told_as: str
+    negotiated_protocol: str
     n_bitmaps: int
     wall_ns: int = 0
     n_kicks: int = 0

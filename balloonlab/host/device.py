@@ -41,7 +41,7 @@ def make_state(
     return kernels.Device(
         format=wire_format.number,
         by_page=discard == "page",
-        entering=operation == "inflate",
+        inflating=operation == "inflate",
         advice=mmap.MADV_DONTNEED if operation == "inflate" else mmap.MADV_WILLNEED,
         balloon=balloon,
         copy=copy,
@@ -105,7 +105,7 @@ class BalloonDevice:
         Bad records go to the log ``balloonlab.host`` then, one by one.
         """
         self._queue.stop()
-        self._worker.wait_out()
+        self._worker.join()
         self._log_faults()
         self._worker.result()
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..address_map import DRIVER_GPA, ram_ranges
 from ..kernels import memory as kernels
-from ..layout import DRIVER_GPA, ram_ranges
 from ..sizes import GIB, MIB, PAGE_BYTES, format_size
 
 HUGE_BYTES = 2 * MIB

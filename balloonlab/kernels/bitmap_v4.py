@@ -11,7 +11,15 @@ import numpy as np
 
 from .bitmap import FULL, ONE, WORD, ZERO, append_runs
 from .compile import kernel
-from .faults import BMAP_LEN, BUFFER_LENGTH, COMMAND, DATA_LEN, PAGE_SHIFT, RECORD_RANGE, blame
+from .faults import (
+    BMAP_LEN,
+    BUFFER_LENGTH,
+    COMMAND,
+    DATA_LEN,
+    PAGE_SHIFT,
+    RECORD_RANGE,
+    record_fault,
+)
 
 FORMAT = 1  # in `balloonlab.kernels.device.Device.format`
 RECORD_WORDS = 4096  # the record area: 32 KiB
@@ -142,15 +150,15 @@ def decode_records(words, n_bytes, ranges, faults):
         Rows written.
     """
     if n_bytes < 8:
-        blame(faults, BUFFER_LENGTH, 0)
+        record_fault(faults, BUFFER_LENGTH, 0)
         return 0
     header = words[0]
     data_len = np.int64(header >> np.uint64(32))
     if header & np.uint64(0xFF) != ZERO:
-        blame(faults, COMMAND, 0)
+        record_fault(faults, COMMAND, 0)
         return 0
     if data_len > n_bytes - 8 or data_len % 8 != 0:
-        blame(faults, DATA_LEN, 0)
+        record_fault(faults, DATA_LEN, 0)
         return 0
     end = 1 + data_len // 8
     n = 0
@@ -162,20 +170,20 @@ def decode_records(words, n_bytes, ranges, faults):
         bmap_len = np.int64(head >> np.uint64(58))
         bmap_words = bmap_len // 8
         if bmap_len % 8 != 0 or at + 1 + bmap_words > end:
-            blame(faults, BMAP_LEN, 8 * at)
+            record_fault(faults, BMAP_LEN, 8 * at)
             return n
         if shift < PAGE_SHIFT_4K or (bmap_words > 0 and shift != PAGE_SHIFT_4K):
-            blame(faults, PAGE_SHIFT, 8 * at)
+            record_fault(faults, PAGE_SHIFT, 8 * at)
         elif bmap_words == 0:
             n_pages = 1 << (shift - PAGE_SHIFT_4K)
             if pfn + n_pages > 1 << PFN_BITS:
-                blame(faults, RECORD_RANGE, 8 * at)
+                record_fault(faults, RECORD_RANGE, 8 * at)
             else:
                 ranges[n, 0] = pfn
                 ranges[n, 1] = n_pages
                 n += 1
         elif pfn + bmap_words * WORD > 1 << PFN_BITS:
-            blame(faults, RECORD_RANGE, 8 * at)
+            record_fault(faults, RECORD_RANGE, 8 * at)
         else:
             joinable = n
             for k in range(bmap_words):

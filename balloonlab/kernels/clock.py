@@ -1,7 +1,7 @@
 """The stage clock: intervals on one monotonic clock, logged by both sides.
 
 Guest and host each write their own log, one row per stage and batch, so no
-cache line is shared and no sum is taken in timed code. `balloonlab.lab.stages`
+cache line is shared and no sum is taken in timed code. `balloonlab.measurement.stages`
 turns the two logs into stage times.
 """
 

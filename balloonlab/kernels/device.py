@@ -27,8 +27,8 @@ from .vring import (
     KICK,
     STOP,
     fetch,
-    give_back,
-    give_up,
+    mark_broken,
+    push_used,
 )
 
 TRANSLATIONS, DISCARDS, DISCARD_ERRORS = range(3)
@@ -40,7 +40,7 @@ class Device(NamedTuple):
 
     format: int  # FORMAT of the format's module
     by_page: bool  # discard="page"
-    entering: bool  # the inflate queue: pages enter the balloon; else they leave it
+    inflating: bool  # the inflate queue: pages enter the balloon; else they leave it
     advice: int  # MADV_DONTNEED on the inflate queue, MADV_WILLNEED on the deflate queue
     balloon: np.ndarray  # uint64, a bit a page of the mapping; one for both queues
     copy: np.ndarray  # uint8: the longest message it takes
@@ -81,7 +81,7 @@ def handle(device, ring, memory, n_bytes, clock, log):
             position,
             device.by_page,
             device.balloon,
-            device.entering,
+            device.inflating,
             device.extents,
             device.faults,
         )
@@ -122,7 +122,7 @@ def answer(ring, memory, device, used, log):
     if n_bytes < 0:
         return n_bytes
     handle(device, ring, memory, n_bytes, clock, log)
-    give_back(ring, head, used, log.cell)
+    push_used(ring, head, used, log.cell)
     return 1
 
 
@@ -137,7 +137,7 @@ def serve(ring, memory, device, log):
                 return
             outcome = answer(ring, memory, device, used, log)
             if outcome < 0:
-                give_up(ring, -outcome, log.cell)
+                mark_broken(ring, -outcome, log.cell)
                 return
             if outcome == 0:
                 break

@@ -56,7 +56,7 @@ def inflate(blocks, pages, held, message, ring, counters, log):
 
 
 @kernel
-def move_newest(pages, leaving):
+def copy_newest(pages, leaving):
     """Copy the newest pages of the list into `leaving`, the newest first."""
     for i in range(leaving.size):
         leaving[i] = pages[pages.size - 1 - i]
@@ -92,7 +92,7 @@ def deflate(blocks, pages, leaving, message, ring, counters, log):
     done = 0
     while done < leaving.size:
         batch = leaving[done : min(done + step, leaving.size)]
-        move_newest(pages[: pages.size - done], batch)
+        copy_newest(pages[: pages.size - done], batch)
         clock = tell(batch, batch, message, ring, counters, log, clock)
         if clock < 0:
             break

@@ -51,7 +51,7 @@ def logged(faults: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def blame(faults, kind, position):
+def record_fault(faults, kind, position):
     """Count one fault of `kind` and log where it was."""
     row = faults[:N_FAULTS].sum()
     faults[kind] += 1

@@ -176,14 +176,14 @@ def _outside(memory, extents):
 
 
 @kernel
-def _again(balloon, extents, entering):
+def _again(balloon, extents, inflating):
     """Count the pages of the extents that were there already; `balloon` is moved on."""
     again = 0
     for i in range(extents.shape[0]):
         first = extents[i, 0] // PAGE_BYTES
         for page in range(first, first + extents[i, 1] // PAGE_BYTES):
             bit = ONE << np.uint64(page & 63)
-            if (balloon[page >> 6] & bit != ZERO) == entering:
+            if (balloon[page >> 6] & bit != ZERO) == inflating:
                 again += 1
             else:
                 balloon[page >> 6] ^= bit
@@ -225,7 +225,7 @@ def run_cases(guest, memory, device, canaries, n_cases, tallies, log):
         n_extents = min(device.counters[DISCARDS] - before, device.extents.shape[0])
         extents = device.extents[:n_extents]
         tallies[DISCARDS_OUTSIDE] += _outside(memory, extents)
-        tallies[DISCARDED_AGAIN] += _again(in_balloon, extents, device.entering)
+        tallies[DISCARDED_AGAIN] += _again(in_balloon, extents, device.inflating)
         tallies[CANARIES_CHANGED] += count_changed(memory.ram, canaries)
         if outcome < 0:
             tallies[STOPPED - outcome] += 1  # the driver resets the device and goes on

@@ -13,7 +13,7 @@ import numpy as np
 
 from .bitmap import FULL, ONE, ZERO
 from .compile import kernel
-from .faults import OUTSIDE_RAM, REPEATED, blame
+from .faults import OUTSIDE_RAM, REPEATED, record_fault
 from .intrinsics import atomic_xor, trailing_zeros
 from .syscalls import advise
 
@@ -65,9 +65,9 @@ def _all_balloonable(slots, pfn, end):
 
 
 @kernel
-def _count_there(balloon, first, n_pages, entering):
+def _count_there(balloon, first, n_pages, inflating):
     """Count the pages from `first` on that are where they are to go; word by word."""
-    flip = FULL if entering else ZERO
+    flip = FULL if inflating else ZERO
     there = 0
     while there < n_pages:
         shift = (first + there) & 63
@@ -80,13 +80,13 @@ def _count_there(balloon, first, n_pages, entering):
 
 
 @kernel
-def _claim(balloon, first, n_pages, entering):
+def _claim(balloon, first, n_pages, inflating):
     """Move the pages from `first` on up to one that is there already; return how many.
 
     The inflate queue's thread only sets bits and the deflate queue's only clears them,
     so a bit that may be moved stays so; its neighbours in the word may change.
     """
-    flip = FULL if entering else ZERO
+    flip = FULL if inflating else ZERO
     taken = 0
     while taken < n_pages:
         word = (first + taken) >> 6
@@ -103,7 +103,7 @@ def _claim(balloon, first, n_pages, entering):
 
 
 @kernel
-def translate(memory, ranges, position, by_page, balloon, entering, extents, faults):
+def translate(memory, ranges, position, by_page, balloon, inflating, extents, faults):
     """Turn ranges of guest pages into extents of host memory, a batch at a time.
 
     Every address is looked up in the memory map. A range of which any page is not
@@ -125,7 +125,7 @@ def translate(memory, ranges, position, by_page, balloon, entering, extents, fau
     balloon : uint64 array
         A bit a page of the mapping, set while the page is in the balloon; both of the
         device's queues share it.
-    entering : bool
+    inflating : bool
         Whether the pages enter the balloon; else they leave it.
     extents : int64 array, shape (capacity, 2)
         Receives (offset, length) in bytes.
@@ -146,13 +146,13 @@ def translate(memory, ranges, position, by_page, balloon, entering, extents, fau
         pfn = ranges[i, 0] + done
         end = ranges[i, 0] + ranges[i, 1]
         if done == 0 and ranges[i, 1] > 1 and not _all_balloonable(slots, pfn, end):
-            blame(faults, OUTSIDE_RAM, i)
+            record_fault(faults, OUTSIDE_RAM, i)
             i += 1
             continue
         while pfn < end and n < extents.shape[0] and position[2] < last_lookup:
             row = find_slot(slots, pfn)
             if row < 0 or slots[row, BALLOONABLE] == 0:  # a range of one page, refused here
-                blame(faults, OUTSIDE_RAM, i)
+                record_fault(faults, OUTSIDE_RAM, i)
                 pfn = end
                 break
             position[2] += 1
@@ -160,15 +160,15 @@ def translate(memory, ranges, position, by_page, balloon, entering, extents, fau
             first = slots[row, FIRST_PAGE] + into
             n_pages = min(end - pfn, slots[row, N_PAGES] - into, PIECE_PAGES)
             inside = (balloon[first >> 6] >> np.uint64(first & 63)) & ONE != ZERO
-            skip = _count_there(balloon, first, n_pages, entering) if inside == entering else 0
+            skip = _count_there(balloon, first, n_pages, inflating) if inside == inflating else 0
             step = n_pages - skip
             if by_page and step > 0:
                 step = 1
                 atomic_xor(balloon, (first + skip) >> 6, ONE << np.uint64((first + skip) & 63))
             elif step > 0:
-                step = _claim(balloon, first + skip, step, entering)
+                step = _claim(balloon, first + skip, step, inflating)
             if skip > 0 and position[3] <= i:
-                blame(faults, REPEATED, i)
+                record_fault(faults, REPEATED, i)
                 position[3] = i + 1
             pfn += skip + step
             if step == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import kernel
-from .faults import BUFFER_LENGTH, blame
+from .faults import BUFFER_LENGTH, record_fault
 
 FORMAT = 0  # in `balloonlab.kernels.device.Device.format`
 PFNS_PER_BUFFER = 256
@@ -46,5 +46,5 @@ def decode_pfns(words, n_bytes, ranges, faults):
         ranges[i, 0] = np.int64(word & np.uint64(0xFFFFFFFF))
         ranges[i, 1] = 1
     if n_bytes % 4 != 0:
-        blame(faults, BUFFER_LENGTH, 4 * n)
+        record_fault(faults, BUFFER_LENGTH, 4 * n)
     return n

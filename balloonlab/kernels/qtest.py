@@ -13,7 +13,7 @@ import numpy as np
 from .buddy import free_blocks, take_blocks
 from .clock import ALLOCATE, PACK, RELEASE, ROUND_TRIP, record
 from .compile import kernel
-from .driver import move_newest
+from .driver import copy_newest
 from .intrinsics import fence, load_acquire, store_release
 from .pfn import write_pfns
 from .syscalls import now_ns, receive_bytes, send_bytes
@@ -179,7 +179,7 @@ def deflate(blocks, step, pages, leaving, ring, link, counters, log):
     counters[BEGIN_NS] = clock
     while done < leaving.size:
         batch = leaving[done : min(done + step, leaving.size)]
-        move_newest(pages[: pages.size - done], batch)
+        copy_newest(pages[: pages.size - done], batch)
         clock = tell(batch, ring, link, counters, log, clock)
         if clock < 0:
             break

@@ -1,4 +1,4 @@
-"""Telling pages: messages are built in guest memory and sent, one kick each."""
+"""PostedRun pages: messages are built in guest memory and sent, one kick each."""
 
 from __future__ import annotations
 

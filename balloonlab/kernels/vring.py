@@ -136,7 +136,7 @@ def fetch(ring, memory, head, copy):
 
 
 @kernel
-def give_back(ring, head, used, cell):
+def push_used(ring, head, used, cell):
     """Put a chain on the used ring as entry number `used`, and call unless told not to."""
     entry = used % ring.desc.size
     ring.used_ring[entry]["id"] = np.uint32(head)
@@ -148,7 +148,7 @@ def give_back(ring, head, used, cell):
 
 
 @kernel
-def give_up(ring, reason, cell):
+def mark_broken(ring, reason, cell):
     """Stop the device for good (virtio's DEVICE_NEEDS_RESET) and wake the driver."""
     store_release(ring.control, BROKEN, np.int64(reason))
     signal_event(ring.events[CALL], cell)

@@ -1,6 +1,17 @@
 """The cost model: what a message and its discards would take, predicted from their counts."""
 
+from .accounting import counts, discards, idle_counts, messages
 from .cost import CostModel, fit, validate
 from .forecast import forecast, idle_guests
 
-__all__ = ["CostModel", "fit", "forecast", "idle_guests", "validate"]
+__all__ = [
+    "CostModel",
+    "counts",
+    "discards",
+    "fit",
+    "forecast",
+    "idle_counts",
+    "idle_guests",
+    "messages",
+    "validate",
+]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..lab.messages import COUNTS
+from .accounting import COUNTS
 
 TERMS: dict[tuple[str, str], tuple[str, ...]] = {
     ("allocate", "all"): ("n_pages",),

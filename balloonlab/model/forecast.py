@@ -9,11 +9,11 @@ import pandas as pd
 
 from .. import wire
 from ..kernels.bitmap_v4 import MAX_BITMAPS
-from ..lab.case import CUSTOM
-from ..lab.messages import idle_counts
-from ..lab.stages import COLUMNS
+from ..measurement.case import CUSTOM
+from ..measurement.stages import COLUMNS
 from ..sizes import PAGE_BYTES, Size, parse_size
 from ..wire.pfn import PFN_LIMIT
+from .accounting import idle_counts
 from .cost import CostModel
 
 PFN_REACH_BYTES = PFN_LIMIT * PAGE_BYTES
@@ -35,7 +35,7 @@ def forecast(
     ----------
     model : CostModel
     counts : mapping
-        As `balloonlab.lab.counts` and `balloonlab.lab.idle_counts` return them.
+        As `balloonlab.model.counts` and `balloonlab.model.idle_counts` return them.
     memory : int or str
         RAM of the guest.
     protocol : str
@@ -66,7 +66,7 @@ def forecast(
     memory_bytes = parse_size(memory, "memory")
     about = {
         "run_id": f"{protocol} {pattern} {memory_bytes} {counts['n_pages']} {touched} {thp}",
-        "told_as": protocol,
+        "negotiated_protocol": protocol,
         "n_bitmaps": MAX_BITMAPS if protocol != "pfn" else 0,
         "pattern": pattern,
         "order": "as is",
@@ -88,7 +88,7 @@ def idle_guests(
 ) -> pd.DataFrame:
     """Predict inflations of idle guests by 7/8 of their memory, of any size.
 
-    Messages are counted exactly (`balloonlab.lab.idle_counts`), what they cost is the
+    Messages are counted exactly (`balloonlab.model.idle_counts`), what they cost is the
     model's: that of sizes it was fitted to. ``pfn`` ends with guests of 16 TiB, whose page
     numbers just fit 32 bits; larger ones are left out for it.
 

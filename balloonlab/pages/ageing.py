@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..address_map import check_sizes
 from ..kernels import workload as kernels
 from ..kernels.buddy import NONE
-from ..layout import check_sizes
 from ..sizes import Size
 from .buddy import Buddy
 

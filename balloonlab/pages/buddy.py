@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ..address_map import ram_ranges, zones
 from ..kernels import buddy as kernels
-from ..layout import ram_ranges, zones
 from .checks import as_pfns, check_in_ram
 
 
@@ -30,7 +30,7 @@ class Buddy:
     -----
     Behaves as Linux's page allocator does for single pages: the smallest free
     block that serves is split, its upper halves go back to the free lists, and a
-    freed block is joined with its buddy. Zones as in `balloonlab.layout.zones`.
+    freed block is joined with its buddy. Zones as in `balloonlab.address_map.zones`.
     """
 
     def __init__(self, memory_pages: int, one_zone: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..layout import ram_ranges
+from ..address_map import ram_ranges
 from ..sizes import PAGE_BYTES, format_size
 
 PFN_LIMIT = 1 << 52

@@ -168,7 +168,7 @@ def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def telling(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
+def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     """Say how ``bitmap-v4`` tells page sets: the question of 2016, one row a set.
 
     A word of which some bits are set is told as a bitmap of one word. Words with all bits set

@@ -1,7 +1,7 @@
 """Page sets by their spelling: the pages that a guest would hand to its balloon.
 
 Synthetic ones, and those that real guests told (`balloonlab.traces`). Every pattern returns
-page numbers of a PC guest's RAM (`balloonlab.layout`), as a ``uint64`` array in list order,
+page numbers of a PC guest's RAM (`balloonlab.address_map`), as a ``uint64`` array in list order,
 exactly as many as the balloon has. A pattern that has no set of that size says which sizes it has.
 
 =================== ===================================== =================
@@ -28,7 +28,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ..layout import PageRange, check_sizes, zones
+from ..address_map import PageRange, check_sizes, zones
 from ..sizes import GIB, PAGE_BYTES, Size
 from . import traces
 from .ageing import age, check_workload, held_pages
@@ -78,7 +78,7 @@ def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
     Raises
     ------
     ValueError
-        See `balloonlab.layout.check_sizes`.
+        See `balloonlab.address_map.check_sizes`.
 
     Examples
     --------
@@ -135,7 +135,7 @@ def aged(
     ------
     ValueError
         The balloon is larger than what the guest does not hold; see also
-        `balloonlab.pages.age` and `balloonlab.layout.check_sizes`.
+        `balloonlab.pages.age` and `balloonlab.address_map.check_sizes`.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     check_workload(held, unmovable, turnover)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ..layout import check_sizes, ram_ranges
+from ..address_map import check_sizes, ram_ranges
 from ..sizes import PAGE_BYTES, Size, format_size
 
 HUGE_PAGE = 512
@@ -35,7 +35,7 @@ def random(
     Raises
     ------
     ValueError
-        See `balloonlab.layout.check_sizes`.
+        See `balloonlab.address_map.check_sizes`.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     generator = np.random.default_rng(rng)
@@ -62,7 +62,7 @@ def every(memory: Size, balloon: Size, k: int) -> npt.NDArray[np.uint64]:
     Raises
     ------
     ValueError
-        RAM has fewer such pages than the balloon; see also `balloonlab.layout.check_sizes`.
+        RAM has fewer such pages than the balloon; see also `balloonlab.address_map.check_sizes`.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     if not isinstance(k, int | np.integer) or k < 1:
@@ -102,7 +102,7 @@ def geometric(
     ------
     ValueError
         Too little memory is left to keep the runs apart; see also
-        `balloonlab.layout.check_sizes`.
+        `balloonlab.address_map.check_sizes`.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     if not 1 <= mean_run < np.inf:
@@ -142,7 +142,7 @@ def huge(memory: Size, balloon: Size, rng: int | np.random.Generator = 0) -> npt
     ------
     ValueError
         The balloon is no multiple of 2 MiB, or more than the guest's whole huge pages;
-        see also `balloonlab.layout.check_sizes`.
+        see also `balloonlab.address_map.check_sizes`.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     n, rest = divmod(balloon_pages, HUGE_PAGE)

@@ -25,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..layout import check_sizes
-from ..shipped import shipped
+from .. import datasets
+from ..address_map import check_sizes
 from ..sizes import PAGE_BYTES, Size, format_size
 from . import codec, metrics
 from .checks import as_pfns
@@ -68,7 +68,7 @@ def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
     Returns
     -------
     uint64 array, shape (n,)
-        Each page once; all are RAM by `balloonlab.layout.ram_ranges` of the guest's memory.
+        Each page once; all are RAM by `balloonlab.address_map.ram_ranges` of the guest's memory.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "reverse_of", "digest"])
 
 
-def telling(folder: Folder | None = None) -> pd.DataFrame:
+def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
     """Answer the question of 2016 for every inflation: how full bitmaps of real guests are.
 
     Parameters
@@ -145,11 +145,11 @@ def telling(folder: Folder | None = None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``name``, ``source``, ``state``, ``memory_bytes``, ``share`` and ``cycle`` as in `index`,
-        then the columns of `balloonlab.pages.metrics.telling`.
+        then the columns of `balloonlab.pages.metrics.encoding_summary`.
     """
     frame = index(folder).query("operation == 'inflate'")
     frame = frame[["name", "source", "state", "memory_bytes", "share", "cycle"]]
-    rows = [metrics.telling({name: load(name, folder)}) for name in frame["name"]]
+    rows = [metrics.encoding_summary({name: load(name, folder)}) for name in frame["name"]]
     return frame.merge(pd.concat(rows), on="name") if rows else frame
 
 
@@ -179,7 +179,7 @@ def first_pages(name: str, memory: Size, balloon: Size) -> npt.NDArray[np.uint64
     ------
     ValueError
         No such trace, another memory, or a balloon larger than the trace; see also
-        `balloonlab.layout.check_sizes`.
+        `balloonlab.address_map.check_sizes`.
     """
     recorded_pages, n_pages = sizes(name)
     memory_pages, balloon_pages = check_sizes(memory, balloon)
@@ -230,7 +230,7 @@ def _reverses(pages: npt.NDArray[np.uint64], others: npt.ArrayLike) -> bool:
 
 
 def _folder(folder: Folder | None) -> Path:
-    return shipped(FOLDER) if folder is None else Path(folder)
+    return datasets.path(FOLDER) if folder is None else Path(folder)
 
 
 def _guests(folder: Folder | None) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 `balloonlab.measure` and its kin drive it with ``host="qemu"``; the parts are here.
 """
 
-from .device import BLOCKS_PER_KICK, QemuBalloon, Telling
+from .device import BLOCKS_PER_KICK, Operation, QemuBalloon
 from .memory import FIRMWARE, HostView, page_index
 from .process import FILL, QemuProcess, find
 from .protocols import DISCARDS
@@ -15,10 +15,10 @@ __all__ = [
     "FILL",
     "FIRMWARE",
     "HostView",
+    "Operation",
     "QemuBalloon",
     "QemuError",
     "QemuProcess",
-    "Telling",
     "find",
     "page_index",
 ]

@@ -34,7 +34,7 @@ _OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Telling:
+class Operation:
     """What one inflation, deflation or rehearsal did.
 
     Attributes
@@ -121,12 +121,12 @@ class QemuBalloon:
             block_bytes=block_bytes,
         )
 
-    def inflate(self, buddy: Buddy, n_pages: int) -> Telling:
+    def inflate(self, buddy: Buddy, n_pages: int) -> Operation:
         """Take single pages from the allocator and tell them as PFNs, 256 a kick."""
         link, firsts = self._link("inflate", 0), np.full(n_pages, 1, np.uint64)
         return self._take_and_tell(buddy, 0, PFNS_PER_BUFFER, firsts, "inflate", link)
 
-    def report(self, buddy: Buddy, n_blocks: int, order: int) -> Telling:
+    def report(self, buddy: Buddy, n_blocks: int, order: int) -> Operation:
         """Take free blocks of ``2**order`` pages and report them, 32 a kick."""
         link = self._link("reporting", PAGE_BYTES << order)
         firsts = np.full(n_blocks, 1, np.uint64)
@@ -140,7 +140,7 @@ class QemuBalloon:
         firsts: npt.NDArray[np.uint64],
         queue: str,
         link: kernels.Link,
-    ) -> Telling:
+    ) -> Operation:
         blocks, ring, log = buddy.blocks, self._rings[queue], self.log
         return self._run(
             lambda counters: kernels.inflate(
@@ -150,7 +150,7 @@ class QemuBalloon:
             link,
         )
 
-    def deflate(self, buddy: Buddy, pages: npt.NDArray[np.uint64]) -> Telling:
+    def deflate(self, buddy: Buddy, pages: npt.NDArray[np.uint64]) -> Operation:
         """Tell all `pages` of a balloon as PFNs, the newest (last) first, and release them."""
         link, ring, log = self._link("deflate", 0), self._rings["deflate"], self.log
         blocks, leaving = buddy.blocks, np.full(pages.size, 1, np.uint64)
@@ -164,7 +164,7 @@ class QemuBalloon:
 
     def rehearse(
         self, queue: str, firsts: npt.NDArray[np.uint64], n_pairs: int, order: int = 0
-    ) -> Telling:
+    ) -> Operation:
         """Make round trips that discard nothing: an empty message and a full one, in turn.
 
         The empty one names no page. The full one QEMU decodes and looks up. On the PFN queues
@@ -188,7 +188,7 @@ class QemuBalloon:
         operate: Callable[[npt.NDArray[np.int64]], int],
         firsts: npt.NDArray[np.uint64],
         link: kernels.Link,
-    ) -> Telling:
+    ) -> Operation:
         """Run an operation in a thread of its own; it has left when this returns or raises.
 
         Interrupted, QEMU is ended: the thread that waits for its answer then reads an end.
@@ -201,7 +201,7 @@ class QemuBalloon:
             worker.wait()
         except BaseException:
             self._process.kill()
-            worker.wait_out()
+            worker.join()
             raise
         told = worker.result() or 0
         outcome = int(counters[kernels.OUTCOME])
@@ -210,7 +210,7 @@ class QemuBalloon:
         if outcome != kernels.ANSWERED:
             answer = link.reply.tobytes().split(b"\n")[0].decode(errors="replace")
             raise QemuError(_OUTCOMES[outcome].format(answer=answer))
-        return Telling(
+        return Operation(
             firsts=firsts[:told],
             wall_ns=int(counters[END_NS] - counters[BEGIN_NS]),
             cpu_ns=self._process.cpu_ns() - cpu_ns,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from ..layout import HIGH_RAM_START, LOW_RAM_END
+from ..address_map import HIGH_RAM_START, LOW_RAM_END
 from ..sizes import MIB, PAGE_BYTES
 from .qtest import QemuError
 

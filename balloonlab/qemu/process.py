@@ -19,7 +19,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from ..layout import ram_ranges
+from ..address_map import ram_ranges
 from ..sizes import MIB, PAGE_BYTES, format_size
 from .qtest import QemuError, Qtest
 

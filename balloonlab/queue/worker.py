@@ -39,7 +39,7 @@ class Worker(Generic[T]):
         while not self._done.wait(0.1):
             pass
 
-    def wait_out(self) -> None:
+    def join(self) -> None:
         """Wait for the end, however often the user presses Ctrl-C; then pass that on.
 
         Returns at once where the thread never came to life.

@@ -1,6 +1,6 @@
 """What came out: every number that README and notebooks state, computed from ``data/``."""
 
+from .export import all_numbers, render, write
 from .number import Number
-from .prose import all_numbers, say, write
 
-__all__ = ["Number", "all_numbers", "say", "write"]
+__all__ = ["Number", "all_numbers", "render", "write"]

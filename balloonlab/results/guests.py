@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..lab.store import load
+from .. import datasets
+from ..measurement.store import load
 from ..pages import traces
-from ..shipped import shipped
 from .number import SHORT, Named, Number
 from .sweeps import median_ms
 
@@ -17,7 +17,7 @@ def numbers() -> Named:
 
 def _told() -> Named:
     """All inflations together, then each state's in the largest guest."""
-    frame = traces.telling().sort_values(["memory_bytes", "share", "cycle"])
+    frame = traces.encoding_summary().sort_values(["memory_bytes", "share", "cycle"])
     yield "guests_traces", _trace(len(traces.names()), "", "recorded")
     most = frame[frame["share"] == frame["share"].max()]
     bits = most["bits_per_word"]
@@ -35,7 +35,7 @@ def _told() -> Named:
 
 def _cost() -> Named:
     """Tell and discard the same page numbers on real memory, touched."""
-    frame = load(shipped("guests")).frame
+    frame = load(datasets.path("guests")).frame
     n_pages = frame.groupby("pattern")["n_pages"].first()
     for pattern in sorted(n_pages.index):
         name = f"guests_{pattern.removeprefix('trace:').partition('-')[0]}"

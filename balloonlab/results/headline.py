@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from ..lab.floor import PROTOCOL as FLOOR
-from ..lab.published import published
-from ..lab.reproduction import Reproduction, median_repeat
-from ..shipped import shipped
+from .. import datasets
+from ..datasets import published
+from ..measurement.floor import PROTOCOL as FLOOR
+from ..reproduction.reproduction import Reproduction, median_repeat
 from ..sizes import GIB
 from .number import SHORT, STATES, Named, Number
 
@@ -37,7 +37,7 @@ def _paper_number(value: float, unit: str, means: str) -> Number:
 
 def _headline() -> Named:
     yield from _reproduction("headline", "bitmap-v4")
-    over = Reproduction.load(shipped("headline")).ratio("bitmap-v4", FLOOR, True)
+    over = Reproduction.load(datasets.path("headline")).ratio("bitmap-v4", FLOOR, True)
     yield "headline_over_floor", _measured("headline", over, "times", "bitmap-v4 over one madvise")
 
 
@@ -47,7 +47,7 @@ def _qemu() -> Named:
 
 def _reproduction(data: str, bulk: str) -> Named:
     """Totals of the headline's cases, what the time of ``pfn`` is shared into, the gain."""
-    result = Reproduction.load(shipped(data))
+    result = Reproduction.load(datasets.path(data))
     for touched, state in STATES.items():
         case = f"7 of 8 GiB, {state}"
         for protocol, short in SHORT.items():
@@ -72,7 +72,7 @@ def _measured(data: str, value: float | None, unit: str, *means: str) -> Number:
 
 
 def _reliability() -> Named:
-    rows = pd.read_csv(shipped("reliability/fuzz.csv"))
+    rows = pd.read_csv(datasets.path("reliability/fuzz.csv"))
     counts = rows.groupby("finding")["count"].sum()
     for name, finding in (
         ("cases", "cases"),
@@ -83,7 +83,7 @@ def _reliability() -> Named:
 
 
 def _contents() -> Named:
-    rows = pd.read_csv(shipped("contents/contents.csv"))
+    rows = pd.read_csv(datasets.path("contents/contents.csv"))
     for column in ("changed_bytes", "nonzero_bytes"):
         yield f"contents_{column}", _measured("contents", rows[column].sum(), "", column)
     compared = rows[["kept_bytes", "ballooned_bytes"]].sum().sum() / GIB

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from ..lab.measure import totals
-from ..lab.store import load
-from ..shipped import shipped
+from .. import datasets
+from ..measurement.api import totals
+from ..measurement.store import load
 from ..sizes import GIB, PAGE_BYTES
 from .number import SHORT, STATES, Named, Number
 
@@ -45,7 +45,7 @@ def _lab(data: str, value: float, unit: str, *means: str) -> Number:
 
 
 def _sizes() -> Named:
-    frame = load(shipped("sizes")).frame
+    frame = load(datasets.path("sizes")).frame
     memories = sorted(frame["memory_bytes"].unique())
     for thp in (False, True):
         for touched, state in STATES.items():
@@ -85,13 +85,13 @@ def _sizes() -> Named:
 
 
 def _runs() -> Named:
-    frame = load(shipped("runs")).frame
+    frame = load(datasets.path("runs")).frame
     for mean in sorted(int(pattern.partition(":")[2]) for pattern in frame["pattern"].unique()):
         yield from _pair("runs", frame, f"runs_{mean}", pattern=f"geometric:{mean}")
 
 
 def _density() -> Named:
-    frame = load(shipped("density")).frame
+    frame = load(datasets.path("density")).frame
     for size in sorted(frame["balloon_bytes"].unique()):
         case = frame[frame["balloon_bytes"] == size]
         percent = round(100 * size / case["memory_bytes"].iloc[0])
@@ -101,7 +101,7 @@ def _density() -> Named:
 
 def _cases() -> Named:
     """Count the cases of run length and density in which the bitmap is ahead."""
-    frame = pd.concat([load(shipped(data)).frame for data in ("runs", "density")])
+    frame = pd.concat([load(datasets.path(data)).frame for data in ("runs", "density")])
     case = ["pattern", "balloon_bytes", "protocol"]
     ms = totals(frame).set_index(case).sort_index()
     old, new = (ms.xs(protocol, level="protocol") for protocol in ("pfn", "bitmap-v4"))
@@ -129,7 +129,7 @@ def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Named:
 
 
 def _grid() -> Named:
-    frame = load(shipped("patterns")).frame
+    frame = load(datasets.path("patterns")).frame
     for pattern in sorted(frame["pattern"].unique()):
         for touched, state in STATES.items():
             case = {"pattern": pattern, "touched": touched}

@@ -14,28 +14,32 @@ import numpy.typing as npt
 
 from .bitmap import SPARE_RUNS, find_runs, pack
 from .bitmap_v4 import BITMAP_V4
+from .defects import DEFECTS, defect_rates, smallest
 from .features import Feature
 from .format import RANGE, Buffer, Format, decode_buffers
 from .pfn import PFN
-from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, Telling, tell_as_posted
+from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, PostedRun, run_posted
 from .records import records
 
 __all__ = [
+    "DEFECTS",
     "RANGE",
     "SPARE_RUNS",
     "Fault",
     "Feature",
     "Format",
     "PostedDriverError",
-    "Telling",
+    "PostedRun",
     "decode",
+    "defect_rates",
     "encode",
     "find_runs",
     "formats",
     "get",
     "pack",
     "records",
-    "tell_as_posted",
+    "run_posted",
+    "smallest",
 ]
 
 _FORMATS: dict[str, Format] = {entry.name: entry for entry in (PFN, BITMAP_V4, BITMAP_V4_POSTED)}

@@ -76,7 +76,7 @@ def fault_of(state: npt.NDArray[np.int64]) -> Fault | None:
 
 
 @dataclass(frozen=True)
-class Telling:
+class PostedRun:
     """What the posted driver told of a page set.
 
     Attributes
@@ -118,13 +118,13 @@ class Telling:
         return named[(times > 1) | np.isin(named, self.earlier)]
 
 
-def tell_as_posted(
+def run_posted(
     pfns: npt.ArrayLike,
     earlier: npt.ArrayLike = (),
     bitmaps: int = MAX_BITMAPS,
     max_pfn: int | None = None,
     failing_sends: Collection[int] = (),
-) -> Telling:
+) -> PostedRun:
     """Let the posted driver tell the pages of one inflation.
 
     Parameters
@@ -143,7 +143,7 @@ def tell_as_posted(
 
     Returns
     -------
-    Telling
+    PostedRun
 
     Raises
     ------
@@ -173,7 +173,7 @@ def tell_as_posted(
             buffers.append(message(area[:n]))
             kernels.after_send(state)
         tried += 1
-    return Telling(pages, before, buffers, fault_of(state), int(state[kernels.WALKED]))
+    return PostedRun(pages, before, buffers, fault_of(state), int(state[kernels.WALKED]))
 
 
 def encode(pfns: npt.ArrayLike) -> list[bytes]:
@@ -186,7 +186,7 @@ def encode(pfns: npt.ArrayLike) -> list[bytes]:
     """
     if as_pfns(pfns).size == 0:
         return []
-    telling = tell_as_posted(pfns)
+    telling = run_posted(pfns)
     if telling.fault is not None:
         raise PostedDriverError(f"as posted, the guest crashes here: {telling.fault}")
     return telling.buffers

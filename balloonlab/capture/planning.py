@@ -1,0 +1,95 @@
+"""What is to be captured: a state, a size and a share each, and the list of all that ship."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..measurement.case import size_literal
+from ..sizes import GIB, MIB, Size, format_size, parse_size
+from .states import STATES
+
+LEAST_BYTES = 256 * MIB
+"""Memory in which the kernel boots and has something left."""
+
+ALL = "all"
+
+FULL_SIZES = (2 * GIB, 4 * GIB, 8 * GIB)
+ALL_SHARES, MOST = (0.25, 0.5, 0.85), 0.85
+AT_ALL_SHARES = {"idle": 8 * GIB, "tmpfs30": 8 * GIB, "tmpfs50": 8 * GIB, "tmpfs70": 8 * GIB}
+AT_ALL_SHARES["anon"] = 4 * GIB  # beyond, its random orders take 1.6 MB each
+"""What the traces that come with balloonlab are of: all states at 85 %, some at all shares in
+guests up to a size."""
+
+
+class Planned(NamedTuple):
+    """What is to be captured; `make` builds one from what users write."""
+
+    state: str
+    memory_bytes: int
+    share: float
+    seed: int = 1
+
+    @classmethod
+    def make(cls, state: str, memory: Size, share: float, seed: int = 1) -> Planned:
+        """Check the arguments of `record`; see there."""
+        if state not in STATES:
+            raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
+        memory_bytes = parse_size(memory, "memory")
+        if memory_bytes % MIB or memory_bytes < LEAST_BYTES:
+            raise ValueError(
+                f"memory must be whole MiB and at least {format_size(LEAST_BYTES)} for a Linux "
+                f"guest, got {memory!r}"
+            )
+        percent = round(100 * share)
+        if not 1 <= percent <= 99 or not math.isclose(percent, 100 * share):
+            raise ValueError(f"share must be 0.01 to 0.99 in whole percent, got {share!r}")
+        if not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")
+        return cls(state, memory_bytes, percent / 100, int(seed))
+
+    @property
+    def name(self) -> str:
+        """Name the capture, as in ``idle-8GiB-85``."""
+        return f"{self.state}-{size_literal(self.memory_bytes)}-{round(100 * self.share)}"
+
+
+def plan(
+    states: Iterable[str] = (ALL,),
+    memory: Iterable[Size] | None = None,
+    share: Iterable[float] | None = None,
+    seed: int = 1,
+) -> list[Planned]:
+    """List captures: of all states those that come with balloonlab, else every combination.
+
+    Parameters
+    ----------
+    states : iterable of str
+        Of `STATES`, or ``all``.
+    memory : iterable of int or str, optional
+        Sizes of the guests; 2, 4 and 8 GiB by default.
+    share : iterable of float, optional
+        Shares of the memory; by default 0.85, and for some states 0.25 and 0.5, too.
+    seed : int
+        Of what the guests do at random.
+
+    Raises
+    ------
+    ValueError
+        As `record`.
+    """
+    chosen = list(states)
+    if ALL in chosen:
+        chosen = list(STATES)
+    sizes = list(FULL_SIZES if memory is None else memory)
+    wanted = []
+    for size in sizes:
+        for state in chosen:
+            at_all = parse_size(size, "memory") <= AT_ALL_SHARES.get(state, 0)
+            defaults = ALL_SHARES if at_all else (MOST,)
+            for part in defaults if share is None else share:
+                wanted.append(Planned.make(state, size, part, seed))
+    return list(dict.fromkeys(wanted))

@@ -1,0 +1,155 @@
+"""What happens in a booted guest: its state, its balloon, and what is written down of both."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ..measurement.provenance import commit
+from ..pages import check_in_ram
+from ..sizes import PAGE_BYTES, format_size
+from .errors import CaptureError
+from .guest import Guest
+from .planning import Planned
+from .states import STATES, available_target
+from .trace_events import DEFLATE, INFLATE, settle
+
+STALLED_S = 15.0
+"""Seconds without a page after which the guest has no more; its driver tries again every 0.2 s."""
+
+Report = Callable[[str], None]
+
+
+class Captured(NamedTuple):
+    """What a capture gave."""
+
+    guest: dict[str, Any]  # how it was made: kernel, workload, buddyinfo and so on
+    pages: dict[str, npt.NDArray[np.uint64]]  # of each operation, by the name of its trace
+
+
+def describe(wanted: Planned, guest: Guest) -> dict[str, Any]:
+    """Say what the guest is."""
+    number = guest.monitor.command("query-version")
+    parts = number["qemu"]
+    return {
+        "name": wanted.name,
+        "state": wanted.state,
+        "description": STATES[wanted.state].text,
+        "memory_bytes": wanted.memory_bytes,
+        "share": wanted.share,
+        "seed": wanted.seed,
+        "kernel": guest.read("/proc/version").strip(),
+        "command_line": guest.read("/proc/cmdline").strip(),
+        "qemu": f"{parts['major']}.{parts['minor']}.{parts['micro']} {number['package']}".strip(),
+        "cpus": 1,
+        "utc_time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "balloonlab": version("balloonlab"),
+        "commit": commit(),
+    }
+
+
+def operate(wanted: Planned, guest: Guest, report: Report) -> Captured:
+    """Bring the guest into its state, and move the balloon."""
+    state = STATES[wanted.state]
+    available = guest.available_bytes()
+    at_boot = _buddyinfo(guest)
+    workload = [f"seed {wanted.seed}", *state.commands(wanted.memory_bytes, available)]
+    for command in workload:
+        guest.run(command, _percent(report, f"{wanted.name}: {command.split()[0]}"))
+    thp = guest.read("/sys/kernel/mm/transparent_hugepage/enabled")
+    left = guest.available_bytes()
+    target = available_target(wanted.memory_bytes // PAGE_BYTES, wanted.share, left)
+    if target == 0:
+        raise CaptureError(f"the guest has only {format_size(left)} available: no balloon fits")
+    rows, pages = [], {}
+    for cycle in range(1, state.cycles + 1):
+        suffix = f"-{cycle}" if state.cycles > 1 else ""
+        for operation in ("inflate", "deflate"):
+            row, told = _move(wanted, guest, operation, target, report)
+            name = f"{wanted.name}-{operation}{suffix}"
+            rows.append({"name": name, "operation": operation, "cycle": cycle, **row})
+            pages[name] = told
+    facts = {
+        "thp": thp.partition("[")[2].partition("]")[0],
+        "available_bytes": {"at_boot": available, "before": left},
+        "workload": workload,
+        "buddyinfo_at_boot": at_boot,
+        "traces": rows,
+    }
+    return Captured(facts, pages)
+
+
+def _move(
+    wanted: Planned, guest: Guest, operation: str, target: int, report: Report
+) -> tuple[dict[str, Any], npt.NDArray[np.uint64]]:
+    """Inflate to `target` pages, or as far as the guest can, or deflate to none."""
+    memory_pages = wanted.memory_bytes // PAGE_BYTES
+    before = _buddyinfo(guest)
+    start, held = guest.listener.n_events, guest.listener.n_held
+    show = _percent(report, f"{wanted.name}: {operation}")
+    if operation == "inflate":
+        guest.set_balloon(memory_pages, target, STALLED_S, show)
+        reached = guest.listener.n_held
+        if reached != target:  # the guest has no more: have it stop trying
+            guest.set_balloon(memory_pages, reached, STALLED_S, lambda share: None)
+    else:
+        guest.set_balloon(memory_pages, 0, STALLED_S, show)
+    moved = abs(guest.listener.n_held - held)
+    events = guest.listener.since(start)
+    pages = settle(events, INFLATE if operation == "inflate" else DEFLATE)
+    actual = memory_pages - _guest_pages(guest, memory_pages - guest.listener.n_held)
+    unfinished = operation == "deflate" and actual > 0
+    if moved == 0 or unfinished or actual != guest.listener.n_held or pages.size < moved:
+        raise CaptureError(
+            f"the guest's balloon holds {actual} pages after this {operation}, but "
+            f"{guest.listener.n_held} by what QEMU traced, {pages.size} of them told now; a QEMU "
+            "built without the log trace backend traces nothing"
+        )
+    try:
+        check_in_ram(pages, memory_pages)
+    except ValueError as error:
+        raise CaptureError(f"the guest's memory is not laid out as balloonlab's: {error}") from None
+    row = {
+        "target_pages": target if operation == "inflate" else 0,
+        "n_moved": int(events.pfns.size - pages.size),
+        "buddyinfo_before": before,
+        "buddyinfo_after": _buddyinfo(guest),
+    }
+    return row, pages
+
+
+def _guest_pages(guest: Guest, expected: int) -> int:
+    """Ask the device for the memory outside the balloon, of which the driver tells it last."""
+    pages = 0
+    for _ in range(100):
+        pages = guest.monitor.command("query-balloon")["actual"] // PAGE_BYTES
+        if pages == expected:
+            break
+        guest.read("/proc/uptime")  # a round trip through the guest, whose turn it then is
+    return pages
+
+
+def _percent(report: Report, text: str) -> Callable[[float], None]:
+    """Report a share in whole percent, each once."""
+    said = -1
+
+    def tell(share: float) -> None:
+        nonlocal said
+        if int(100 * share) != said:
+            said = int(100 * share)
+            report(f"{text} {said} %")
+
+    return tell
+
+
+def _buddyinfo(guest: Guest) -> dict[str, list[int]]:
+    """Read the guest's free blocks of order 0, 1 and so on, by zone."""
+    lines = guest.read("/proc/buddyinfo")
+    found = re.findall(r"zone\s+(\w+)\s+([\d ]+)", lines)
+    return {zone: [int(count) for count in counts.split()] for zone, counts in found}

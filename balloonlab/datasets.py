@@ -1,0 +1,59 @@
+"""The data that come with balloonlab: ``data/`` of the tree, or what was packaged of it."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+PACKAGED = Path(__file__).parent / "data"
+IN_TREE = Path(__file__).parents[1] / "data"
+
+
+def path(name: str = "") -> Path:
+    """Find a file or folder of ``data/``.
+
+    Parameters
+    ----------
+    name : str
+        Relative to ``data/``; the folder itself by default.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none of that name.
+
+    Examples
+    --------
+    >>> path("headline").name
+    'headline'
+    """
+    for folder in (PACKAGED, IN_TREE):
+        if (folder / name).exists():
+            return folder / name
+    raise FileNotFoundError(f"balloonlab comes with no data of the name {name!r}")
+
+
+@cache
+def _published() -> pd.DataFrame:
+    return pd.read_csv(path("published.csv"))
+
+
+def published() -> pd.DataFrame:
+    """Load the published inflation times of the 2016 series; their source is ``paper``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each published time: ``source`` (always ``paper``), ``protocol``,
+        ``stage`` (``total`` where only the sum is known), ``time_ms``,
+        ``memory_bytes``, ``balloon_bytes``, ``n_kicks`` and ``wire_bytes`` and
+        ``n_discards`` where they follow from the format, ``note``, ``reference``.
+
+    Examples
+    --------
+    >>> published().groupby("protocol")["time_ms"].sum()["bitmap-v4"]
+    np.float64(590.0)
+    """
+    return _published().copy()

@@ -1,0 +1,62 @@
+"""The main job: the headline of 2016 measured here, stored, and drawn."""
+
+from __future__ import annotations
+
+import os
+
+from .figures import headline, qemu_headline, save
+from .measurement.store import FIGURE
+from .reproduction import Reproduction
+from .reproduction.cases import measure_headline
+from .sizes import Size
+
+
+def reproduce(
+    memory: Size | None = None,
+    balloon: Size | None = None,
+    repeats: int = 3,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    host: str = "lab",
+) -> Reproduction:
+    """Measure the headline comparison on this machine.
+
+    ``pfn`` with page-wise discard against ``bitmap-v4`` with range discard, on
+    memory that the host backs (touched) and does not (untouched), without huge
+    pages, and one ``madvise`` over the same bytes as the floor. Each case has one
+    warm-up and `repeats` measured repeats. In an unmodified QEMU, ``pfn`` against
+    ``reporting``, today's bulk path.
+
+    Parameters
+    ----------
+    memory : int or str, optional
+        RAM of the guest; 8 GiB, or as much as fits where that is short.
+    balloon : int or str, optional
+        7/8 of the memory by default.
+    repeats : int
+        Measured repeats of each case.
+    out : path-like, optional
+        Folder for ``timings.csv`` (each repeat is on disk before the next starts),
+        ``meta.json`` and the figure as SVG and PNG. Nothing is written without.
+    progress : bool
+        Show progress bars.
+    host : {"lab", "qemu"}
+        As in `balloonlab.measure`.
+
+    Returns
+    -------
+    Reproduction
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
+        As `balloonlab.measure`; the repeats so far are in `out`.
+    """
+    import matplotlib.pyplot as plt
+
+    result = measure_headline(memory, balloon, repeats, out, progress, host)
+    if result.folder is not None:
+        ax = (qemu_headline if host == "qemu" else headline)(result.frame)
+        save(ax, result.folder / FIGURE)
+        plt.close(ax.get_figure(root=True))
+    return result

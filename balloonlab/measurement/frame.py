@@ -1,0 +1,28 @@
+"""The tidy frame: what functions take that work on one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+
+def as_frame(data: Any, name: str = "frame") -> pd.DataFrame:
+    """Return the tidy frame of a run, or the frame itself.
+
+    Parameters
+    ----------
+    data : pandas.DataFrame, Run, or Reproduction
+        Whatever has a tidy ``frame``.
+    name : str
+        The argument's name, for the message.
+
+    Raises
+    ------
+    TypeError
+        It is neither.
+    """
+    frame = getattr(data, "frame", data)
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"{name} must be a run or its tidy frame, got {type(data).__name__}")
+    return frame

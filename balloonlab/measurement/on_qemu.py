@@ -1,0 +1,131 @@
+"""One repeat at QEMU's own balloon device, and what its guest's RAM looks like around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..address_map import ram_ranges
+from ..kernels.pfn import PFNS_PER_BUFFER
+from ..qemu import (
+    BLOCKS_PER_KICK,
+    FILL,
+    FIRMWARE,
+    HostView,
+    Operation,
+    QemuBalloon,
+    QemuProcess,
+    page_index,
+)
+from ..qemu.protocols import REPORTING
+from .case import Case
+from .runner import Repeat
+from .stages import Work, make_frame
+from .stages_by_difference import PAIRS, Rehearsal, quartiles, round_trips, stage_times
+
+STRAY_PAGES = 256
+"""Pages that firmware may have written in a guest that counts as untouched."""
+
+
+def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) -> Repeat:
+    """Rehearse the case's operation and carry it out once, in a fresh QEMU.
+
+    ``n_translations`` and ``n_discards`` of its rows are what QEMU's source does with the
+    messages, not counted in it; the checks look at the memory itself.
+    """
+    most_kicks = (case.balloon_pages >> case.block_order) // BLOCKS_PER_KICK + 1
+    driver = QemuBalloon(process, log_rows=3 * most_kicks + 4 * PAIRS)
+    view = HostView(process.pid, case.memory_pages)
+    before = _check_before(case, view)
+    buddy = case.allocator()
+    if case.operation == "deflate":
+        held = driver.inflate(buddy, case.balloon_pages).firsts
+    rehearsal = _rehearse(driver, case)
+    rss = view.rss_bytes()
+    driver.log.clear()
+    if case.protocol == REPORTING:
+        done = driver.report(buddy, case.balloon_pages >> case.block_order, case.block_order)
+    elif case.operation == "inflate":
+        done = driver.inflate(buddy, case.balloon_pages)
+    else:
+        done = driver.deflate(buddy, held)
+    check = {
+        "run_id": run_id,
+        "protocol": case.protocol,
+        "operation": case.operation,
+        "touched": case.touched,
+        "repeat": number,
+        "rss_fall_bytes": rss - view.rss_bytes(),
+        **before,
+        **_check_after(case, view, done),
+        "block_order": case.block_order,
+        **rehearsal.summary(),
+        **quartiles("real", round_trips(driver.log)),
+        "real_cpu_ns": done.cpu_ns // done.n_kicks,
+    }
+    work = Work(
+        negotiated_protocol=case.protocol,
+        n_kicks=done.n_kicks,
+        wire_bytes=done.wire_bytes,
+        n_records=done.n_records,
+        n_translations=done.n_records,
+        n_discards=done.n_records,
+    )
+    times = stage_times(case.operation, driver.log, done, rehearsal)
+    return Repeat(make_frame(case, run_id, number, work, times), check)
+
+
+def _rehearse(driver: QemuBalloon, case: Case) -> Rehearsal:
+    if case.protocol == REPORTING:
+        # Blocks of the highest RAM: one with firmware in it would come as several pieces, of
+        # which only the last lacks a byte.
+        queue, end = REPORTING, ram_ranges(case.memory_pages)[-1].end >> case.block_order
+        n_blocks = min(BLOCKS_PER_KICK, case.balloon_pages >> case.block_order)
+        batch = np.full(n_blocks, (end - 1) << case.block_order, np.uint64)
+    else:
+        queue = case.operation
+        batch = np.zeros(min(PFNS_PER_BUFFER, case.balloon_pages), np.uint64)
+    driver.log.clear()
+    done = driver.rehearse(queue, batch, PAIRS, case.block_order)
+    return Rehearsal.of(driver.log, done)
+
+
+def _check_before(case: Case, view: HostView) -> dict[str, Any]:
+    """Refuse to time memory that is not in the state that the frame will claim."""
+    resident = view.resident()
+    huge = view.huge_bytes()
+    resident_pages = int(resident.sum())
+    resident[FIRMWARE] = True
+    wrong = not resident.all() if case.touched else resident_pages > STRAY_PAGES
+    if wrong or (huge and not case.thp):
+        raise RuntimeError(
+            f"QEMU's guest RAM is not as it should be for touched={case.touched}, "
+            f"thp={case.thp}: {resident_pages} of {case.memory_pages} pages are backed, {huge} "
+            "bytes by huge pages; is the process being swapped or its memory merged?"
+        )
+    return {"resident_pages_before": resident_pages, "huge_bytes_before": huge}
+
+
+def _check_after(case: Case, view: HostView, done: Operation) -> dict[str, Any]:
+    """Check that all pages were told, and that exactly those are gone."""
+    first_pages = page_index(done.firsts)
+    ballooned = np.zeros(case.memory_pages, bool)
+    ballooned[(first_pages[:, None] + np.arange(1 << case.block_order)).ravel()] = True
+    missing = case.balloon_pages - int(ballooned.sum())
+    resident = view.resident()
+    seen = np.ones(case.memory_pages, bool)
+    seen[FIRMWARE] = False
+    left = int((resident & ballooned & seen).sum())
+    lost = view.count_other(seen & ~ballooned, FILL) if case.touched else 0
+    if missing or left or lost:
+        raise RuntimeError(
+            f"the operation went wrong in QEMU: {missing} pages not told, {left} ballooned pages "
+            f"are still backed, {lost} pages outside the balloon lost their contents; nothing "
+            "is reported"
+        )
+    return {
+        "resident_pages_after": int(resident.sum()),
+        "balloon_pages": int(ballooned.sum()),
+        "lost_pages": lost,
+    }

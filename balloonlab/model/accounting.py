@@ -1,0 +1,248 @@
+"""What a message takes and does: kicks, bytes, records, and the host's discards, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .. import wire
+from ..address_map import HIGH_RAM_START, LOW_RAM_END
+from ..host.device import EXTENTS, no_balloon
+from ..kernels import faults
+from ..kernels import memory as kernels
+from ..kernels.bitmap_v4 import WINDOW_WORDS
+from ..kernels.pfn import PFNS_PER_BUFFER
+from ..pages import as_pfns, patterns
+from ..sizes import Size, parse_pages
+from ..wire.bitmap import pack_windows
+from ..wire.bitmap_v4 import split
+from ..wire.format import Buffer
+from ..wire.pfn import PFN_LIMIT
+
+MAX_PFN = 1 << 32
+"""Pages up to here, 16 TiB: a bit each is kept to tell the repeated ones."""
+
+COUNTS = ("n_pages", "n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards")
+"""What an operation takes besides time; columns of the tidy frame."""
+
+WINDOW_PAGES = 64 * WINDOW_WORDS
+
+
+def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
+    """Tell which ``madvise`` calls the host device makes for a message.
+
+    Runs the device's own kernel (`balloonlab.kernels.memory.translate`) on a memory map
+    without memory behind it: nothing is discarded.
+
+    Parameters
+    ----------
+    stream : iterable of bytes-like
+        Buffers as `balloonlab.wire.encode` gives them.
+    protocol : str
+        One of `balloonlab.wire.formats`. How the host applies it is the format's
+        default: page by page for ``pfn``, by range for ``bitmap-v4``.
+
+    Returns
+    -------
+    structured array of `balloonlab.wire.RANGE`
+        The first page and the pages of each call, in the order of the calls. A call
+        that reaches over the hole between 3 and 4 GiB goes on at 4 GiB.
+
+    Raises
+    ------
+    ValueError
+        As `balloonlab.wire.decode`, or a page is beyond 2**32.
+    """
+    return _carry_out(stream, protocol)[0]
+
+
+def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.void], int]:
+    """Make the calls of `discards`, and count the lookups in the memory map."""
+    by_page = wire.get(protocol).discard == "page"
+    decoded = [wire.decode([buffer], protocol) for buffer in stream]
+    top = max((int((d["start_pfn"] + d["n_pages"]).max()) for d in decoded if d.size), default=0)
+    if top > MAX_PFN:
+        raise ValueError(f"stream must tell pages below 2**32 only, got one of {top - 1}")
+    slots = _slots(max(top, HIGH_RAM_START))
+    guest = kernels.Memory(np.zeros(0, np.uint8), 0, slots)
+    balloon = no_balloon((top + HIGH_RAM_START) * kernels.PAGE_BYTES)
+    extents = np.zeros((EXTENTS, 2), np.int64)
+    calls = [np.zeros((0, 2), np.int64)]
+    n_translations = 0
+    for ranges in decoded:
+        position = np.zeros(4, np.int64)
+        arguments = (ranges.view(np.int64).reshape(-1, 2), position, by_page, balloon, True)
+        while position[0] < ranges.size:
+            n = kernels.translate(guest, *arguments, extents, faults.no_faults())
+            calls.append(extents[:n] // kernels.PAGE_BYTES)
+        n_translations += int(position[2])
+    found = np.concatenate(calls)
+    row = np.searchsorted(slots[:, kernels.FIRST_PAGE], found[:, 0], side="right") - 1
+    found[:, 0] += slots[row, kernels.START] - slots[row, kernels.FIRST_PAGE]
+    return found.view(wire.RANGE)[:, 0], n_translations
+
+
+def _slots(top: int) -> npt.NDArray[np.int64]:
+    """Map memory as `balloonlab.host.GuestRam` does: across the hole RAM is in one piece.
+
+    Pages in the hole are taken for RAM here, behind all other, so that any can be told.
+    """
+    low = (0, LOW_RAM_END, 0, 1)
+    high = (HIGH_RAM_START, top - HIGH_RAM_START, LOW_RAM_END, 1)
+    hole = (LOW_RAM_END, HIGH_RAM_START - LOW_RAM_END, LOW_RAM_END + top - HIGH_RAM_START, 1)
+    return np.array([low, high, hole], np.int64)
+
+
+def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
+    """Count what ``pfn`` and ``bitmap-v4`` make of the same pages: nothing is measured.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,)
+        Pages in the order the guest allocates them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a format. ``kicks``: buffers; ``wire bytes``: all of them with their
+        headers; ``records``: entries in them (a page number, a word or a block);
+        ``ranges``: what the host decodes; ``madvise calls``: see `discards`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `balloonlab.wire.encode`.
+    """
+    rows = {}
+    for protocol in ("pfn", "bitmap-v4"):
+        stream = wire.encode(pfns, protocol)
+        wire_bytes = sum(map(len, stream))
+        rows[protocol] = {
+            "kicks": len(stream),
+            "wire bytes": wire_bytes,
+            "records": wire_bytes // 4 if protocol == "pfn" else len(wire.records(stream)),
+            "ranges": len(wire.decode(stream, protocol)),
+            "madvise calls": len(discards(stream, protocol)),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
+    """Count what a measurement of these pages would count, without making it.
+
+    Parameters
+    ----------
+    pfns : array-like of int, shape (n,)
+        Pages in the order the guest allocates them.
+    protocol : {"pfn", "bitmap-v4"}
+        With the format's usual discard.
+
+    Returns
+    -------
+    dict
+        `COUNTS`, as in the frame of `balloonlab.measure`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `balloonlab.wire.encode`.
+
+    Examples
+    --------
+    >>> counts(range(100, 500), "bitmap-v4")["wire_bytes"]
+    56
+    """
+    pages = as_pfns(pfns)
+    if _is_pfn(protocol):
+        return _page_by_page(pages.size, int(pages.max(initial=0)))
+    found = Counter(dict.fromkeys(COUNTS, 0))
+    for first_pfn, words in pack_windows(pages):
+        found.update(_count_bitmap(first_pfn, words))
+    return dict(found)
+
+
+def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dict[str, int]:
+    """Count what inflating an idle guest takes, for guests too large to list their pages.
+
+    The same as `counts` of `balloonlab.patterns.idle`. Windows of 32 GiB are told one by one,
+    and those that are alike are counted once.
+
+    Parameters
+    ----------
+    memory : int or str
+        RAM of the guest, to tens of TiB and beyond.
+    protocol : {"pfn", "bitmap-v4"}
+        With the format's usual discard.
+    balloon : int or str, optional
+        7/8 of the memory by default.
+
+    Returns
+    -------
+    dict
+        `COUNTS`.
+
+    Raises
+    ------
+    ValueError
+        The sizes exclude each other, or ``pfn`` does not reach so far: its page numbers have
+        32 bits.
+
+    Examples
+    --------
+    >>> idle_counts("64TiB", "bitmap-v4")["n_kicks"]
+    1792
+    """
+    if balloon is None:
+        balloon = parse_pages(memory, "memory") // 8 * 7 * kernels.PAGE_BYTES
+    parts = sorted(part for part in patterns.idle_ranges(memory, balloon) if part.end > part.start)
+    if _is_pfn(protocol):
+        n_pages = sum(part.end - part.start for part in parts)
+        return _page_by_page(n_pages, max((part.end - 1 for part in parts), default=0))
+    found = Counter(dict.fromkeys(COUNTS, 0))
+    first = parts[0].start & -64 if parts else 0
+    for start in range(first, parts[-1].end if parts else 0, WINDOW_PAGES):
+        end = start + WINDOW_PAGES
+        inside = tuple(
+            (max(part.start, start) - start, min(part.end, end) - start)
+            for part in parts
+            if part.start < end and part.end > start
+        )
+        # From 4 GiB on RAM is in one piece: it does not matter where in it a window stands.
+        if inside:
+            found.update(_count_window(min(start, HIGH_RAM_START), inside))
+    return dict(found)
+
+
+def _is_pfn(protocol: str) -> bool:
+    if protocol not in ("pfn", "bitmap-v4"):
+        raise ValueError(f"protocol must be pfn or bitmap-v4 to be counted, got {protocol!r}")
+    return protocol == "pfn"
+
+
+def _page_by_page(n_pages: int, highest: int) -> dict[str, int]:
+    """Count an inflation by page numbers: everything but the kicks is once a page."""
+    if highest >= PFN_LIMIT:
+        raise ValueError(f"pfns must be below 2**32 in 'pfn', got {highest}: use 'bitmap-v4'")
+    per_page = dict.fromkeys(COUNTS, n_pages)
+    return per_page | {"n_kicks": -(-n_pages // PFNS_PER_BUFFER), "wire_bytes": 4 * n_pages}
+
+
+@cache
+def _count_window(first_pfn: int, inside: tuple[tuple[int, int], ...]) -> dict[str, int]:
+    bits = np.zeros(-(-inside[-1][1] // 64) * 64, bool)
+    for start, end in inside:
+        bits[start:end] = True
+    return _count_bitmap(first_pfn, np.packbits(bits, bitorder="little").view("<u8"))
+
+
+def _count_bitmap(first_pfn: int, words: npt.NDArray[np.uint64]) -> dict[str, int]:
+    stream, n_records = split(first_pfn, words)
+    calls, n_translations = _carry_out(stream, "bitmap-v4")
+    n_pages, wire_bytes = int(calls["n_pages"].sum()), sum(map(len, stream))
+    found = (n_pages, len(stream), wire_bytes, n_records, n_translations, len(calls))
+    return dict(zip(COUNTS, found, strict=True))

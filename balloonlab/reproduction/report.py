@@ -1,0 +1,173 @@
+"""The reports that the commands print."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from ..measurement.floor import PROTOCOL as FLOOR
+from ..sizes import PAGE_BYTES, format_size
+from .reproduction import (
+    PAPER,
+    PROTOCOLS,
+    STAGE_LABELS,
+    Reproduction,
+    lab_beside,
+    median_repeat,
+)
+
+COUNTS = ("kicks", "madvise calls")
+PAPER_STAGES = ("allocate", "send", "translate", "discard")
+
+
+def _cell(row: str, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if row in COUNTS:
+        return f"{value:,.0f}"
+    if row == "wire bytes":
+        return format_size(int(value))
+    if row == "speed-up":
+        return f"{value:.1f}x"
+    return f"{value:,.1f}" if abs(value) >= 99.95 else f"{value:.3g}"
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Turn the numbers of `Reproduction.table` into text: counts whole, times to three digits."""
+    cells = {
+        column: [_cell(row, value) for row, value in table[column].items()]
+        for column in table.columns
+    }
+    return pd.DataFrame(cells, index=table.index)
+
+
+def render_table(table: pd.DataFrame, what: str = "the balloon") -> Table:
+    """Turn `Reproduction.table` into a table for the terminal."""
+    title = f"Inflating {what}: stages of the repeat with the median total"
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("", no_wrap=True)
+    for group, protocol in table.columns:
+        source, state = group.split(", ")
+        view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
+    for row, cells in readable(table).iterrows():
+        total = row == "total, ms"
+        view.add_row(row, *cells, style="bold" if total else None, end_section=total)
+    return view
+
+
+def render_ranges(result: Reproduction) -> Table:
+    """Show how far the repeats of a run lie apart, stage by stage."""
+    title = "Least to greatest time over the repeats, ms"
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("", no_wrap=True)
+    ranges = result.ranges()
+    for source, touched, protocol in ranges.index:
+        state = "touched" if touched else "untouched"
+        view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
+    for stage in ranges.columns.unique(level=0):
+        name = STAGE_LABELS.get(stage, f"{stage}, ms")
+        ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
+        view.add_row(name, *(f"{_short(least)} to {_short(greatest)}" for least, greatest in ends))
+    return view
+
+
+def _short(time_ms: float) -> str:
+    """Write a time in few characters: to the microsecond, or three digits."""
+    if abs(time_ms) < 1:
+        return f"{time_ms:.3f}"
+    return f"{time_ms:,.0f}" if abs(time_ms) >= 99.95 else f"{time_ms:.3g}"
+
+
+def findings(result: Reproduction) -> list[str]:
+    """Say what the run showed, a sentence a line; every number is of the run's own source."""
+    arguments = result.meta["arguments"]
+    source, bulk = result.source, PROTOCOLS[result.source][1]
+    qemu = f"QEMU {result.meta['qemu']}, " if source == "qemu" else ""
+    lines = [
+        f"Guest of {format_size(arguments['memory_bytes'])}, balloon of "
+        f"{format_size(arguments['balloon_bytes'])}, {arguments['repeats']} repeats after a "
+        f"warm-up, no huge pages; {qemu}{result.meta['cpu_model']}, {result.meta['kernel']}. "
+        "The paper's guest: 8 GiB, balloon of 7 GiB."
+    ]
+    if result.meta["scaled_down_from_bytes"]:
+        lines.append(
+            f"SCALED DOWN from {format_size(result.meta['scaled_down_from_bytes'])}: less memory "
+            "is available here, so totals do not compare with the paper's."
+        )
+    for touched in (False, True):
+        ratio = result.ratio("pfn", bulk, touched)
+        if ratio is not None:
+            state = "touched" if touched else "untouched"
+            lines.append(
+                f"{source}, {state}: pfn takes {ratio:.1f} times as long as {bulk}; "
+                f"{_shares(median_repeat(result.frame, 'pfn', touched))}."
+            )
+    ratio = result.ratio("bitmap-v4", FLOOR, True)
+    if ratio is not None:
+        lines.append(
+            f"lab, touched: bitmap-v4 takes {ratio:.2f} times one madvise over the same bytes."
+        )
+    return lines + _memory_findings(result)
+
+
+def _shares(repeat: pd.DataFrame) -> str:
+    """Say how the time of a repeat is shared out, as the paper says it of its own."""
+    stages = repeat.groupby("stage")["time_ns"].sum() / repeat["time_ns"].sum()
+    named = ", ".join(f"{stage} {100 * stages[stage]:.1f} %" for stage in PAPER_STAGES)
+    return f"its time is {named}"
+
+
+def _memory_findings(result: Reproduction) -> list[str]:
+    touched = [check for check in result.meta["checks"] if check["touched"]]
+    if not touched:
+        return []
+    falls = [100 * c["rss_fall_bytes"] / (c["balloon_pages"] * PAGE_BYTES) for c in touched]
+    lost = sum(check["lost_pages"] for check in touched)
+    kernel = "QEMU's pagemap" if result.source == "qemu" else "mincore"
+    return [
+        f"{result.source}, touched: RSS fell by {min(falls):.2f} to {max(falls):.2f} % of the "
+        f"balloon in {len(touched)} repeats; {kernel} finds no ballooned page backed; "
+        f"{lost} pages outside the balloon lost their contents."
+    ]
+
+
+def render(result: Reproduction) -> Group:
+    """Build the whole report."""
+    note = (
+        "paper: kicks, wire bytes and madvise calls follow from the format (256 PFNs a kick, "
+        "one madvise a page); bitmap-v4 was not broken down."
+    )
+    table, lines = result.table(), [*findings(result), note]
+    if result.source == "lab":
+        return Group(render_table(table), Text("\n".join(lines)))
+    lines += _qemu_notes(result)
+    by_state = [
+        render_table(table[[name for name in table if name[0] in (PAPER, *named)]], what)
+        for what, *named in (
+            ("the balloon, untouched memory", "lab, untouched", "qemu, untouched"),
+            ("the balloon, touched memory", "lab, touched", "qemu, touched"),
+        )
+    ]
+    return Group(*by_state, render_ranges(result), Text("\n".join(lines)))
+
+
+def _qemu_notes(result: Reproduction) -> list[str]:
+    """Say what a reader of QEMU's stages, and of the lab's beside them, must know."""
+    notes = [
+        "qemu: an unmodified QEMU, kicked over a socket. Its send, translate and discard are told "
+        "apart by difference (rehearsed round trips and processor time), so a stage can come out "
+        "below zero; with few repeats the range is all there is to say about chance.",
+        "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
+    ]
+    lab = lab_beside(result.frame)
+    if lab is not None:
+        notes.append(
+            f"lab: the run that comes with balloonlab ({lab.meta['utc_time'][:10]}, "
+            f"{lab.meta['cpu_model']}, {lab.meta['kernel']})."
+        )
+    return notes

@@ -1,0 +1,172 @@
+"""``balloonlab bench``: the kernels against memory bandwidth and their best peers.
+
+All contenders of a task take turns within one run, so that a drifting machine
+is fair to each; ratios are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .. import wire
+from ..kernels.bitmap import read_once
+from ..measurement.resources import available_bytes
+from ..pages import patterns
+from ..sizes import GIB, PAGE_BYTES, parse_size
+
+Contenders = dict[str, Callable[[], object]]
+HALF_FULL_WORDS = 8 * GIB // PAGE_BYTES // 64
+IDLE_TASK = "encode 7 of 8 GiB, idle"
+LARGE_TASKS = {size: f"encode {size}, idle" for size in ("33GiB", "100GiB", "1TiB")}
+"""Guests beyond the 32 GiB that the seed's bitmaps hold at a time."""
+PEERS = {"pyroaring": "pyroaring", "bitarray": "bitarray.util"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to be timed by several contenders, the first being the yardstick."""
+
+    name: str
+    unit: str
+    n: int
+    rounds: int
+    contenders: Contenders
+
+
+def bench() -> pd.DataFrame:
+    """Time the kernels; see `rows_of` for the columns.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each task and contender: ``task``, ``contender``, ``median_ms``,
+        ``ns_per_item``, ``item``, ``ratio`` to the task's first contender.
+    """
+    return pd.concat([rows_of(task) for task in tasks()], ignore_index=True)
+
+
+def missing_peers() -> list[str]:
+    """Name the peer libraries that are not installed and so are left out."""
+    return [name for name, module in PEERS.items() if _peer(module) is None]
+
+
+def _peer(module: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError:
+        return None
+
+
+def rows_of(task: Task) -> pd.DataFrame:
+    """Run the contenders in turns and put their medians into rows."""
+    for contender in task.contenders.values():
+        contender()
+    times: dict[str, list[int]] = {name: [] for name in task.contenders}
+    for _ in range(task.rounds):
+        for name, contender in task.contenders.items():
+            begin = time.perf_counter_ns()
+            contender()
+            times[name].append(time.perf_counter_ns() - begin)
+    yardstick = np.array(next(iter(times.values())))
+    return pd.DataFrame(
+        {
+            "task": task.name,
+            "contender": name,
+            "median_ms": np.median(spent) / 1e6,
+            "ns_per_item": np.median(spent) / task.n,
+            "item": task.unit,
+            "ratio": np.median(np.array(spent) / yardstick),
+        }
+        for name, spent in times.items()
+    )
+
+
+def tasks() -> Iterator[Task]:
+    """Yield the tasks one by one, each with its data made on the spot."""
+    idle = patterns.idle("8GiB", "7GiB")
+    yield Task(IDLE_TASK, "page", idle.size, 31, _encoders(idle))
+    scattered = patterns.random("8GiB", "4GiB")
+    yield Task("encode 4 of 8 GiB, random", "page", scattered.size, 11, _encoders(scattered))
+    words = np.random.default_rng(0).integers(0, 2**64, HALF_FULL_WORDS, dtype=np.uint64)
+    yield Task(
+        "runs of a half-full bitmap", "run", wire.find_runs(words).size, 11, _run_finders(words)
+    )
+    for size, name in LARGE_TASKS.items():
+        n_pages = (parse_size(size) - GIB) // PAGE_BYTES  # a guest keeps something
+        if available_bytes() < 4 * n_pages * 8:
+            return
+        yield Task(name, "page", n_pages, 5, _large_encoders(size, n_pages))
+
+
+def _large_encoders(size: str, n_pages: int) -> Contenders:
+    pfns = patterns.idle(size, n_pages * PAGE_BYTES)
+    return {
+        "read the PFNs once": lambda: read_once(pfns),
+        "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
+    }
+
+
+def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:
+    """Ways to turn page numbers into a compact message; peers stop at the bitmap."""
+    span = int(pfns.max()) + 1
+
+    def with_numpy() -> bytes:
+        flags = np.zeros(span, bool)
+        flags[pfns] = True
+        return np.packbits(flags, bitorder="little").tobytes()
+
+    contenders: Contenders = {
+        "read the PFNs once": lambda: read_once(pfns),
+        "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
+        "numpy": with_numpy,
+    }
+    if bits := _peer("bitarray"):
+
+        def with_bitarray() -> bytes:
+            flags = np.zeros(span, np.uint8)
+            flags[pfns] = 1
+            packed = bits.bitarray(endian="little")
+            packed.pack(flags)
+            return bytes(packed.tobytes())
+
+        contenders["bitarray"] = with_bitarray
+    if roaring := _peer("pyroaring"):
+        narrow = pfns.astype(np.uint32)
+
+        def with_pyroaring() -> bytes:
+            bitmap = roaring.BitMap(narrow)
+            bitmap.run_optimize()
+            return bytes(bitmap.serialize())
+
+        contenders["pyroaring"] = with_pyroaring
+    return contenders
+
+
+def _run_finders(words: npt.NDArray[np.uint64]) -> Contenders:
+    """Ways to list the runs of a bitmap; pyroaring has none."""
+    out = np.zeros(wire.find_runs(words).size + wire.SPARE_RUNS, wire.RANGE)
+
+    def with_numpy() -> npt.NDArray[np.int64]:
+        flags = np.unpackbits(words.view(np.uint8), bitorder="little")
+        return np.flatnonzero(np.diff(flags, prepend=0, append=0))
+
+    contenders: Contenders = {
+        "read the bitmap once": lambda: read_once(words),
+        "balloonlab": lambda: wire.find_runs(words),
+        "balloonlab, out= reused": lambda: wire.find_runs(words, out=out),
+        "numpy": with_numpy,
+    }
+    bits, util = _peer("bitarray"), _peer("bitarray.util")
+    if bits and util:
+        packed = bits.bitarray(endian="little")
+        packed.frombytes(words.tobytes())
+        contenders["bitarray"] = lambda: [end for end in util.intervals(packed) if end[0]]
+    return contenders

@@ -1,0 +1,177 @@
+"""``balloonlab fuzz``: the device against a hostile guest, with canaries around its RAM."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import pandas as pd
+
+from .. import wire
+from ..host import DISCARDS
+from ..host.device import make_state, no_balloon
+from ..kernels import clock, faults, vring
+from ..kernels import device as device_kernels
+from ..kernels import fuzz as kernels
+from ..kernels import memory as memory_kernels
+from ..measurement.case import check_number
+from ..measurement.runner import check_facilities
+from ..queue import QUEUE_BYTES, Virtqueue
+from ..sizes import PAGE_BYTES
+from ..terminal import Progress
+
+CHUNK = 5_000
+"""Cases in one compiled call, on the inflate and the deflate queue in turns; Ctrl-C is heard in
+between."""
+
+QUEUE_PAGES = QUEUE_BYTES // PAGE_BYTES
+OWN_PAGES = QUEUE_PAGES + 1
+
+LAYOUT = (
+    (None, 4, False),
+    (0, 24, True),
+    (None, 4, False),
+    (24, 4, False),  # ROM right behind RAM
+    (40, 40, True),
+    (80, 4, False),
+    (100, 1, True),
+    (None, 4, False),
+    (120, OWN_PAGES, False),
+    (None, 4, False),
+)
+"""The mapping, piece by piece: first page number (None where no slot is), pages, balloonable."""
+
+SPAN = 130
+"""Page numbers that are worth naming: those of `LAYOUT` and a little beyond."""
+
+MUST_BE_ZERO = (
+    "madvise calls that failed",
+    "canary words changed",
+    "discards outside RAM",
+    "pages discarded twice",
+)
+
+
+def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataFrame:
+    """Play hostile messages and queues against the device on real memory.
+
+    Every wire format and way to discard gets its share, half of it on the inflate queue
+    and half on the deflate queue. The guest's RAM lies in
+    pieces between canary pages: unmapped neighbours, ROM, and the guest kernel's
+    own memory. After each case every canary is looked at, and every extent that was
+    discarded is held against the memory map.
+
+    Parameters
+    ----------
+    cases : int
+        Messages in all.
+    seed : int
+        Where the generator starts; the same seed plays the same cases.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``protocol``, ``discard``, ``finding``, ``count``.
+
+    Raises
+    ------
+    ValueError
+        `cases` is less than one for each combination, or `seed` is negative.
+    NotImplementedError
+        The platform lacks what measuring needs.
+    """
+    check_facilities()
+    check_number("cases", cases, 1)
+    check_number("seed", seed, 0)
+    protocols = [name for name in wire.formats() if wire.get(name).faithful]
+    pairs = [(protocol, discard) for protocol in protocols for discard in DISCARDS]
+    if cases < len(pairs):
+        raise ValueError(f"cases must be at least {len(pairs)}, got {cases}")
+    share = -(-cases // len(pairs))
+    rows: list[dict[str, object]] = []
+    chunk = min(CHUNK, -(-share // 2))
+    with Progress(len(pairs) * -(-share // chunk), progress) as bar:
+        for number, (protocol, discard) in enumerate(pairs):
+            bar.describe(f"hostile guest: {protocol} by {discard}")
+            found = _play(protocol, discard, share, chunk, seed + number, bar)
+            for finding, count in found.items():
+                rows.append(
+                    {"protocol": protocol, "discard": discard, "finding": finding, "count": count}
+                )
+    return pd.DataFrame(rows)
+
+
+def _play(
+    protocol: str, discard: str, cases: int, chunk: int, seed: int, bar: Progress
+) -> dict[str, int]:
+    memory, canaries, own = _map_memory()
+    queue_area = memory.ram[own * PAGE_BYTES :][:QUEUE_BYTES]
+    message = memory.ram[(own + QUEUE_PAGES) * PAGE_BYTES :][: 8 * kernels.MESSAGE_WORDS]
+    balloon = no_balloon(memory.ram.size)
+    queues = [
+        make_state(wire.get(protocol), discard, operation, balloon)
+        for operation in ("inflate", "deflate")
+    ]
+    tallies = np.zeros(kernels.N_TALLIES, np.int64)
+    log = clock.Log.empty(1000)
+    with Virtqueue(queue_area, busy_wait=True) as queue:
+        guest = kernels.Guest(
+            ring=queue.ring,
+            message=message.view(np.uint64),
+            gpa=(120 + QUEUE_PAGES) * PAGE_BYTES,
+            span=SPAN,
+            state=np.array([seed * 0x9E3779B97F4A7C15 % 2**64 or 1], np.uint64),
+        )
+        for number, done in enumerate(range(0, cases, chunk)):
+            n = min(chunk, cases - done)
+            state = queues[number % 2]
+            queue.ring.avail[vring.INDEX] = queue.ring.used[vring.INDEX] = 0
+            kernels.run_cases(guest, memory, state, canaries, n, tallies, log)
+            bar.advance()
+    bad = np.sum([state.faults[: faults.N_FAULTS] for state in queues], axis=0)
+    calls = np.sum([state.counters for state in queues], axis=0)
+    stopped = tallies[kernels.STOPPED + vring.BAD_INDEX : kernels.STOPPED + vring.BAD_LENGTH + 1]
+    carried_out = int(tallies[kernels.CARRIED_OUT])
+    return {
+        "cases": cases,
+        "messages carried out": carried_out,
+        "kicks without a message": cases - carried_out - int(stopped.sum()),
+        **{
+            f"queue refused: {vring.BROKEN_REASONS[reason]}": int(tallies[kernels.STOPPED + reason])
+            for reason in range(vring.BAD_INDEX, vring.BAD_LENGTH + 1)
+        },
+        **{
+            f"record {'passed over' if kind == faults.REPEATED else 'refused'}: {text}": int(count)
+            for kind, (text, count) in enumerate(zip(faults.DESCRIPTIONS, bad, strict=True))
+        },
+        "madvise calls": int(calls[device_kernels.DISCARDS]),
+        "madvise calls that failed": int(calls[device_kernels.DISCARD_ERRORS]),
+        "canary words changed": int(tallies[kernels.CANARIES_CHANGED]),
+        "discards outside RAM": int(tallies[kernels.DISCARDS_OUTSIDE]),
+        "pages discarded twice": int(tallies[kernels.DISCARDED_AGAIN]),
+    }
+
+
+def _map_memory() -> tuple[memory_kernels.Memory, np.ndarray, int]:
+    """Map `LAYOUT`; returns the memory, the canary pages, and where the guest's own pages are."""
+    n_pages = sum(pages for _, pages, _ in LAYOUT)
+    mapping = mmap.mmap(-1, n_pages * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    ram = np.frombuffer(mapping, np.uint8)
+    slots, own, first = [], 0, 0
+    canaries: list[int] = []
+    for start, pages, balloonable in LAYOUT:
+        if start is not None:
+            slots.append((start, pages, first, int(balloonable)))
+        if pages == OWN_PAGES and start is not None:
+            own = first
+        elif not balloonable:
+            canaries += range(first, first + pages)
+        first += pages
+    words = ram.view(np.uint64)
+    for page in canaries:
+        for at in (page * (PAGE_BYTES // 8), (page + 1) * (PAGE_BYTES // 8) - 1):
+            words[at] = np.uint64(page) ^ memory_kernels.SIGNATURE
+    memory = memory_kernels.Memory(ram, ram.ctypes.data, np.array(slots, np.int64))
+    return memory, np.array(canaries, np.int64), own

@@ -1,0 +1,79 @@
+"""The tables that the self-tests' commands print."""
+
+from __future__ import annotations
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from ..sizes import format_size
+from .benchmark import IDLE_TASK, LARGE_TASKS
+
+
+def render_fuzz(rows: pd.DataFrame) -> Table:
+    """Build the table of ``balloonlab fuzz``."""
+    view = Table(title="The device against a hostile guest (lab)", box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("")
+    counts = rows.pivot_table(
+        index="finding", columns=["protocol", "discard"], values="count", sort=False
+    )
+    for protocol, discard in counts.columns:
+        view.add_column(f"{protocol}\nby {discard}", justify="right", no_wrap=True)
+    for finding, row in counts.iterrows():
+        view.add_row(str(finding), *(f"{count:,.0f}" for count in row))
+    return view
+
+
+def render_contents(rows: pd.DataFrame) -> Table:
+    """Build the table of ``balloonlab verify``."""
+    memory = format_size(int(rows["memory_bytes"].iloc[0]))
+    title = f"Every byte of a guest of {memory}, half of it ballooned at random (lab)"
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("")
+    view.add_column("after")
+    for heading in ("outside the balloon", "of it changed", "ballooned", "of it not 0"):
+        view.add_column(heading, justify="right", no_wrap=True)
+    for row in rows.itertuples():
+        sizes = (row.kept_bytes, row.changed_bytes, row.ballooned_bytes, row.nonzero_bytes)
+        name = f"{row.protocol} by {row.discard}"
+        view.add_row(name, row.operation, *(format_size(int(size)) for size in sizes))
+    return view
+
+
+def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
+    """Build the report of ``balloonlab bench``."""
+    view = Table(title="Kernels against memory and peers, this machine (lab)", box=SIMPLE_HEAD)
+    for heading in ("task", "contender"):
+        view.add_column(heading, no_wrap=True)
+    for heading in ("ms", "ns", "x reading"):
+        view.add_column(heading, justify="right", no_wrap=True)
+    for task, group in rows.groupby("task", sort=False):
+        last = len(group) - 1
+        for i, row in enumerate(group.itertuples()):
+            view.add_row(
+                str(task) if i == 0 else "",
+                str(row.contender),
+                f"{row.median_ms:.3g}",
+                f"{row.ns_per_item:.2f} a {row.item}",
+                f"{row.ratio:.2f}",
+                end_section=i == last,
+            )
+    lines = [
+        "numpy, bitarray and pyroaring make a bitmap only; balloonlab makes the message.",
+        "ms, ns: medians of rounds in which all contenders of a task take turns; "
+        "x reading: time over that of reading the input once, round by round.",
+    ]
+    ours = rows[rows["contender"] == "balloonlab"].set_index("task")["ns_per_item"]
+    large = {size: task for size, task in LARGE_TASKS.items() if task in ours.index}
+    lines += [
+        f"{size} takes {ours[task] / ours[IDLE_TASK]:.2f} times the ns a page of 8GiB."
+        for size, task in large.items()
+    ]
+    left_out = ", ".join(size for size in LARGE_TASKS if size not in large)
+    if left_out:
+        lines.append(f"Left out, page numbers do not fit the available memory: {left_out}.")
+    if missing:
+        lines.append(f"Left out, not installed: {', '.join(missing)} (pip install -e '.[test]').")
+    return Group(view, Text("\n".join(lines)))

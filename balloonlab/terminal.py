@@ -1,0 +1,118 @@
+"""What people see on a terminal: progress bars on standard error, and reports as text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Column
+
+from .sizes import format_size
+
+WIDTH = 100
+"""Columns of a report where the output is no terminal."""
+
+
+def to_text(report: RenderableType) -> str:
+    """Write a report as plain text, `WIDTH` columns wide, as the README holds it."""
+    with io.StringIO() as file:
+        Console(file=file, width=WIDTH).print(report)
+        lines = file.getvalue().splitlines()
+    return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
+
+
+class Progress:
+    """A bar over the steps of a run, and a second one over gigabytes.
+
+    Parameters
+    ----------
+    n_steps : int
+        Steps of the whole run.
+    show : bool
+        False shows nothing. Bars appear only in a terminal or in a notebook, and
+        leave nothing behind.
+    """
+
+    def __init__(self, n_steps: int, show: bool = True) -> None:
+        console = Console(stderr=True)
+        self._in_notebook = show and console.is_jupyter
+        self._handle: Any = None  # of the cell's output that shows the bars
+        self._bars = Bars(
+            # In a narrow terminal the text is what wraps, never the time left.
+            TextColumn("{task.description}", table_column=Column(no_wrap=False)),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[amount]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            speed_estimate_period=3600,  # seconds; a step of a large guest takes many
+            auto_refresh=False,  # a refreshing thread would run beside timed code
+            disable=not show or not console.is_terminal or self._in_notebook,
+        )
+        self._n_steps = n_steps
+        self._done = 0
+        self._task = self._bars.add_task("starting", total=n_steps, amount=f"0/{n_steps}")
+
+    def describe(self, text: str) -> None:
+        """Say what is going on."""
+        self._update(self._task, description=text)
+
+    def advance(self, n_steps: int = 1) -> None:
+        """Finish steps."""
+        self._done += n_steps
+        amount = f"{self._done}/{self._n_steps}"
+        self._update(self._task, completed=self._done, amount=amount)
+
+    @contextmanager
+    def bytes(self, text: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
+        """Show a second bar over `n_bytes`; yields the function that moves it."""
+        task = self._bars.add_task(f"  {text}", total=n_bytes, amount="")
+        done = 0
+
+        def advance(step: int) -> None:
+            nonlocal done
+            done += step
+            amount = f"{format_size(done)} of {format_size(n_bytes)}"
+            self._update(task, completed=done, amount=amount)
+
+        try:
+            yield advance
+        finally:
+            self._bars.remove_task(task)
+
+    def _update(self, task: Any, **changes: Any) -> None:
+        self._bars.update(task, refresh=True, **changes)
+        if self._handle is not None:
+            with io.StringIO() as file:
+                Console(file=file, width=100, force_jupyter=False).print(
+                    self._bars.get_renderable()
+                )
+                self._handle.update({"text/plain": file.getvalue().rstrip()}, raw=True)
+
+    def __enter__(self) -> Self:
+        if self._in_notebook:
+            from IPython.display import display
+
+            # Text under an id of its own: rich's widget can only be removed together with
+            # everything else that the cell has put out.
+            self._handle = display(  # type: ignore[no-untyped-call, unused-ignore]
+                {"text/plain": ""}, raw=True, display_id=True
+            )
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+        if self._handle is not None:
+            self._handle.update({"text/plain": ""}, raw=True)
