@@ -1,7 +1,7 @@
-"""The guest's balloon driver."""
+"""The guest's balloon driver, and who runs it."""
 
-from .buffers import QUEUES_AT
-from .driver import OFFERED, BalloonDriver
+from .driver import OFFERED, REPORTING, BalloonDriver
 from .operation import Operation
+from .thread import run_in_thread
 
-__all__ = ["OFFERED", "QUEUES_AT", "BalloonDriver", "Operation"]
+__all__ = ["OFFERED", "REPORTING", "BalloonDriver", "Operation", "run_in_thread"]

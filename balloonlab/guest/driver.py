@@ -1,57 +1,58 @@
-"""The balloon driver: keeps the page list, takes and releases pages, tells the host."""
+"""The balloon driver: keeps the page list, takes and releases pages, sends them to the host."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import clock, tell, vring
+from ..kernels import clock
 from ..kernels import driver as kernels
 from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..kernels.encode import Encoder
+from ..kernels.formats import Encoding
 from ..pages import Buddy
-from ..queue import Virtqueue, Worker
+from ..queue import Transport
+from ..sizes import PAGE_BYTES
 from ..wire import Feature, Format, PostedDriverError
 from .buffers import Buffers
 from .operation import Operation
+from .thread import run_in_thread
 
 OFFERED = Feature.MUST_TELL_HOST | Feature.STATS_VQ | Feature.PAGE_BITMAP
-"""What the device offers unless told otherwise."""
+"""What balloonlab's device offers unless asked otherwise."""
 
-OOM_PAGES = 256
-"""Pages that a guest out of memory gets back at a time (``oom_pages`` of the Linux driver)."""
+REPORTING = "reporting"
+"""Free page reporting (virtio 1.x section 5.5.6.7): blocks of free pages, a descriptor each."""
 
 
 class BalloonDriver:
-    """The guest's end of the balloon: negotiation, its page list, and both queues.
+    """The guest's end of the balloon: negotiation, its page list, and its queues.
 
     Parameters
     ----------
-    own_memory : uint8 array
-        The guest kernel's own memory at ``DRIVER_GPA``; message buffers stand there,
-        behind the queues.
-    queues : mapping of str to Virtqueue
-        The inflate and the deflate queue, by the names in `QUEUES_AT`.
+    transport : balloonlab.queue.Transport
+        The way to the device. Message buffers stand in its ``own_memory``.
     buddy : Buddy
         Where pages come from and go back to.
     wire_format : balloonlab.wire.Format
-        How pages shall be told.
+        How pages shall be encoded.
     log_rows : int
         Intervals it can log.
-    offered : Feature
-        What the device offers.
     bitmaps : int
         Bitmaps of 32 KiB that the guest has memory for, 0 to 32. May be changed between
         operations, as memory gets short.
+    run : callable
+        Who runs an operation; see `balloonlab.guest.thread`.
 
     Attributes
     ----------
     features : Feature
         What was negotiated: the device must speak accordingly.
     negotiated_protocol : str
-        How pages are told: `wire_format`, or ``"pfn"`` where that was not offered or
+        How pages are encoded: `wire_format`, or ``"pfn"`` where that was not offered or
         there is no memory for a single bitmap.
     log : balloonlab.kernels.clock.Log
         Intervals since it was cleared last.
@@ -66,35 +67,34 @@ class BalloonDriver:
 
     def __init__(
         self,
-        own_memory: npt.NDArray[np.uint8],
-        queues: Mapping[str, Virtqueue],
+        transport: Transport,
         buddy: Buddy,
         wire_format: Format,
         log_rows: int,
-        offered: Feature = OFFERED,
         bitmaps: int = MAX_BITMAPS,
+        run: Callable[..., int] = run_in_thread,
     ) -> None:
         _whole(bitmaps, "bitmaps", MAX_BITMAPS, "the most that a driver takes")
-        self._queues = queues
+        self._transport = transport
         self._buddy = buddy
         self._format = wire_format
+        self._run_by = run
         self.bitmaps = bitmaps
-        self.features = self._negotiate(offered)
+        self.features = transport.negotiate(self._wanted())
         uses_records = bool(wire_format.feature & self.features) and bitmaps > 0
         self.negotiated_protocol = wire_format.name if uses_records else "pfn"
         self.log = clock.Log.empty(log_rows)
         # Written once, so that timed code meets no page fault.
         self._list = np.full(buddy.memory_pages, 1, np.uint64)
         self._held = 0
-        records = tell.BITMAPS if wire_format.faithful else tell.AS_POSTED
-        how = records if uses_records else tell.PFN_ARRAY
-        self._buffers = Buffers(own_memory, buddy.memory_pages, how)
+        encoding = wire_format.encoding if uses_records else Encoding.PFNS
+        self._buffers = Buffers(transport, buddy.memory_pages, encoding)
 
-    def _negotiate(self, offered: Feature) -> Feature:
+    def _wanted(self) -> Feature:
         wanted = Feature.MUST_TELL_HOST | Feature.DEFLATE_ON_OOM | self._format.feature
-        if self.bitmaps == 0 and self._format.faithful:
+        if self.bitmaps == 0 and self._format.names_each_page_once:
             wanted &= ~Feature.PAGE_BITMAP
-        return offered & wanted
+        return wanted
 
     @property
     def pages(self) -> npt.NDArray[np.uint64]:
@@ -108,7 +108,7 @@ class BalloonDriver:
         return self.inflate(change) if change >= 0 else self.deflate(-change)
 
     def inflate(self, n_pages: int) -> Operation:
-        """Take `n_pages` more single pages from the allocator and tell the host.
+        """Take `n_pages` more single pages from the allocator and send them.
 
         Raises
         ------
@@ -121,24 +121,40 @@ class BalloonDriver:
         room = self._buddy.memory_pages - self._held
         if _whole(n_pages, "n_pages", room, "the guest's other pages") == 0:
             return self._nothing()
-        blocks, queue, log = self._buddy.blocks, self._queues["inflate"], self.log
         held, pages = self._held, self._list[: self._held + n_pages]
-        done = self._run(
-            lambda message, counters: kernels.inflate(
-                blocks, pages, held, message, queue.ring, counters, log
-            ),
-            self._count_in,
-            pages[held:],
-            pages.size,
-        )
+        encoder, n_bitmaps = self._buffers.for_operation(pages.size, self.bitmaps)
+        done = self._take(pages, held, encoder, "inflate", n_bitmaps, self._count_in)
         if done.pages.size < n_pages:
             raise RuntimeError(
                 f"the guest ran out of memory after {done.pages.size} of {n_pages} pages"
             )
         return done
 
+    def report(self, n_blocks: int, order: int) -> Operation:
+        """Take free blocks of ``2**order`` pages and report them, 32 per kick."""
+        encoder = self._buffers.for_blocks(order, PAGE_BYTES << order)
+        firsts = np.full(n_blocks, 1, np.uint64)
+        return self._take(firsts, 0, encoder, REPORTING, 0, lambda n: None)
+
+    def _take(
+        self,
+        pages: npt.NDArray[np.uint64],
+        held: int,
+        encoder: Encoder,
+        queue: str,
+        n_bitmaps: int,
+        settle: Callable[[int], None],
+    ) -> Operation:
+        blocks, ends, log = self._buddy.blocks, self._transport.queues[queue], self.log
+        return self._run(
+            lambda counters: kernels.inflate(blocks, pages, held, encoder, ends, counters, log),
+            settle,
+            pages[held:],
+            n_bitmaps,
+        )
+
     def deflate(self, n_pages: int) -> Operation:
-        """Tell the host of the newest `n_pages` of the balloon and release them.
+        """Send the newest `n_pages` of the balloon to the host and release them.
 
         Raises
         ------
@@ -149,27 +165,21 @@ class BalloonDriver:
         """
         if _whole(n_pages, "n_pages", self._held, "the pages in the balloon") == 0:
             return self._nothing()
-        blocks, queue, log = self._buddy.blocks, self._queues["deflate"], self.log
+        blocks, ends, log = self._buddy.blocks, self._transport.queues["deflate"], self.log
         pages, leaving = self._list[: self._held], np.full(n_pages, 1, np.uint64)
+        encoder, n_bitmaps = self._buffers.for_operation(n_pages, self.bitmaps)
         return self._run(
-            lambda message, counters: kernels.deflate(
-                blocks, pages, leaving, message, queue.ring, counters, log
-            ),
+            lambda counters: kernels.deflate(blocks, pages, leaving, encoder, ends, counters, log),
             lambda n_released: self._count_in(-n_released),
             leaving,
-            n_pages,
+            n_bitmaps,
         )
 
-    def give_on_oom(self) -> Operation:
-        """Give pages back to a guest that is out of memory: 256 where that was negotiated."""
-        agreed = Feature.DEFLATE_ON_OOM in self.features
-        return self.deflate(min(OOM_PAGES, self._held) if agreed else 0)
-
     def migrate(self, pfn: int) -> Operation:
-        """Put another page in the place of `pfn`, as memory compaction asks a driver to.
+        """Migrate a ballooned page, as memory compaction asks a driver to.
 
-        The new page is told on the inflate queue, then the old one on the deflate
-        queue; only then is it the guest's again. The new page is the list's newest.
+        The new page is inflated, then the old one deflated; only then is it the guest's
+        again. The new page is the list's newest.
 
         Raises
         ------
@@ -183,8 +193,9 @@ class BalloonDriver:
         if at.size == 0:
             raise ValueError(f"pfn must be a page in the balloon, got {pfn}")
         blocks, log = self._buddy.blocks, self.log
-        rings = [self._queues[name].ring for name in ("inflate", "deflate")]
+        ends = [self._transport.queues[name] for name in ("inflate", "deflate")]
         pages = np.array([0, pfn], np.uint64)
+        encoder, n_bitmaps = self._buffers.for_operation(1, self.bitmaps)
 
         def settle(steps: int) -> None:
             if steps == 2:
@@ -195,75 +206,75 @@ class BalloonDriver:
                 self._count_in(1)
 
         done = self._run(
-            lambda message, counters: kernels.migrate(
-                blocks, pages[1:], pages[:1], message, *rings, counters, log
+            lambda counters: kernels.migrate(
+                blocks, pages[1:], pages[:1], encoder, *ends, counters, log
             ),
             settle,
             pages,
-            1,
+            n_bitmaps,
         )
         if done.pages.size == 0:
-            raise RuntimeError(f"the guest has no page to put in the place of {pfn}")
+            raise RuntimeError(f"the guest has no page to migrate {pfn} to")
         return done
+
+    def rehearse(
+        self, queue: str, pages: npt.NDArray[np.uint64], n_pairs: int, order: int = 0
+    ) -> Operation:
+        """Send an empty message and `pages` in turn, `n_pairs` times; nothing is kept of it.
+
+        On the reporting queue `pages` are the first pages of blocks of ``2**order``, each sent
+        with a byte missing at its end.
+        """
+        if queue == REPORTING:
+            encoder = self._buffers.for_blocks(order, (PAGE_BYTES << order) - 1)
+        else:
+            encoder, _ = self._buffers.for_operation(pages.size, self.bitmaps)
+        ends, log = self._transport.queues[queue], self.log
+        return self._run(
+            lambda counters: kernels.rehearse(pages, n_pairs, encoder, ends, counters, log),
+            lambda n: None,
+            pages,
+            0,
+        )
 
     def _nothing(self) -> Operation:
         return Operation(np.zeros(0, np.uint64), self.negotiated_protocol, 0)
 
     def _count_in(self, n_pages: int) -> None:
-        """Account for pages that entered the balloon (left it, where negative).
-
-        Without DEFLATE_ON_OOM they are no longer the guest's memory; with it the guest
-        can get them back at need, and they stay.
-        """
+        """Account for pages that entered the balloon (left it, where negative)."""
         self._held += n_pages
-        if Feature.DEFLATE_ON_OOM not in self.features:
-            self._buddy.managed_pages -= n_pages
 
-    def _check_works(self) -> None:
+    def _check_works(self, outcome: int) -> None:
         """Refuse to go on after the device, or the guest as posted, has given up."""
-        for queue in self._queues.values():
-            if queue.broken:
-                raise RuntimeError(f"the balloon device needs a reset: {queue.broken}")
+        self._transport.check(outcome)
         if fault := self._buffers.fault:
             raise PostedDriverError(f"as posted, the guest crashes here: {fault}")
 
     def _run(
         self,
-        operate: Callable[[tell.Message, npt.NDArray[np.int64]], int],
+        operate: Callable[[npt.NDArray[np.void]], int],
         settle: Callable[[int], None],
         pages: npt.NDArray[np.uint64],
-        n_walked: int,
+        n_bitmaps: int,
     ) -> Operation:
-        """Run an operation in a thread of its own; both ends have left when this raises.
+        """Run an operation, check that the device took it, and sum it up.
 
-        `operate` takes the message buffers and the counters, and returns how many of
-        `pages` it has dealt with; `settle` enters them in the books, whether or not the
-        operation went on to its end. `n_walked` is the length of the list they are in.
+        `operate` takes the counters and returns how many of `pages` it has dealt with;
+        `settle` enters them in the books.
         """
-        self._check_works()
-        message, n_bitmaps = self._buffers.for_operation(n_walked, self.bitmaps)
-        counters = np.zeros(5, np.int64)
-        worker = Worker(lambda: int(operate(message, counters)), "balloon-driver")
-        try:
-            worker.start()
-            worker.wait()
-        except BaseException:
-            for queue in self._queues.values():
-                queue.break_down(vring.INTERRUPTED)
-            worker.join()
-            settle(worker.result() or 0)
-            raise
-        n_done = worker.result() or 0
-        settle(n_done)
-        self._check_works()
+        counters = np.zeros(1, kernels.COUNTERS)
+        self._check_works(int(counters[0]["outcome"]))
+        n_done = self._run_by(lambda: int(operate(counters)), self._transport.abort, settle)
+        done = counters[0]
+        self._check_works(int(done["outcome"]))
         return Operation(
             pages[:n_done].copy(),
             negotiated_protocol=self.negotiated_protocol,
             n_bitmaps=n_bitmaps,
-            wall_ns=int(counters[tell.END_NS] - counters[tell.BEGIN_NS]),
-            n_kicks=int(counters[tell.KICKS]),
-            wire_bytes=int(counters[tell.WIRE_BYTES]),
-            n_records=int(counters[tell.RECORDS]),
+            wall_ns=int(done["end_ns"] - done["begin_ns"]),
+            n_kicks=int(done["n_kicks"]),
+            wire_bytes=int(done["wire_bytes"]),
+            n_records=int(done["n_records"]),
         )
 
 

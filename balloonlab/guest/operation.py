@@ -10,22 +10,22 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Operation:
-    """What one inflation, deflation or migration did.
+    """What one inflation, deflation, migration or report did.
 
     Attributes
     ----------
     pages : uint64 array
-        Pages told, in the order in which they entered or left the balloon; of a
-        migration the page that entered, then the one that left.
+        Pages sent, in the order in which they entered or left the balloon; of blocks the
+        first page of each; of a migration the page that entered, then the one that left.
     negotiated_protocol : str
-        How they were told: ``"pfn"`` where records could not be used.
+        How they were encoded: ``"pfn"`` where records could not be used.
     n_bitmaps : int
         Bitmaps that there was memory for; 0 where none was used.
     wall_ns : int
         The whole operation, read at its two ends in the compiled code: Python's own
         threads have no part in it.
     n_kicks, wire_bytes, n_records : int
-        What went over the queue.
+        What went over the queue. A descriptor that names a block counts as 16 bytes.
     """
 
     pages: npt.NDArray[np.uint64]

@@ -1,6 +1,7 @@
-"""What is done: guest RAM, its memory map, and the balloon device."""
+"""The host: guest RAM, its memory map, and the balloon device."""
 
-from .device import DISCARDS, BalloonDevice
+from .device import BalloonDevice
+from .discards import DISCARDS
 from .ram import GuestRam
 
 __all__ = ["DISCARDS", "BalloonDevice", "GuestRam"]

@@ -13,43 +13,39 @@ from ..kernels import device as kernels
 from ..queue import Virtqueue, Worker
 from ..sizes import PAGE_BYTES
 from ..wire.format import RANGES_PER_BYTE, Format
+from .discards import DISCARDS
 from .ram import GuestRam
 
 LOGGER = logging.getLogger("balloonlab.host")
 LOGGER.addHandler(logging.NullHandler())  # silent unless the user sets up logging
-
-DISCARDS = ("page", "range")
-"""How the device applies a message: page by page as QEMU does, or one call a range."""
 
 EXTENTS = 4096
 """Extents translated before they are discarded, 64 KiB: they stay in the cache."""
 
 
 def no_balloon(ram_bytes: int) -> npt.NDArray[np.uint64]:
-    """Make the bitmap of an empty balloon, a bit a page of a mapping of that size."""
+    """Return the bitmap of an empty balloon, a bit per page of a mapping of that size."""
     return np.zeros(-(-ram_bytes // (64 * PAGE_BYTES)), np.uint64)
 
 
 def make_state(
     wire_format: Format, discard: str, operation: str, balloon: npt.NDArray[np.uint64]
 ) -> kernels.Device:
-    """Make the state of a device queue as `BalloonDevice` describes it."""
+    """Return the state of a device queue as `BalloonDevice` describes it."""
     if discard not in DISCARDS:
         raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
     words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
-    copy = words.view(np.uint8)
     return kernels.Device(
-        format=wire_format.number,
-        by_page=discard == "page",
+        decoding=int(wire_format.decoding),
+        discard=int(DISCARDS[discard]),
         inflating=operation == "inflate",
         advice=mmap.MADV_DONTNEED if operation == "inflate" else mmap.MADV_WILLNEED,
         balloon=balloon,
-        copy=copy,
         words=words,
-        ranges=np.zeros((RANGES_PER_BYTE * copy.size, 2), np.int64),
+        ranges=np.zeros((RANGES_PER_BYTE * words.nbytes, 2), np.int64),
         extents=np.zeros((EXTENTS, 2), np.int64),
-        counters=np.zeros(3, np.int64),
-        faults=faults.no_faults(),
+        state=np.zeros(1, kernels.STATE),
+        faults=np.zeros(1, faults.FAULTS),
     )
 
 
@@ -69,8 +65,8 @@ class BalloonDevice:
         As `no_balloon` makes it: which pages are in the balloon, shared by the device's
         two queues. A page is discarded only when it enters the balloon.
     operation : {"inflate", "deflate"}
-        Which of the device's queues this is: what is told is discarded
-        (``MADV_DONTNEED``) or announced as needed soon (``MADV_WILLNEED``), as QEMU does.
+        Which of the device's queues this is: its pages are discarded
+        (``MADV_DONTNEED``) or advised as needed soon (``MADV_WILLNEED``), as QEMU does.
 
     Attributes
     ----------
@@ -112,21 +108,21 @@ class BalloonDevice:
     @property
     def n_translations(self) -> int:
         """Addresses looked up."""
-        return int(self._state.counters[kernels.TRANSLATIONS])
+        return int(self._state.state[0]["n_translations"])
 
     @property
     def n_discards(self) -> int:
         """Calls of madvise."""
-        return int(self._state.counters[kernels.DISCARDS])
+        return int(self._state.state[0]["n_discards"])
 
     @property
     def n_discard_errors(self) -> int:
         """Calls of madvise that failed."""
-        return int(self._state.counters[kernels.DISCARD_ERRORS])
+        return int(self._state.state[0]["n_discard_errors"])
 
     def faults(self) -> dict[str, int]:
         """Count the bad records by what was wrong with them."""
-        counts = self._state.faults[: faults.N_FAULTS]
+        counts = self._state.faults[0]["counts"]
         return {
             text: int(count)
             for text, count in zip(faults.DESCRIPTIONS, counts, strict=True)
@@ -148,7 +144,7 @@ class BalloonDevice:
 
     def _serve(self) -> None:
         try:
-            kernels.serve(self._queue.ring, self._ram.memory, self._state, self.log)
+            kernels.serve(self._queue.ends, self._ram.memory, self._state, self.log)
         except BaseException:
             self._queue.break_down(vring.DEVICE_DIED)
             raise

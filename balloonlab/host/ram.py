@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address_map import DRIVER_GPA, ram_ranges
-from ..kernels import memory as kernels
+from ..kernels import contents
+from ..kernels import translate as kernels
 from ..sizes import GIB, MIB, PAGE_BYTES, format_size
 
 HUGE_BYTES = 2 * MIB
@@ -51,7 +52,7 @@ class GuestRam:
 
     Attributes
     ----------
-    memory : balloonlab.kernels.memory.Memory
+    memory : balloonlab.kernels.translate.Memory
         What kernels take.
 
     Raises
@@ -110,7 +111,7 @@ class GuestRam:
     def renew(self) -> None:
         """Map RAM anew in its place, empty and without page tables.
 
-        A discard page by page leaves the page tables of the small pages, and where there is
+        A discard per page leaves the page tables of the small pages, and where there is
         one the kernel puts no huge page at the next touch: guests of ``thp=True`` were huge
         for an eighth after it, what had not been ballooned, and a discard by range of 3.5 GiB
         then took 280 ms instead of 13.
@@ -137,7 +138,7 @@ class GuestRam:
         """
         for first in range(0, self.memory_pages, TOUCH_STEP_PAGES):
             n_pages = min(TOUCH_STEP_PAGES, self.memory_pages - first)
-            kernels.touch(self.memory.ram, first, n_pages)
+            contents.touch(self.memory.ram, first, n_pages)
             advance(n_pages * PAGE_BYTES)
 
     def count_lost(self, ballooned: npt.NDArray[np.bool_]) -> int:
@@ -145,7 +146,7 @@ class GuestRam:
         bits = np.packbits(ballooned, bitorder="little")
         words = np.zeros(-(-bits.size // 8), np.uint64)
         words.view(np.uint8)[: bits.size] = bits
-        return int(kernels.count_lost(self.memory.ram, self.memory_pages, words))
+        return int(contents.count_lost(self.memory.ram, self.memory_pages, words))
 
     def resident(self) -> npt.NDArray[np.bool_]:
         """Ask the kernel which pages of RAM it backs (``mincore(2)``), shape (memory_pages,)."""

@@ -1,11 +1,27 @@
 """Every compiled function of balloonlab: arrays in, arrays out.
 
-Kernels release the GIL, raise nothing, print nothing and know no strings; the
-parts above check arguments and allocate outputs. Page numbers are ``uint64`` in
-arrays and ``int64`` in arithmetic (a PFN has 52 bits), bitmap words stay
-``uint64`` in every operand: mixing the two is an integer under the JIT and a
-float without it. What they compute is tested against plain twins in ``tests/naive.py``.
+The way of a page number, step by step, each a module here::
 
-All of them live in this folder, because the cache of compiled code is keyed by
-the text of the whole folder (`balloonlab.kernels.compile`).
+    guest                                         host
+    buddy.take_blocks   from the allocator        device.serve       wakes up
+    driver.send_pages   in the driver             vring.fetch        copies the message
+    encode.next_message into a message            formats.decode     into ranges of pages
+      bitmap, windows, bitmap_v4, pfn, posted       pfn, bitmap_v4
+    vring.offer         onto the queue            translate          into extents of memory
+    doorbell            kick, and wait     --->   discard            madvise
+    driver.deflate      and back to buddy  <---   vring.push_used, doorbell.call
+
+`clock` logs when each step ends. `faults` counts what the host refuses, `contents` and
+`fuzz` check it; `workload` ages the allocator. `compile`, `intrinsics` (`plain` without the
+JIT) and `syscalls` are what all stand on.
+
+Kernels release the GIL, raise nothing, print nothing and know no strings; those that are
+timed allocate nothing. The parts above check arguments and allocate outputs and scratch.
+Page numbers are ``uint64`` in arrays and ``int64`` in arithmetic (a PFN has 52 bits), bitmap
+words stay ``uint64`` in every operand: mixing the two is an integer under the JIT and a float
+without it. State is a record with named fields. What kernels compute is tested against plain
+twins in ``tests/naive.py``.
+
+All of them live in this folder, because the cache of compiled code is keyed by the text of
+the whole folder (`balloonlab.kernels.compile`).
 """

@@ -21,7 +21,6 @@ from .faults import (
     record_fault,
 )
 
-FORMAT = 1  # in `balloonlab.kernels.device.Device.format`
 RECORD_WORDS = 4096  # the record area: 32 KiB
 RESERVED_WORDS = 64  # it is sent when fewer words than these are left
 BITMAP_WORDS = 4096  # one bitmap: 32 KiB, 262,144 pages, 1 GiB of guest memory
@@ -29,15 +28,23 @@ MAX_BITMAPS = 32
 WINDOW_WORDS = MAX_BITMAPS * BITMAP_WORDS  # 32 GiB, 1 MiB of bitmap; most guests need only one
 PFN_BITS = 52
 PAGE_SHIFT_4K = 12
-WORD_RECORD = np.uint64(PAGE_SHIFT_4K << 52) | np.uint64(8 << 58)
-PFN_MASK = np.uint64((1 << PFN_BITS) - 1)
+WORD_BYTES = 8  # bmap_len of a record with one bitmap word
 HEADER_BYTES = 8
 
 
 @kernel
-def page_record(pfn):
-    """Make the record of a single page, a block of order 0 (migration in the patch)."""
-    return pfn | np.uint64(PAGE_SHIFT_4K << 52)
+def make_head(pfn, page_shift, bmap_len):
+    """Make the head of a record: start_pfn, page_shift and bmap_len in one uint64."""
+    shift = np.uint64(page_shift) << np.uint64(52)
+    return np.uint64(pfn) | shift | (np.uint64(bmap_len) << np.uint64(58))
+
+
+@kernel
+def split_head(head):
+    """Split the head of a record into (start_pfn, page_shift, bmap_len), all int64."""
+    pfn = np.int64(head & np.uint64((1 << PFN_BITS) - 1))
+    page_shift = np.int64((head >> np.uint64(52)) & np.uint64(63))
+    return pfn, page_shift, np.int64(head >> np.uint64(58))
 
 
 @kernel
@@ -49,7 +56,7 @@ def _put_blocks(area, n, pfn, n_pages):
     while n_pages > 0:
         while (1 << order) > n_pages:
             order -= 1
-        area[n] = np.uint64(pfn) | np.uint64((order + PAGE_SHIFT_4K) << 52)
+        area[n] = make_head(pfn, order + PAGE_SHIFT_4K, 0)
         n += 1
         pfn += 1 << order
         n_pages -= 1 << order
@@ -57,25 +64,26 @@ def _put_blocks(area, n, pfn, n_pages):
 
 
 @kernel
-def fill_records(words, first_pfn, window_words, cursor, area):
+def fill_records(words, first_pfn, window_words, state, area):
     """Write records until the area is due to be sent; call again for the next one.
 
-    The patch walks runs of set bits. A word that a run starts or ends in is told
-    whole and passed over, so every word is looked at once and the walk can go
-    word by word. What stays visible of the runs: a run never crosses one of the
-    32 KiB bitmaps, the room left is looked at once a run and not once a record,
-    and the end of a window always sends.
+    The patch walks runs of set bits. A word that a run starts or ends in is sent
+    whole, and the walk goes on behind it: every word is read once, word by word.
+    What stays visible of the runs: a run never crosses one of the 32 KiB bitmaps,
+    the room left is checked once per run and not once per record, and the end of a
+    window always sends.
 
     Parameters
     ----------
     words : uint64 array
-        Page bitmap over every window.
+        Page bitmap over one or more windows.
     first_pfn : int
         Page of bit 0, a multiple of 64.
     window_words : int
-        Bitmap words of one window: `BITMAP_WORDS` times the bitmaps at hand.
-    cursor : int64 array, shape (2,)
-        Next word to look at, start at 0; records written so far.
+        Bitmap words of one window: `BITMAP_WORDS` times the driver's bitmaps.
+    state : record
+        Its ``word`` is the next word to read, 0 at the start; records are added to its
+        ``n_records``.
     area : uint64 array, shape (RECORD_WORDS,)
         The record area.
 
@@ -84,8 +92,9 @@ def fill_records(words, first_pfn, window_words, cursor, area):
     int
         Words of `area` to send; 0 when there is nothing more.
     """
-    word = cursor[0]
+    word = state["word"]
     n = 0
+    n_records = 0
     while word < words.size:
         if n > 0 and word % window_words == 0:
             break
@@ -97,10 +106,10 @@ def fill_records(words, first_pfn, window_words, cursor, area):
             break
         limit = min(words.size, (word // BITMAP_WORDS + 1) * BITMAP_WORDS)
         if bits != FULL:
-            area[n] = np.uint64(first_pfn + word * WORD) | WORD_RECORD
+            area[n] = make_head(first_pfn + word * WORD, PAGE_SHIFT_4K, WORD_BYTES)
             area[n + 1] = bits
             n += 2
-            cursor[1] += 1
+            n_records += 1
             word += 1
             # A run goes on from here only when it is the word's one run and
             # reaches its top; a later run of the word is found anew.
@@ -112,17 +121,18 @@ def fill_records(words, first_pfn, window_words, cursor, area):
             end += 1
         after = end
         if end < limit and words[end] & ONE != ZERO:
-            area[n] = np.uint64(first_pfn + end * WORD) | WORD_RECORD
+            area[n] = make_head(first_pfn + end * WORD, PAGE_SHIFT_4K, WORD_BYTES)
             area[n + 1] = words[end]
             n += 2
-            cursor[1] += 1
+            n_records += 1
             after += 1
         if end > word:
             before = n
             n = _put_blocks(area, n, first_pfn + word * WORD, (end - word) * WORD)
-            cursor[1] += n - before
+            n_records += n - before
         word = after
-    cursor[0] = word
+    state["word"] = word
+    state["n_records"] += n_records
     return n
 
 
@@ -130,8 +140,8 @@ def fill_records(words, first_pfn, window_words, cursor, area):
 def decode_records(words, n_bytes, ranges, faults):
     """Turn one buffer (header and records) into ranges, trusting nothing.
 
-    A record that cannot be right is counted and passed over; where its length is
-    in doubt the rest of the buffer is given up.
+    A record that cannot be right is counted and skipped; where its length is in doubt
+    the rest of the buffer is skipped, too.
 
     Parameters
     ----------
@@ -141,8 +151,7 @@ def decode_records(words, n_bytes, ranges, faults):
         Length of the buffer.
     ranges : int64 array, shape (>= 4 * n_bytes, 2)
         Receives (start_pfn, n_pages) in wire order.
-    faults : int64 array
-        See `balloonlab.kernels.faults`.
+    faults : balloonlab.kernels.faults.FAULTS array, shape (1,)
 
     Returns
     -------
@@ -164,10 +173,7 @@ def decode_records(words, n_bytes, ranges, faults):
     n = 0
     at = 1
     while at < end:
-        head = words[at]
-        pfn = np.int64(head & PFN_MASK)
-        shift = np.int64((head >> np.uint64(52)) & np.uint64(63))
-        bmap_len = np.int64(head >> np.uint64(58))
+        pfn, shift, bmap_len = split_head(words[at])
         bmap_words = bmap_len // 8
         if bmap_len % 8 != 0 or at + 1 + bmap_words > end:
             record_fault(faults, BMAP_LEN, 8 * at)

@@ -6,9 +6,10 @@ import numpy as np
 
 from .bitmap import ONE, ZERO
 from .compile import kernel
-from .memory import PAGE_BYTES, SIGNATURE
+from .translate import PAGE_BYTES
 
 PAGE_WORDS = PAGE_BYTES // 8
+SIGNATURE = np.uint64(0x9E3779B97F4A7C15)  # wider than any page number: never cancelled to 0
 
 
 @kernel
@@ -42,3 +43,27 @@ def compare(words, first_page, n_pages, ballooned, found):
         at = 2 if inside else 0
         found[at] += 1
         found[at + 1] += wrong
+
+
+@kernel
+def touch(ram, first_page, n_pages):
+    """Write each page's signature into its first word, so that the host must back it."""
+    words = ram.view(np.uint64)
+    for page in range(first_page, first_page + n_pages):
+        words[page * PAGE_WORDS] = np.uint64(page) ^ SIGNATURE
+
+
+@kernel
+def count_lost(ram, n_pages, ballooned):
+    """Count the pages outside the balloon whose signature is gone.
+
+    `ballooned` is a bitmap over the pages of `ram`; pages in it are not read.
+    """
+    words = ram.view(np.uint64)
+    lost = 0
+    for page in range(n_pages):
+        bit = ballooned[page >> 6] >> np.uint64(page & 63)
+        expected = np.uint64(page) ^ SIGNATURE
+        if bit & ONE == ZERO and words[page * PAGE_WORDS] != expected:
+            lost += 1
+    return lost

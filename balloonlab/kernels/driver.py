@@ -1,57 +1,142 @@
-"""The guest's side: take or give back pages, and tell the host.
+"""The guest's side: take or release pages, and send them to the host.
 
 Two drivers, as in the seed patch. The legacy one works 256 pages at a time. The
-bitmap one takes or lists all its pages first, then tells them. Interval by interval
-goes to the log: one clock read (24 ns) at each batch boundary.
+bitmap one takes or lists all its pages first, then sends them. The log gets interval
+by interval: one clock read (24 ns) at each batch boundary.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from .buddy import free_blocks, take_blocks
-from .clock import ALLOCATE, RELEASE, record
+from .clock import ALLOCATE, PACK, RELEASE, ROUND_TRIP, record
 from .compile import kernel
+from .doorbell import USED, kick_and_wait
+from .encode import (
+    batch_pages,
+    begin,
+    describe_records,
+    encode_batch,
+    encode_page,
+    message_used,
+    next_message,
+)
+from .formats import Encoding
 from .syscalls import now_ns
-from .tell import BEGIN_NS, END_NS, batch_pages, tell, tell_page
+from .vring import describe, offer
+
+COUNTERS = np.dtype(
+    [
+        ("n_kicks", np.int64),
+        ("wire_bytes", np.int64),
+        ("n_records", np.int64),
+        ("begin_ns", np.int64),  # when the operation began
+        ("end_ns", np.int64),  # and ended
+        ("outcome", np.int64),  # of the last kick (`balloonlab.kernels.doorbell`)
+    ]
+)
+"""What an operation sent, and when."""
 
 
 @kernel
-def inflate(blocks, pages, held, message, ring, counters, log):
-    """Take pages from the allocator and tell them.
+def _send(n_bytes, queue, counters, log, clock):
+    """Send the message that the descriptors name; the clock after it, -1 when that failed."""
+    clock = record(log, PACK, clock)
+    offer(queue.ring)
+    outcome = kick_and_wait(queue.doorbell, queue.ring, log.cell)
+    counters[0]["outcome"] = outcome
+    if outcome != USED:
+        return -1
+    counters[0]["n_kicks"] += 1
+    counters[0]["wire_bytes"] += n_bytes
+    return record(log, ROUND_TRIP, clock)
+
+
+@kernel
+def send_pages(pages, walked, encoder, queue, counters, log, clock):
+    """Encode pages and send them, one kick per message.
+
+    Parameters
+    ----------
+    pages : uint64 array, shape (n,), n > 0
+    walked : uint64 array
+        The list that holds them: read by the driver as posted only.
+    encoder : balloonlab.kernels.encode.Encoder
+    queue : balloonlab.kernels.doorbell.Queue
+    counters : COUNTERS array, shape (1,)
+    log : balloonlab.kernels.clock.Log
+    clock : int
+        When the interval before ended.
+
+    Returns
+    -------
+    int
+        The clock after it, -1 when the device broke.
+    """
+    if encoder.encoding == Encoding.PFNS or encoder.encoding == Encoding.BLOCKS:
+        n_bytes = encode_batch(encoder, pages, queue.ring)
+        counters[0]["n_records"] += pages.size
+        return _send(n_bytes, queue, counters, log, clock)
+    begin(encoder, pages)
+    n_bytes = next_message(encoder, walked)
+    while n_bytes > 0:
+        describe_records(encoder, queue.ring, n_bytes)
+        clock = _send(n_bytes, queue, counters, log, clock)
+        if clock < 0:
+            break
+        message_used(encoder)
+        n_bytes = next_message(encoder, walked)
+    counters[0]["n_records"] += encoder.state[0]["n_records"]
+    return record(log, PACK, clock) if clock >= 0 else clock
+
+
+@kernel
+def _send_page(page, encoder, queue, counters, log, clock):
+    """Send a single page, as migration does."""
+    n_bytes = encode_page(encoder, page, queue.ring)
+    counters[0]["n_records"] += 1
+    return _send(n_bytes, queue, counters, log, clock)
+
+
+@kernel
+def inflate(blocks, pages, held, encoder, queue, counters, log):
+    """Take pages, or blocks of them, from the allocator and send them.
 
     Parameters
     ----------
     blocks : balloonlab.kernels.buddy.Blocks
         The guest's allocator.
     pages : uint64 array, shape (held + n,)
-        The balloon's list, oldest first; its free end receives the pages in the
-        order taken.
+        The balloon's list, oldest first; its free end receives the pages (the first ones
+        of blocks) in the order taken.
     held : int
-        Pages in the list before.
-    message : balloonlab.kernels.tell.Message
-    ring : balloonlab.kernels.vring.Ring
-        The inflate queue.
-    counters : int64 array, shape (5,)
+        Entries in the list before.
+    encoder : balloonlab.kernels.encode.Encoder
+    queue : balloonlab.kernels.doorbell.Queue
+        The inflate queue, or the reporting queue.
+    counters : COUNTERS array, shape (1,)
     log : balloonlab.kernels.clock.Log
 
     Returns
     -------
     int
-        Pages taken, all of them in the list now; fewer than n when memory ran out or
-        the device broke, in which case the last batch may not have been told.
+        Entries taken, all of them in the list now; fewer than n when memory ran out or
+        the device broke, in which case the last batch may not have been sent.
     """
-    step = batch_pages(message, pages.size)
+    step = batch_pages(encoder, pages.size)
     taken = held
     clock = now_ns(log.cell)
-    counters[BEGIN_NS] = clock
+    counters[0]["begin_ns"] = clock
     while taken < pages.size and clock >= 0:
         batch = pages[taken : min(taken + step, pages.size)]
-        n = take_blocks(blocks, 0, batch)
+        n = take_blocks(blocks, encoder.block_order, batch)
         clock = record(log, ALLOCATE, clock)
         if n == 0:
             break
         taken += n
-        clock = tell(batch[:n], pages[:taken], message, ring, counters, log, clock)
-    counters[END_NS] = now_ns(log.cell)
+        clock = send_pages(batch[:n], pages[:taken], encoder, queue, counters, log, clock)
+    counters[0]["end_ns"] = now_ns(log.cell)
     return taken - held
 
 
@@ -63,12 +148,12 @@ def copy_newest(pages, leaving):
 
 
 @kernel
-def deflate(blocks, pages, leaving, message, ring, counters, log):
-    """Tell the newest pages and release them.
+def deflate(blocks, pages, leaving, encoder, queue, counters, log):
+    """Send the newest pages and release them.
 
     The newest page goes first: ``balloon_page_dequeue`` takes the head of the list,
-    where ``balloon_page_enqueue`` put it. Pages are released only after the host was
-    told, as MUST_TELL_HOST demands and Linux does in any case.
+    where ``balloon_page_enqueue`` put it. Pages are released only after the device used
+    the message, as MUST_TELL_HOST demands and Linux does in any case.
 
     Parameters
     ----------
@@ -76,9 +161,9 @@ def deflate(blocks, pages, leaving, message, ring, counters, log):
         The balloon's list, oldest first.
     leaving : uint64 array, shape (n,)
         Receives the pages that leave, newest first; n is at most the list's length.
-    ring : balloonlab.kernels.vring.Ring
+    queue : balloonlab.kernels.doorbell.Queue
         The deflate queue.
-    blocks, message, counters, log
+    blocks, encoder, counters, log
         As in `inflate`.
 
     Returns
@@ -86,33 +171,33 @@ def deflate(blocks, pages, leaving, message, ring, counters, log):
     int
         Pages released; fewer than n when the device broke.
     """
-    step = batch_pages(message, leaving.size)
+    step = batch_pages(encoder, leaving.size)
     clock = now_ns(log.cell)
-    counters[BEGIN_NS] = clock
+    counters[0]["begin_ns"] = clock
     done = 0
     while done < leaving.size:
         batch = leaving[done : min(done + step, leaving.size)]
         copy_newest(pages[: pages.size - done], batch)
-        clock = tell(batch, batch, message, ring, counters, log, clock)
+        clock = send_pages(batch, batch, encoder, queue, counters, log, clock)
         if clock < 0:
             break
         free_blocks(blocks, 0, batch)
         clock = record(log, RELEASE, clock)
         done += batch.size
-    counters[END_NS] = now_ns(log.cell)
+    counters[0]["end_ns"] = now_ns(log.cell)
     return done
 
 
 @kernel
-def migrate(blocks, old, new, message, inflate_ring, deflate_ring, counters, log):
-    """Put another page in the place of one: tell the new one, then the old one, release that.
+def migrate(blocks, old, new, encoder, inflate_queue, deflate_queue, counters, log):
+    """Migrate a ballooned page: inflate the new PFN, deflate the old, release that.
 
     Parameters
     ----------
     old, new : uint64 arrays, shape (1,)
         The page that leaves; receives the page taken for it.
-    inflate_ring, deflate_ring : balloonlab.kernels.vring.Ring
-    blocks, message, counters, log
+    inflate_queue, deflate_queue : balloonlab.kernels.doorbell.Queue
+    blocks, encoder, counters, log
         As in `inflate`.
 
     Returns
@@ -122,16 +207,35 @@ def migrate(blocks, old, new, message, inflate_ring, deflate_ring, counters, log
         the old one could be released; 2.
     """
     clock = now_ns(log.cell)
-    counters[BEGIN_NS] = clock
+    counters[0]["begin_ns"] = clock
     steps = take_blocks(blocks, 0, new)
     if steps == 1:
         clock = record(log, ALLOCATE, clock)
-        clock = tell_page(new, message, inflate_ring, counters, log, clock)
+        clock = _send_page(new, encoder, inflate_queue, counters, log, clock)
         if clock >= 0:
-            clock = tell_page(old, message, deflate_ring, counters, log, clock)
+            clock = _send_page(old, encoder, deflate_queue, counters, log, clock)
         if clock >= 0:
             steps = 2
             free_blocks(blocks, 0, old)
             record(log, RELEASE, clock)
-    counters[END_NS] = now_ns(log.cell)
+    counters[0]["end_ns"] = now_ns(log.cell)
     return steps
+
+
+@kernel
+def rehearse(pages, n_pairs, encoder, queue, counters, log):
+    """Send an empty message and `pages` in turn; return the pairs of kicks that were used.
+
+    The empty message is a buffer of one byte, which names no page on any queue. In turn,
+    because how long a wake-up takes changes within a second: differences between
+    neighbours see the same machine.
+    """
+    clock = now_ns(log.cell)
+    for i in range(n_pairs):
+        describe(queue.ring, 0, encoder.pfns_gpa, 1, 0)
+        clock = _send(1, queue, counters, log, clock)
+        if clock >= 0:
+            clock = send_pages(pages, pages, encoder, queue, counters, log, clock)
+        if clock < 0:
+            return i
+    return n_pairs

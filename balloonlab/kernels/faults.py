@@ -1,10 +1,4 @@
-"""What a decoder or a device can find wrong, counted by kind and logged one by one.
-
-A fault vector is int64: one counter a kind, the number of the message at hand, and
-then a log of (message, kind, position) for the first `LOG_ROWS` bad records. The
-position is a record's byte in the message, or the number of the range that
-`translate` refused or passed pages of over.
-"""
+"""What a decoder or a device can find wrong, counted by kind and logged one by one."""
 
 from __future__ import annotations
 
@@ -23,8 +17,6 @@ from .compile import kernel
     REPEATED,
 ) = range(8)
 N_FAULTS = 8
-MESSAGE = N_FAULTS
-LOG = MESSAGE + 1
 LOG_ROWS = 64  # a hostile guest must not fill the host's memory with its own log
 
 DESCRIPTIONS = (
@@ -39,24 +31,32 @@ DESCRIPTIONS = (
 )
 
 
-def no_faults() -> np.ndarray:
-    """Make an empty fault vector."""
-    return np.zeros(LOG + 3 * LOG_ROWS, np.int64)
+FAULTS = np.dtype(
+    [
+        ("counts", np.int64, N_FAULTS),  # by kind
+        ("message", np.int64),  # number of the message at hand, from 1
+        ("log", np.int64, (LOG_ROWS, 3)),  # message, kind and position of the first ones
+    ]
+)
+"""Bad records of a device, or of one decoded stream: an array of shape (1,)."""
 
 
 def logged(faults: np.ndarray) -> np.ndarray:
-    """Rows of the log: (message, kind, position), shape (n, 3)."""
-    n = min(int(faults[:N_FAULTS].sum()), LOG_ROWS)
-    return faults[LOG : LOG + 3 * n].reshape(n, 3)
+    """Return the rows of the log that are filled: (message, kind, position), shape (n, 3)."""
+    return faults[0]["log"][: min(int(faults[0]["counts"].sum()), LOG_ROWS)]
 
 
 @kernel
 def record_fault(faults, kind, position):
-    """Count one fault of `kind` and log where it was."""
-    row = faults[:N_FAULTS].sum()
-    faults[kind] += 1
+    """Count one fault of `kind` and log where it was.
+
+    The position is a record's byte in the message, or the number of the range that
+    `translate` refused or skipped pages of.
+    """
+    counts, log = faults[0]["counts"], faults[0]["log"]
+    row = counts.sum()
+    counts[kind] += 1
     if row < LOG_ROWS:
-        at = LOG + 3 * row
-        faults[at] = faults[MESSAGE]
-        faults[at + 1] = kind
-        faults[at + 2] = position
+        log[row, 0] = faults[0]["message"]
+        log[row, 1] = kind
+        log[row, 2] = position

@@ -12,11 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from .bitmap import ONE, ZERO
-from .bitmap_v4 import FORMAT as BITMAP_V4
+from .bitmap_v4 import make_head
 from .compile import kernel
-from .device import DISCARDS, answer
-from .memory import BALLOONABLE, FIRST_PAGE, N_PAGES, PAGE_BYTES, SIGNATURE
-from .vring import DESC_NEXT, ENTRIES, INDEX
+from .contents import PAGE_WORDS, SIGNATURE
+from .device import answer
+from .formats import Decoding
+from .translate import BALLOONABLE, FIRST_PAGE, N_PAGES, PAGE_BYTES
+from .vring import DESC_NEXT, ENTRIES, INDEX, describe
 
 MESSAGE_WORDS = 48
 
@@ -24,17 +26,34 @@ MESSAGE_WORDS = 48
 class Guest(NamedTuple):
     """What the hostile guest writes to, and where it stands."""
 
-    ring: tuple
+    queue: tuple
     message: np.ndarray  # uint64 view of guest memory
     gpa: int  # where the guest finds `message`
     span: int  # page numbers from 0 that are worth naming
     state: np.ndarray  # uint64, shape (1,): the generator; never 0
 
 
-CARRIED_OUT, STOPPED = 0, 1  # then one cell a reason (BAD_...)
-CANARIES_CHANGED, DISCARDS_OUTSIDE, DISCARDED_AGAIN = 10, 11, 12
-N_TALLIES = 13
-"""Cells of the tallies (int64)."""
+COUNTS = np.dtype(
+    [
+        ("carried_out", np.int64),
+        ("canaries_changed", np.int64),
+        ("discards_outside", np.int64),
+        ("discarded_again", np.int64),
+    ]
+)
+N_REASONS = 9
+
+
+class Tallies(NamedTuple):
+    """What came of the cases."""
+
+    counts: np.ndarray  # COUNTS, shape (1,)
+    stopped: np.ndarray  # int64, shape (N_REASONS,): by the reason (BAD_...)
+
+    @classmethod
+    def zero(cls) -> Tallies:
+        """Return tallies of nothing."""
+        return cls(np.zeros(1, COUNTS), np.zeros(N_REASONS, np.int64))
 
 
 @kernel
@@ -87,9 +106,8 @@ def _write_records(guest):
         if odd == 1:
             bmap_words = below(state, 8)
         bmap_len = 8 * bmap_words if odd != 2 else below(state, 64)
-        head = _page(guest) & np.uint64((1 << 52) - 1)
-        head |= np.uint64(shift) << np.uint64(52)
-        guest.message[at] = head | (np.uint64(bmap_len) << np.uint64(58))
+        pfn = _page(guest) & np.uint64((1 << 52) - 1)
+        guest.message[at] = make_head(pfn, shift, bmap_len)
         for k in range(bmap_words):
             guest.message[at + 1 + k] = draw(state) & draw(state)
         at += 1 + bmap_words
@@ -104,14 +122,12 @@ def _write_records(guest):
 @kernel
 def _write_queue(guest, n_bytes, used):
     """Offer the message: most chains are right, one in eight has a field at random."""
-    state, ring = guest.state, guest.ring
+    state, ring = guest.state, guest.queue.ring
     parts = 1 + below(state, 3)
     done = 0
     for i in range(parts):
         length = n_bytes - done if i + 1 == parts else below(state, n_bytes - done + 1)
-        ring.desc[i]["addr"] = np.uint64(guest.gpa + done)
-        ring.desc[i]["len"] = np.uint32(length)
-        ring.desc[i]["flags"] = np.uint16(DESC_NEXT if i + 1 < parts else 0)
+        describe(ring, i, guest.gpa + done, length, DESC_NEXT if i + 1 < parts else 0)
         ring.desc[i]["next"] = np.uint16(i + 1)
         done += length
     head = 0
@@ -148,7 +164,7 @@ def count_changed(ram, canaries):
     changed = 0
     for i in range(canaries.size):
         expected = np.uint64(canaries[i]) ^ SIGNATURE
-        for at in (canaries[i] * (PAGE_BYTES // 8), (canaries[i] + 1) * (PAGE_BYTES // 8) - 1):
+        for at in (canaries[i] * PAGE_WORDS, (canaries[i] + 1) * PAGE_WORDS - 1):
             if words[at] != expected:
                 changed += 1
                 words[at] = expected
@@ -191,45 +207,48 @@ def _again(balloon, extents, inflating):
 
 
 @kernel
-def run_cases(guest, memory, device, canaries, n_cases, tallies, log):
+def run_cases(guest, memory, device, in_balloon, canaries, n_cases, tallies, log):
     """Play `n_cases` hostile messages against the device and judge each.
 
     Parameters
     ----------
     guest : Guest
-    memory : balloonlab.kernels.memory.Memory
+    memory : balloonlab.kernels.translate.Memory
         Balloonable slots must not touch each other in the mapping.
     device : balloonlab.kernels.device.Device
         Its counters and faults add up over the cases; which pages are in its balloon is
         drawn anew for each.
+    in_balloon : uint64 array, as ``device.balloon``
+        Scratch: the judge's own account of it.
     canaries : int64 array
         Pages of the mapping that are no RAM and hold signatures.
     n_cases : int
-    tallies : int64 array, shape (N_TALLIES,)
+    tallies : Tallies
     log : balloonlab.kernels.clock.Log
     """
-    ring = guest.ring
-    in_balloon = np.zeros(device.balloon.size, np.uint64)
+    ring, counts = guest.queue.ring, tallies.counts[0]
     used = 0
     for _ in range(n_cases):
-        n_bytes = _write_records(guest) if device.format == BITMAP_V4 else _write_pfns(guest)
+        n_bytes = (
+            _write_records(guest) if device.decoding == Decoding.RECORDS else _write_pfns(guest)
+        )
         if below(guest.state, 16) == 0:
             n_bytes = below(guest.state, n_bytes + 1)
         _write_queue(guest, n_bytes, used)
         for k in range(in_balloon.size):
             in_balloon[k] = draw(guest.state) & draw(guest.state)
             device.balloon[k] = in_balloon[k]
-        before = device.counters[DISCARDS]
-        outcome = answer(ring, memory, device, used, log)
+        before = device.state[0]["n_discards"]
+        outcome = answer(guest.queue, memory, device, used, log)
         log.length[0] = 0
-        n_extents = min(device.counters[DISCARDS] - before, device.extents.shape[0])
+        n_extents = min(device.state[0]["n_discards"] - before, device.extents.shape[0])
         extents = device.extents[:n_extents]
-        tallies[DISCARDS_OUTSIDE] += _outside(memory, extents)
-        tallies[DISCARDED_AGAIN] += _again(in_balloon, extents, device.inflating)
-        tallies[CANARIES_CHANGED] += count_changed(memory.ram, canaries)
+        counts["discards_outside"] += _outside(memory, extents)
+        counts["discarded_again"] += _again(in_balloon, extents, device.inflating)
+        counts["canaries_changed"] += count_changed(memory.ram, canaries)
         if outcome < 0:
-            tallies[STOPPED - outcome] += 1  # the driver resets the device and goes on
+            tallies.stopped[-outcome] += 1  # the driver resets the device and goes on
             ring.avail[INDEX] = np.uint16(used & 0xFFFF)
         elif outcome == 1:
-            tallies[CARRIED_OUT] += 1
+            counts["carried_out"] += 1
             used += 1

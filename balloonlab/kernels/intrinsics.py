@@ -1,7 +1,7 @@
 """What a kernel needs of the processor: bit counts and ordered memory access.
 
-numba has neither, so each is one LLVM instruction. Without the JIT a plain
-Python function of the same name stands in; the GIL orders its memory accesses.
+numba has neither, so each is one LLVM instruction. Without the JIT the plain Python
+function of the same name stands in (`balloonlab.kernels.plain`).
 """
 
 from __future__ import annotations
@@ -15,30 +15,26 @@ from numba.extending import intrinsic
 
 from .compile import kernel
 
+__all__ = [
+    "atomic_xor",
+    "clear_lowest",
+    "fence",
+    "load_acquire",
+    "popcount",
+    "store_release",
+    "trailing_zeros",
+]
+
 if config.DISABLE_JIT:
-
-    def trailing_zeros(word: np.uint64) -> int:
-        value = int(word)
-        return (value & -value).bit_length() - 1 if value else 64
-
-    def popcount(word: np.uint64) -> int:
-        return int(word).bit_count()
-
-    def clear_lowest(word: np.uint64) -> np.uint64:
-        value = int(word)
-        return np.uint64(value & (value - 1)) if value else word
-
-    def load_acquire(array: np.ndarray, index: int) -> Any:
-        return array[index]
-
-    def store_release(array: np.ndarray, index: int, value: Any) -> None:
-        array[index] = value
-
-    def atomic_xor(array: np.ndarray, index: int, value: Any) -> None:
-        array[index] ^= value
-
-    def fence() -> None:
-        pass
+    from .plain import (
+        atomic_xor,
+        clear_lowest,
+        fence,
+        load_acquire,
+        popcount,
+        store_release,
+        trailing_zeros,
+    )
 
 else:
 

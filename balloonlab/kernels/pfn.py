@@ -1,4 +1,4 @@
-"""The legacy format on the wire: little-endian 32-bit page numbers, 256 a buffer."""
+"""The legacy format on the wire: little-endian 32-bit page numbers, 256 per buffer."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import numpy as np
 from .compile import kernel
 from .faults import BUFFER_LENGTH, record_fault
 
-FORMAT = 0  # in `balloonlab.kernels.device.Device.format`
 PFNS_PER_BUFFER = 256
 
 
 @kernel
 def write_pfns(pfns, area):
-    """Put a batch of pages into the buffer; pages beyond 32 bits are the caller's to refuse."""
+    """Write a batch of page numbers into the buffer; the caller refuses those beyond 32 bits."""
     for i in range(pfns.size):
         area[i] = np.uint32(pfns[i])
 
@@ -30,8 +29,7 @@ def decode_pfns(words, n_bytes, ranges, faults):
         Length of the buffer.
     ranges : int64 array, shape (>= n_bytes // 4, 2)
         Receives (start_pfn, n_pages) in wire order.
-    faults : int64 array
-        See `balloonlab.kernels.faults`.
+    faults : balloonlab.kernels.faults.FAULTS array, shape (1,)
 
     Returns
     -------

@@ -12,9 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import kernel
-from .intrinsics import fence, load_acquire, store_release
-from .memory import resolve
-from .syscalls import signal_event, wait_event
+from .intrinsics import fence, store_release
+from .translate import resolve
 
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
 FLAGS, INDEX, ENTRIES = 0, 1, 2  # of the available and the used area, in 16-bit words
@@ -49,46 +48,26 @@ class Ring(NamedTuple):
     avail: np.ndarray  # uint16: flags, idx, ring[size], used_event
     used: np.ndarray  # uint16 view of flags and idx
     used_ring: np.ndarray  # USED_ENTRY, shape (size,)
-    events: np.ndarray  # int64, shape (2,): eventfds of kick and call
     control: np.ndarray  # int64, shape (2,): see STOP and BROKEN
     taken: np.ndarray  # int64, shape (1,): used entries the driver has seen
 
 
-KICK, CALL = 0, 1
-
-
 @kernel
-def describe(ring, i, gpa, n_bytes, more):
-    """Fill descriptor `i`; with `more` the chain goes on at ``i + 1``."""
+def describe(ring, i, gpa, n_bytes, flags):
+    """Write descriptor `i`; with DESC_NEXT among its flags the chain goes on at ``i + 1``."""
     ring.desc[i]["addr"] = np.uint64(gpa)
     ring.desc[i]["len"] = np.uint32(n_bytes)
-    ring.desc[i]["flags"] = np.uint16(DESC_NEXT if more else 0)
-    ring.desc[i]["next"] = np.uint16(i + 1 if more else 0)
+    ring.desc[i]["flags"] = np.uint16(flags)
+    ring.desc[i]["next"] = np.uint16(i + 1 if flags & DESC_NEXT != 0 else 0)
 
 
 @kernel
-def send(ring, cell):
-    """Offer the chain at descriptor 0, kick, and wait until the device has used it.
-
-    Blocks on the call eventfd; with NO_INTERRUPT set in ``avail.flags`` it polls
-    the used index instead (the patch's busy wait). False when the device broke.
-    """
-    size = ring.desc.size
+def offer(ring):
+    """Make the chain at descriptor 0 available; the kick is the doorbell's."""
     index = np.int64(ring.avail[INDEX])
-    ring.avail[ENTRIES + index % size] = np.uint16(0)
+    ring.avail[ENTRIES + index % ring.desc.size] = np.uint16(0)
     store_release(ring.avail, INDEX, np.uint16((index + 1) & 0xFFFF))
     fence()
-    if load_acquire(ring.used, FLAGS) & NO_NOTIFY == 0:
-        signal_event(ring.events[KICK], cell)
-    busy = ring.avail[FLAGS] & NO_INTERRUPT != 0
-    seen = ring.taken[0] & 0xFFFF
-    while np.int64(load_acquire(ring.used, INDEX)) == seen:
-        if load_acquire(ring.control, BROKEN) != 0:
-            return False
-        if not busy:
-            wait_event(ring.events[CALL], cell)
-    ring.taken[0] += 1
-    return True
 
 
 @kernel
@@ -100,7 +79,7 @@ def fetch(ring, memory, head, copy):
     Parameters
     ----------
     ring : Ring
-    memory : balloonlab.kernels.memory.Memory
+    memory : balloonlab.kernels.translate.Memory
     head : int
         First descriptor.
     copy : uint8 array
@@ -136,19 +115,10 @@ def fetch(ring, memory, head, copy):
 
 
 @kernel
-def push_used(ring, head, used, cell):
-    """Put a chain on the used ring as entry number `used`, and call unless told not to."""
+def push_used(ring, head, used):
+    """Put a chain on the used ring as entry number `used`; the call is the doorbell's."""
     entry = used % ring.desc.size
     ring.used_ring[entry]["id"] = np.uint32(head)
     ring.used_ring[entry]["len"] = np.uint32(0)
     store_release(ring.used, INDEX, np.uint16((used + 1) & 0xFFFF))
     fence()
-    if load_acquire(ring.avail, FLAGS) & NO_INTERRUPT == 0:
-        signal_event(ring.events[CALL], cell)
-
-
-@kernel
-def mark_broken(ring, reason, cell):
-    """Stop the device for good (virtio's DEVICE_NEEDS_RESET) and wake the driver."""
-    store_release(ring.control, BROKEN, np.int64(reason))
-    signal_event(ring.events[CALL], cell)

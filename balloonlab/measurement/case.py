@@ -133,7 +133,7 @@ class Case:
         discard = default if discard is None else discard
         check_choice("order", order, patterns.ORDERS)
         check_choice("operation", operation, OPERATIONS)
-        check_choice("discard", discard, DISCARDS)
+        check_choice("discard", discard, tuple(DISCARDS))
         check_choice("wait", wait, WAITS)
         for name, value in (("touched", touched), ("thp", thp)):
             if not isinstance(value, bool | np.bool_):

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 
 from ..host import GuestRam
-from ..kernels.device import timed_discard
+from ..kernels.discard import timed_discard
 from .case import Case
 from .runner import Repeat, Trial, check_balloon, check_before
 from .stages import Work, make_frame
@@ -34,7 +34,9 @@ def discard_once(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     before = check_before(case, ram)
     rss = psutil.Process().memory_info().rss
     begin = time.monotonic_ns()
-    failed, discard_ns = timed_discard(ram.memory, extents, mmap.MADV_DONTNEED)
+    failed, discard_ns = timed_discard(
+        ram.memory, extents, mmap.MADV_DONTNEED, np.zeros(2, np.int64)
+    )
     wall_ns = time.monotonic_ns() - begin
     fall = rss - psutil.Process().memory_info().rss
     if failed:

@@ -7,13 +7,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from .. import wire
-from ..address_map import ram_ranges
-from ..guest import OFFERED, QUEUES_AT, BalloonDriver
+from ..address_map import DRIVER_GPA, ram_ranges
+from ..guest import OFFERED, BalloonDriver
 from ..host import BalloonDevice, GuestRam
 from ..host.device import EXTENTS, no_balloon
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..pages import Buddy
-from ..queue import QUEUE_BYTES, Virtqueue
+from ..queue import LocalTransport
 from ..wire import Feature
 
 
@@ -67,7 +67,6 @@ def machine(
     Machine
     """
     wire_format = wire.get(protocol)
-    own_memory = ram.driver_memory()
     pages = ram.memory_pages
     # PFNs are what a driver may fall back to, and the most kicks.
     span = ram_ranges(pages)[-1].end
@@ -75,16 +74,13 @@ def machine(
     rows = operations * (3 * (kicks + 1) + 2 * (pages // EXTENTS + 1))
     balloon = no_balloon(ram.memory.ram.size)
     with ExitStack() as stack:
-        queues = {
-            operation: stack.enter_context(
-                Virtqueue(own_memory[start : start + QUEUE_BYTES], wait == "busy")
-            )
-            for operation, start in QUEUES_AT.items()
-        }
-        driver = BalloonDriver(own_memory, queues, buddy, wire_format, rows, offered, bitmaps)
+        transport = stack.enter_context(
+            LocalTransport(ram.driver_memory(), DRIVER_GPA, offered, wait == "busy")
+        )
+        driver = BalloonDriver(transport, buddy, wire_format, rows, bitmaps)
         spoken = wire_format if wire_format.feature in driver.features else wire.get("pfn")
         devices = {}
-        for operation, queue in queues.items():
+        for operation, queue in transport.virtqueues.items():
             device = BalloonDevice(
                 ram, queue, spoken, discard or wire_format.discard, rows, balloon, operation
             )

@@ -6,19 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import wire
 from ..address_map import ram_ranges
+from ..guest import REPORTING, BalloonDriver, Operation
+from ..kernels.encode import BLOCKS_PER_KICK
 from ..kernels.pfn import PFNS_PER_BUFFER
-from ..qemu import (
-    BLOCKS_PER_KICK,
-    FILL,
-    FIRMWARE,
-    HostView,
-    Operation,
-    QemuBalloon,
-    QemuProcess,
-    page_index,
-)
-from ..qemu.protocols import REPORTING
+from ..qemu import FILL, FIRMWARE, NO_RAM_PFN, HostView, QemuProcess, QemuTransport, page_index
 from .case import Case
 from .runner import Repeat
 from .stages import Work, make_frame
@@ -35,21 +28,21 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
     messages, not counted in it; the checks look at the memory itself.
     """
     most_kicks = (case.balloon_pages >> case.block_order) // BLOCKS_PER_KICK + 1
-    driver = QemuBalloon(process, log_rows=3 * most_kicks + 4 * PAIRS)
+    transport, log_rows = QemuTransport(process), 3 * most_kicks + 4 * PAIRS
+    driver = BalloonDriver(transport, case.allocator(), wire.get("pfn"), log_rows)
     view = HostView(process.pid, case.memory_pages)
     before = _check_before(case, view)
-    buddy = case.allocator()
     if case.operation == "deflate":
-        held = driver.inflate(buddy, case.balloon_pages).firsts
-    rehearsal = _rehearse(driver, case)
+        driver.inflate(case.balloon_pages)
+    rehearsal = _rehearse(driver, case, process)
     rss = view.rss_bytes()
     driver.log.clear()
+    cpu_ns = process.cpu_ns()
     if case.protocol == REPORTING:
-        done = driver.report(buddy, case.balloon_pages >> case.block_order, case.block_order)
-    elif case.operation == "inflate":
-        done = driver.inflate(buddy, case.balloon_pages)
+        done = driver.report(case.balloon_pages >> case.block_order, case.block_order)
     else:
-        done = driver.deflate(buddy, held)
+        done = driver.set_target(case.balloon_pages if case.operation == "inflate" else 0)
+    cpu_ns = process.cpu_ns() - cpu_ns
     check = {
         "run_id": run_id,
         "protocol": case.protocol,
@@ -62,7 +55,7 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
         "block_order": case.block_order,
         **rehearsal.summary(),
         **quartiles("real", round_trips(driver.log)),
-        "real_cpu_ns": done.cpu_ns // done.n_kicks,
+        "real_cpu_ns": cpu_ns // done.n_kicks,
     }
     work = Work(
         negotiated_protocol=case.protocol,
@@ -72,11 +65,11 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
         n_translations=done.n_records,
         n_discards=done.n_records,
     )
-    times = stage_times(case.operation, driver.log, done, rehearsal)
+    times = stage_times(case.operation, driver.log, done, cpu_ns, rehearsal)
     return Repeat(make_frame(case, run_id, number, work, times), check)
 
 
-def _rehearse(driver: QemuBalloon, case: Case) -> Rehearsal:
+def _rehearse(driver: BalloonDriver, case: Case, process: QemuProcess) -> Rehearsal:
     if case.protocol == REPORTING:
         # Blocks of the highest RAM: one with firmware in it would come as several pieces, of
         # which only the last lacks a byte.
@@ -85,10 +78,11 @@ def _rehearse(driver: QemuBalloon, case: Case) -> Rehearsal:
         batch = np.full(n_blocks, (end - 1) << case.block_order, np.uint64)
     else:
         queue = case.operation
-        batch = np.zeros(min(PFNS_PER_BUFFER, case.balloon_pages), np.uint64)
+        batch = np.full(min(PFNS_PER_BUFFER, case.balloon_pages), NO_RAM_PFN, np.uint64)
     driver.log.clear()
-    done = driver.rehearse(queue, batch, PAIRS, case.block_order)
-    return Rehearsal.of(driver.log, done)
+    cpu_ns = process.cpu_ns()
+    driver.rehearse(queue, batch, PAIRS, case.block_order)
+    return Rehearsal.of(driver.log, process.cpu_ns() - cpu_ns)
 
 
 def _check_before(case: Case, view: HostView) -> dict[str, Any]:
@@ -109,7 +103,7 @@ def _check_before(case: Case, view: HostView) -> dict[str, Any]:
 
 def _check_after(case: Case, view: HostView, done: Operation) -> dict[str, Any]:
     """Check that all pages were told, and that exactly those are gone."""
-    first_pages = page_index(done.firsts)
+    first_pages = page_index(done.pages)
     ballooned = np.zeros(case.memory_pages, bool)
     ballooned[(first_pages[:, None] + np.arange(1 << case.block_order)).ravel()] = True
     missing = case.balloon_pages - int(ballooned.sum())

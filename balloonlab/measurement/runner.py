@@ -229,7 +229,7 @@ def check_after(case: Case, ram: GuestRam, done: Operated) -> dict[str, Any]:
     faults: Counter[str] = Counter()
     for device in done.devices.values():
         faults.update(device.faults())
-    if not wire.get(case.protocol).faithful:  # telling pages again is one of its defects
+    if not wire.get(case.protocol).names_each_page_once:  # it sends pages again
         faults.pop(DESCRIPTIONS[REPEATED], None)
     errors = sum(device.n_discard_errors for device in done.devices.values())
     ballooned = np.zeros(case.memory_pages, bool)

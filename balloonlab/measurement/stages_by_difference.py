@@ -32,8 +32,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..guest import Operation
 from ..kernels import clock
-from ..qemu import Operation
 from .stages import sum_intervals
 
 PAIRS = 1000
@@ -57,10 +57,10 @@ class Rehearsal:
     cpu_ns: int
 
     @classmethod
-    def of(cls, log: clock.Log, done: Operation) -> Rehearsal:
+    def of(cls, log: clock.Log, cpu_ns: int) -> Rehearsal:
         """Read the pairs from the driver's log."""
         times_ns = round_trips(log)
-        return cls(times_ns[0::2], times_ns[1::2], done.cpu_ns)
+        return cls(times_ns[0::2], times_ns[1::2], cpu_ns)
 
     @property
     def translate_ns(self) -> int:
@@ -96,7 +96,7 @@ def quartiles(name: str, times_ns: npt.NDArray[np.int64]) -> dict[str, int]:
 
 
 def stage_times(
-    operation: str, log: clock.Log, done: Operation, rehearsal: Rehearsal
+    operation: str, log: clock.Log, done: Operation, cpu_ns: int, rehearsal: Rehearsal
 ) -> dict[tuple[str, str], int]:
     """Attribute the wall time of a real run to its stages.
 
@@ -105,8 +105,10 @@ def stage_times(
     operation : {"inflate", "deflate"}
     log : balloonlab.kernels.clock.Log
         The driver's, of the real run alone.
-    done : balloonlab.qemu.Operation
+    done : balloonlab.guest.Operation
         What the real run did.
+    cpu_ns : int
+        Processor time that QEMU used for it.
     rehearsal : Rehearsal
 
     Returns
@@ -116,7 +118,7 @@ def stage_times(
     """
     sums = sum_intervals(log)
     translate = done.n_kicks * rehearsal.translate_ns
-    discard = done.cpu_ns - done.n_kicks * rehearsal.skipped_cpu_ns
+    discard = cpu_ns - done.n_kicks * rehearsal.skipped_cpu_ns
     stage, interval = ("allocate", clock.ALLOCATE)
     if operation == "deflate":
         stage, interval = ("release", clock.RELEASE)

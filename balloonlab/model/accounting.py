@@ -12,17 +12,15 @@ import pandas as pd
 
 from .. import wire
 from ..address_map import HIGH_RAM_START, LOW_RAM_END
-from ..host.device import EXTENTS, no_balloon
-from ..kernels import faults
-from ..kernels import memory as kernels
+from ..host.device import make_state, no_balloon
+from ..kernels import translate as kernels
 from ..kernels.bitmap_v4 import WINDOW_WORDS
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..pages import as_pfns, patterns
 from ..sizes import Size, parse_pages
-from ..wire.bitmap import pack_windows
-from ..wire.bitmap_v4 import split
+from ..wire.bitmap import pack_windows, split
 from ..wire.format import Buffer
-from ..wire.pfn import PFN_LIMIT
+from ..wire.pfn import PFN32_LIMIT
 
 MAX_PFN = 1 << 32
 """Pages up to here, 16 TiB: a bit each is kept to tell the repeated ones."""
@@ -36,7 +34,7 @@ WINDOW_PAGES = 64 * WINDOW_WORDS
 def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     """Tell which ``madvise`` calls the host device makes for a message.
 
-    Runs the device's own kernel (`balloonlab.kernels.memory.translate`) on a memory map
+    Runs the device's own kernel (`balloonlab.kernels.translate.translate`) on a memory map
     without memory behind it: nothing is discarded.
 
     Parameters
@@ -63,24 +61,23 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
 
 def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.void], int]:
     """Make the calls of `discards`, and count the lookups in the memory map."""
-    by_page = wire.get(protocol).discard == "page"
+    wire_format = wire.get(protocol)
     decoded = [wire.decode([buffer], protocol) for buffer in stream]
     top = max((int((d["start_pfn"] + d["n_pages"]).max()) for d in decoded if d.size), default=0)
     if top > MAX_PFN:
-        raise ValueError(f"stream must tell pages below 2**32 only, got one of {top - 1}")
+        raise ValueError(f"stream must name pages below 2**32 only, got {top - 1}")
     slots = _slots(max(top, HIGH_RAM_START))
     guest = kernels.Memory(np.zeros(0, np.uint8), 0, slots)
     balloon = no_balloon((top + HIGH_RAM_START) * kernels.PAGE_BYTES)
-    extents = np.zeros((EXTENTS, 2), np.int64)
+    device = make_state(wire_format, wire_format.discard, "inflate", balloon)
     calls = [np.zeros((0, 2), np.int64)]
     n_translations = 0
     for ranges in decoded:
-        position = np.zeros(4, np.int64)
-        arguments = (ranges.view(np.int64).reshape(-1, 2), position, by_page, balloon, True)
-        while position[0] < ranges.size:
-            n = kernels.translate(guest, *arguments, extents, faults.no_faults())
-            calls.append(extents[:n] // kernels.PAGE_BYTES)
-        n_translations += int(position[2])
+        device.state[:] = 0
+        while device.state[0]["range"] < ranges.size:
+            n = kernels.translate(guest, device, ranges.view(np.int64).reshape(-1, 2))
+            calls.append(device.extents[:n] // kernels.PAGE_BYTES)
+        n_translations += int(device.state[0]["n_lookups"])
     found = np.concatenate(calls)
     row = np.searchsorted(slots[:, kernels.FIRST_PAGE], found[:, 0], side="right") - 1
     found[:, 0] += slots[row, kernels.START] - slots[row, kernels.FIRST_PAGE]
@@ -226,7 +223,7 @@ def _is_pfn(protocol: str) -> bool:
 
 def _page_by_page(n_pages: int, highest: int) -> dict[str, int]:
     """Count an inflation by page numbers: everything but the kicks is once a page."""
-    if highest >= PFN_LIMIT:
+    if highest >= PFN32_LIMIT:
         raise ValueError(f"pfns must be below 2**32 in 'pfn', got {highest}: use 'bitmap-v4'")
     per_page = dict.fromkeys(COUNTS, n_pages)
     return per_page | {"n_kicks": -(-n_pages // PFNS_PER_BUFFER), "wire_bytes": 4 * n_pages}

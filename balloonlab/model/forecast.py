@@ -12,11 +12,11 @@ from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..measurement.case import CUSTOM
 from ..measurement.stages import COLUMNS
 from ..sizes import PAGE_BYTES, Size, parse_size
-from ..wire.pfn import PFN_LIMIT
+from ..wire.pfn import PFN32_LIMIT
 from .accounting import idle_counts
 from .cost import CostModel
 
-PFN_REACH_BYTES = PFN_LIMIT * PAGE_BYTES
+PFN_REACH_BYTES = PFN32_LIMIT * PAGE_BYTES
 """Memory whose pages have numbers of 32 bits: 16 TiB."""
 
 

@@ -3,22 +3,19 @@
 `balloonlab.measure` and its kin drive it with ``host="qemu"``; the parts are here.
 """
 
-from .device import BLOCKS_PER_KICK, Operation, QemuBalloon
 from .memory import FIRMWARE, HostView, page_index
 from .process import FILL, QemuProcess, find
-from .protocols import DISCARDS
 from .qtest import QemuError
+from .transport import NO_RAM_PFN, QemuTransport
 
 __all__ = [
-    "BLOCKS_PER_KICK",
-    "DISCARDS",
     "FILL",
     "FIRMWARE",
+    "NO_RAM_PFN",
     "HostView",
-    "Operation",
-    "QemuBalloon",
     "QemuError",
     "QemuProcess",
+    "QemuTransport",
     "find",
     "page_index",
 ]

@@ -1,4 +1,4 @@
-"""What the host holds of a QEMU guest's RAM: told by the kernel, read from ``/proc``."""
+"""What the host holds of a QEMU guest's RAM: the kernel's account, read from ``/proc``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..sizes import MIB, PAGE_BYTES
 from .qtest import QemuError
 
 FIRMWARE = slice(0xE0, 0x100)
-"""Pages of guest RAM over which a PC's firmware stands (16 of them, or 32). They can be told;
+"""Pages of guest RAM over which a PC's firmware stands (16 of them, or 32). They can be ballooned;
 what QEMU then discards is the firmware's memory, and what lies behind it nobody ever sees."""
 
 _PRESENT = np.uint64(1 << 63)
@@ -78,19 +78,19 @@ class HostView:
         return data
 
     def rss_bytes(self) -> int:
-        """Tell the process's resident memory; its own heap is trimmed now and then."""
+        """Return the process's resident memory; its own heap is trimmed now and then."""
         try:
             return int(psutil.Process(int(self._folder.name)).memory_info().rss)
         except psutil.Error as error:
             raise QemuError(f"QEMU's process is gone: {error}") from None
 
     def resident(self) -> npt.NDArray[np.bool_]:
-        """Tell which pages of RAM the host backs (``/proc/PID/pagemap``), in backend order."""
+        """Return which pages of RAM the host backs (``/proc/PID/pagemap``), in backend order."""
         data = self._read_at("pagemap", self.start // PAGE_BYTES * 8, 8 * self.memory_pages)
         return np.frombuffer(data, np.uint64) & _PRESENT != 0
 
     def huge_bytes(self) -> int:
-        """Tell how much of RAM stands on transparent huge pages (``/proc/PID/smaps``)."""
+        """Return how much of RAM stands on transparent huge pages (``/proc/PID/smaps``)."""
         inside = False
         for line in self._read("smaps").splitlines():
             if " rw-p " in line:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..guest import REPORTING as REPORTING
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..kernels.buddy import N_ORDERS
-
-REPORTING = "reporting"
-"""Free page reporting (virtio 1.x section 5.5.6.7): blocks of free pages, a descriptor each."""
 
 DISCARDS = {"pfn": "page", REPORTING: "range"}
 """The protocols, and how QEMU applies each."""

@@ -1,13 +1,18 @@
-"""virtio-mmio of a QEMU process: its balloon device is found, negotiated with, given queues."""
+"""virtio-mmio of a QEMU process: its balloon device, as a transport of the driver."""
 
 from __future__ import annotations
 
-from enum import IntFlag
+from collections.abc import Mapping
 
 import numpy as np
 
-from ..kernels import vring
-from ..queue import QUEUE_BYTES, QUEUE_SIZE
+from ..kernels import doorbell
+from ..kernels.doorbell import Qtest as Doorbell
+from ..kernels.doorbell import Queue
+from ..queue import QUEUE_SIZE, build_ring
+from ..queue.transport import QUEUES, queue_area
+from ..queue.virtqueue import AVAIL_AT, QUEUE_BYTES, USED_AT
+from ..wire import Feature
 from .process import QemuProcess
 from .qtest import QemuError
 
@@ -24,19 +29,14 @@ _DESC, _AVAIL, _USED = 0x080, 0x090, 0x0A0
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
 
+NEEDED = Feature.REPORTING | Feature.VERSION_1
 
-class Feature(IntFlag):
-    """Feature bits of today's device (virtio 1.x section 5.5.3) and of the transport."""
-
-    MUST_TELL_HOST = 1 << 0
-    STATS_VQ = 1 << 1
-    FREE_PAGE_HINT = 1 << 3
-    REPORTING = 1 << 5
-    VERSION_1 = 1 << 32
+NO_RAM_PFN = 0xFEC00
+"""The I/O interrupt controller's page: QEMU looks it up like any other, and skips it."""
 
 
-class Transport:
-    """The registers of a QEMU's balloon device.
+class QemuTransport:
+    """The registers and queues of a QEMU's balloon device; see `balloonlab.queue.Transport`.
 
     Parameters
     ----------
@@ -45,18 +45,21 @@ class Transport:
     Raises
     ------
     QemuError
-        There is no balloon device; any method: it refuses what it is asked for.
+        There is no balloon device, or it lacks free page reporting; any method: it refuses
+        what it is asked for.
     """
 
     def __init__(self, process: QemuProcess) -> None:
-        self._process = process
-        self._qtest = process.qtest
+        self._process, self._qtest = process, process.qtest
+        self.own_memory, self.own_gpa = process.driver_memory, process.driver_gpa
         self._base = self._find()
+        self._queues: dict[str, Queue] = {}
+        self._reply = np.zeros(64, np.uint8)
 
     @property
-    def notify_gpa(self) -> int:
-        """Where a queue's number is written to kick it."""
-        return self._base + _QUEUE_NOTIFY
+    def queues(self) -> Mapping[str, Queue]:
+        """Queues with their doorbells, once negotiated."""
+        return self._queues
 
     def _find(self) -> int:
         for base in range(TRANSPORTS, TRANSPORTS + N_TRANSPORTS * TRANSPORT_BYTES, TRANSPORT_BYTES):
@@ -67,54 +70,68 @@ class Transport:
                 return base
         raise QemuError("QEMU has no balloon device on its virtio-mmio transports")
 
-    def offered(self) -> Feature:
-        """Read what the device offers."""
+    def negotiate(self, wanted: Feature) -> Feature:
+        """Reset the device, settle on features, and set up its queues."""
+        offered = self._offered()
+        if NEEDED not in offered:
+            raise QemuError(
+                f"QEMU's balloon device does not offer {NEEDED & ~offered!r}: QEMU 6.0 or later "
+                "with free-page-reporting=on is needed"
+            )
+        # The driver is built for devices of the series: its bit 3 means something else today.
+        accepted = NEEDED | offered & wanted & ~Feature.FREE_PAGE_HINT
+        self._write(_STATUS, 0)
+        self._add_status(ACKNOWLEDGE)
+        self._add_status(DRIVER)
+        for page in range(2):
+            self._write(_DRIVER_FEATURES_SEL, page)
+            self._write(_DRIVER_FEATURES, accepted >> 32 * page & 0xFFFFFFFF)
+        self._add_status(FEATURES_OK)
+        # QEMU numbers its queues by what it offers: inflate, deflate, then the optional ones.
+        optional = Feature.STATS_VQ, Feature.FREE_PAGE_HINT
+        reporting = 2 + sum(feature in offered for feature in optional)
+        for name, index in zip(QUEUES, (0, 1, reporting), strict=True):
+            self._queues[name] = self._set_up(name, index)
+        self._add_status(DRIVER_OK)
+        return accepted
+
+    def _offered(self) -> Feature:
         words = []
         for page in range(2):
             self._write(_DEVICE_FEATURES_SEL, page)
             words.append(self._qtest.readl(self._base + _DEVICE_FEATURES))
         return Feature(words[0] | words[1] << 32)
 
-    def accept(self, features: Feature) -> None:
-        """Reset the device and settle on features."""
-        self._write(_STATUS, 0)
-        self._add_status(ACKNOWLEDGE)
-        self._add_status(DRIVER)
-        for page in range(2):
-            self._write(_DRIVER_FEATURES_SEL, page)
-            self._write(_DRIVER_FEATURES, features >> 32 * page & 0xFFFFFFFF)
-        self._add_status(FEATURES_OK)
-
-    def begin(self) -> None:
-        """Let the device serve the queues that it was given."""
-        self._add_status(DRIVER_OK)
-
-    def set_up(self, index: int, start: int) -> vring.Ring:
-        """Give a queue the part of the driver's memory from byte `start` on; its ring."""
+    def _set_up(self, name: str, index: int) -> Queue:
+        """Give a queue its part of the driver's memory; return it with its doorbell."""
         self._write(_QUEUE_SEL, index)
         if self._qtest.readl(self._base + _QUEUE_MAX) < QUEUE_SIZE:
             raise QemuError(f"QEMU's balloon device has no queue {index} of {QUEUE_SIZE} entries")
-        avail_at, used_at = 16 * QUEUE_SIZE, QUEUE_BYTES // 2
         self._write(_QUEUE_NUM, QUEUE_SIZE)
-        for register, offset in ((_DESC, 0), (_AVAIL, avail_at), (_USED, used_at)):
-            gpa = self._process.driver_gpa + start + offset
-            self._write(register, gpa & 0xFFFFFFFF)
-            self._write(register + 4, gpa >> 32)
-        area = self._process.driver_memory[start : start + QUEUE_BYTES]
-        area[:] = 0
-        avail_end = avail_at + 2 * (vring.ENTRIES + QUEUE_SIZE + 1)
-        ring = vring.Ring(
-            desc=area[:avail_at].view(vring.DESCRIPTOR),
-            avail=area[avail_at:avail_end].view(np.uint16),
-            used=area[used_at : used_at + 4].view(np.uint16),
-            used_ring=area[used_at + 4 : used_at + 4 + 8 * QUEUE_SIZE].view(vring.USED_ENTRY),
-            events=np.full(2, -1, np.int64),
-            control=np.zeros(2, np.int64),
-            taken=np.zeros(1, np.int64),
-        )
-        ring.avail[vring.FLAGS] = vring.NO_INTERRUPT  # nobody runs who could take one
+        start = self.own_gpa + QUEUES.index(name) * QUEUE_BYTES
+        for register, offset in ((_DESC, 0), (_AVAIL, AVAIL_AT), (_USED, USED_AT)):
+            self._write(register, start + offset & 0xFFFFFFFF)
+            self._write(register + 4, start + offset >> 32)
+        # No interrupts: nobody runs who could take one.
+        ring = build_ring(queue_area(self.own_memory, name), interrupts=False)
         self._write(_QUEUE_READY, 1)
-        return ring
+        line = f"writel {self._base + _QUEUE_NOTIFY:#x} {index:#x}\n".encode()
+        request = np.frombuffer(line, np.uint8).copy()
+        return Queue(ring, Doorbell(self._qtest.fileno(), request, self._reply))
+
+    def check(self, outcome: int) -> None:
+        """Raise what became of a kick (QemuError)."""
+        if outcome == doorbell.NO_ANSWER:
+            raise QemuError(self._process.explain())
+        if outcome == doorbell.REFUSED:
+            answer = self._reply.tobytes().split(b"\n")[0].decode(errors="replace")
+            raise QemuError(f"QEMU refused the kick: its qtest answered {answer!r}")
+        if outcome == doorbell.NOT_USED:
+            raise QemuError("QEMU answered the kick but did not use the buffer")
+
+    def abort(self) -> None:
+        """End QEMU: the thread that waits for its answer then reads an end."""
+        self._process.kill()
 
     def _write(self, register: int, value: int) -> None:
         self._qtest.writel(self._base + register, value)

@@ -1,6 +1,15 @@
-"""How the message gets there: a split virtqueue in shared memory, with eventfds."""
+"""How the message gets there: split virtqueues in guest memory, and their transports."""
 
-from .virtqueue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue
+from .transport import LocalTransport, Transport
+from .virtqueue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue, build_ring
 from .worker import Worker
 
-__all__ = ["QUEUE_BYTES", "QUEUE_SIZE", "Virtqueue", "Worker"]
+__all__ = [
+    "QUEUE_BYTES",
+    "QUEUE_SIZE",
+    "LocalTransport",
+    "Transport",
+    "Virtqueue",
+    "Worker",
+    "build_ring",
+]

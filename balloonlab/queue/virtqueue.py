@@ -10,18 +10,48 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import vring
+from ..kernels.doorbell import Eventfds, Queue
 
 QUEUE_SIZE = 128
 """Descriptors; what QEMU gives its balloon queues."""
 
-_AVAIL_AT = 16 * QUEUE_SIZE
-_USED_AT = 4096
+AVAIL_AT = 16 * QUEUE_SIZE
+USED_AT = 4096
+"""Where the available and the used area begin, behind the descriptors."""
+
 QUEUE_BYTES = 8192
-"""Room a queue takes in guest memory: descriptors and available area, then the used area."""
+"""Room a queue takes in guest memory."""
+
+
+def build_ring(area: npt.NDArray[np.uint8], interrupts: bool = True) -> vring.Ring:
+    """Lay out a split virtqueue of 128 descriptors in guest memory (virtio 1.x section 2.7).
+
+    Parameters
+    ----------
+    area : uint8 array, shape (QUEUE_BYTES,)
+        Zeroed here.
+    interrupts : bool
+        Whether the driver wants to be called; else it polls, or knows otherwise.
+    """
+    if area.shape != (QUEUE_BYTES,):
+        raise ValueError(f"area must have {QUEUE_BYTES} bytes, got shape {area.shape}")
+    area[:] = 0
+    avail_end = AVAIL_AT + 2 * (vring.ENTRIES + QUEUE_SIZE + 1)
+    ring = vring.Ring(
+        desc=area[:AVAIL_AT].view(vring.DESCRIPTOR),
+        avail=area[AVAIL_AT:avail_end].view(np.uint16),
+        used=area[USED_AT : USED_AT + 4].view(np.uint16),
+        used_ring=area[USED_AT + 4 : USED_AT + 4 + 8 * QUEUE_SIZE].view(vring.USED_ENTRY),
+        control=np.zeros(2, np.int64),
+        taken=np.zeros(1, np.int64),
+    )
+    if not interrupts:
+        ring.avail[vring.FLAGS] = vring.NO_INTERRUPT
+    return ring
 
 
 class Virtqueue:
-    """A split virtqueue of 128 descriptors (virtio 1.x section 2.7).
+    """A virtqueue between two threads, with eventfds for kick and call.
 
     Parameters
     ----------
@@ -32,36 +62,27 @@ class Virtqueue:
 
     Attributes
     ----------
-    ring : balloonlab.kernels.vring.Ring
-        What driver and device kernels take. Kick and call are eventfds.
+    ends : balloonlab.kernels.doorbell.Queue
+        What driver and device kernels take.
     """
 
     def __init__(self, area: npt.NDArray[np.uint8], busy_wait: bool = False) -> None:
-        if area.shape != (QUEUE_BYTES,):
-            raise ValueError(f"area must have {QUEUE_BYTES} bytes, got shape {area.shape}")
-        area[:] = 0
-        avail_end = _AVAIL_AT + 2 * (vring.ENTRIES + QUEUE_SIZE + 1)
-        used_ring = area[_USED_AT + 4 : _USED_AT + 4 + 8 * QUEUE_SIZE]
+        ring = build_ring(area, interrupts=not busy_wait)
         self._fds = [os.eventfd(0), os.eventfd(0)]
-        self.ring = vring.Ring(
-            desc=area[:_AVAIL_AT].view(vring.DESCRIPTOR),
-            avail=area[_AVAIL_AT:avail_end].view(np.uint16),
-            used=area[_USED_AT : _USED_AT + 4].view(np.uint16),
-            used_ring=used_ring.view(vring.USED_ENTRY),
-            events=np.array(self._fds, np.int64),
-            control=np.zeros(2, np.int64),
-            taken=np.zeros(1, np.int64),
-        )
-        if busy_wait:
-            self.ring.avail[vring.FLAGS] = vring.NO_INTERRUPT
+        self.ends = Queue(ring, Eventfds(*self._fds))
+
+    @property
+    def ring(self) -> vring.Ring:
+        """The queue's areas."""
+        return self.ends.ring
 
     def kick(self) -> None:
         """Wake the device."""
-        os.eventfd_write(self._fds[vring.KICK], 1)
+        os.eventfd_write(self._fds[0], 1)
 
     def call(self) -> None:
         """Wake the driver."""
-        os.eventfd_write(self._fds[vring.CALL], 1)
+        os.eventfd_write(self._fds[1], 1)
 
     def stop(self) -> None:
         """Ask the device to leave its loop."""

@@ -67,7 +67,7 @@ def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.Da
     balloon_bytes = memory_pages // 2 * PAGE_BYTES
     check_available(memory_pages * PAGE_BYTES, touched=True)
     pages = patterns.random(memory, balloon_bytes, seed)
-    protocols = [name for name in wire.formats() if wire.get(name).faithful]
+    protocols = [name for name in wire.formats() if wire.get(name).names_each_page_once]
     pairs = [(protocol, discard) for protocol in protocols for discard in DISCARDS]
     ram = GuestRam(memory_pages)
     rows: list[dict[str, object]] = []

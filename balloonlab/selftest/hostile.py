@@ -11,9 +11,9 @@ from .. import wire
 from ..host import DISCARDS
 from ..host.device import make_state, no_balloon
 from ..kernels import clock, faults, vring
-from ..kernels import device as device_kernels
 from ..kernels import fuzz as kernels
-from ..kernels import memory as memory_kernels
+from ..kernels.contents import SIGNATURE
+from ..kernels.translate import Memory
 from ..measurement.case import check_number
 from ..measurement.runner import check_facilities
 from ..queue import QUEUE_BYTES, Virtqueue
@@ -85,7 +85,7 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
     check_facilities()
     check_number("cases", cases, 1)
     check_number("seed", seed, 0)
-    protocols = [name for name in wire.formats() if wire.get(name).faithful]
+    protocols = [name for name in wire.formats() if wire.get(name).names_each_page_once]
     pairs = [(protocol, discard) for protocol in protocols for discard in DISCARDS]
     if cases < len(pairs):
         raise ValueError(f"cases must be at least {len(pairs)}, got {cases}")
@@ -114,11 +114,11 @@ def _play(
         make_state(wire.get(protocol), discard, operation, balloon)
         for operation in ("inflate", "deflate")
     ]
-    tallies = np.zeros(kernels.N_TALLIES, np.int64)
+    tallies, in_balloon = kernels.Tallies.zero(), np.zeros_like(balloon)
     log = clock.Log.empty(1000)
     with Virtqueue(queue_area, busy_wait=True) as queue:
         guest = kernels.Guest(
-            ring=queue.ring,
+            queue=queue.ends,
             message=message.view(np.uint64),
             gpa=(120 + QUEUE_PAGES) * PAGE_BYTES,
             span=SPAN,
@@ -128,33 +128,34 @@ def _play(
             n = min(chunk, cases - done)
             state = queues[number % 2]
             queue.ring.avail[vring.INDEX] = queue.ring.used[vring.INDEX] = 0
-            kernels.run_cases(guest, memory, state, canaries, n, tallies, log)
+            kernels.run_cases(guest, memory, state, in_balloon, canaries, n, tallies, log)
             bar.advance()
-    bad = np.sum([state.faults[: faults.N_FAULTS] for state in queues], axis=0)
-    calls = np.sum([state.counters for state in queues], axis=0)
-    stopped = tallies[kernels.STOPPED + vring.BAD_INDEX : kernels.STOPPED + vring.BAD_LENGTH + 1]
-    carried_out = int(tallies[kernels.CARRIED_OUT])
+    bad = np.sum([state.faults[0]["counts"] for state in queues], axis=0)
+    states = [state.state[0] for state in queues]
+    counts = tallies.counts[0]
+    stopped = tallies.stopped[vring.BAD_INDEX : vring.BAD_LENGTH + 1]
+    carried_out = int(counts["carried_out"])
     return {
         "cases": cases,
         "messages carried out": carried_out,
         "kicks without a message": cases - carried_out - int(stopped.sum()),
         **{
-            f"queue refused: {vring.BROKEN_REASONS[reason]}": int(tallies[kernels.STOPPED + reason])
+            f"queue refused: {vring.BROKEN_REASONS[reason]}": int(tallies.stopped[reason])
             for reason in range(vring.BAD_INDEX, vring.BAD_LENGTH + 1)
         },
         **{
             f"record {'passed over' if kind == faults.REPEATED else 'refused'}: {text}": int(count)
             for kind, (text, count) in enumerate(zip(faults.DESCRIPTIONS, bad, strict=True))
         },
-        "madvise calls": int(calls[device_kernels.DISCARDS]),
-        "madvise calls that failed": int(calls[device_kernels.DISCARD_ERRORS]),
-        "canary words changed": int(tallies[kernels.CANARIES_CHANGED]),
-        "discards outside RAM": int(tallies[kernels.DISCARDS_OUTSIDE]),
-        "pages discarded twice": int(tallies[kernels.DISCARDED_AGAIN]),
+        "madvise calls": sum(int(state["n_discards"]) for state in states),
+        "madvise calls that failed": sum(int(state["n_discard_errors"]) for state in states),
+        "canary words changed": int(counts["canaries_changed"]),
+        "discards outside RAM": int(counts["discards_outside"]),
+        "pages discarded twice": int(counts["discarded_again"]),
     }
 
 
-def _map_memory() -> tuple[memory_kernels.Memory, np.ndarray, int]:
+def _map_memory() -> tuple[Memory, np.ndarray, int]:
     """Map `LAYOUT`; returns the memory, the canary pages, and where the guest's own pages are."""
     n_pages = sum(pages for _, pages, _ in LAYOUT)
     mapping = mmap.mmap(-1, n_pages * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -172,6 +173,6 @@ def _map_memory() -> tuple[memory_kernels.Memory, np.ndarray, int]:
     words = ram.view(np.uint64)
     for page in canaries:
         for at in (page * (PAGE_BYTES // 8), (page + 1) * (PAGE_BYTES // 8) - 1):
-            words[at] = np.uint64(page) ^ memory_kernels.SIGNATURE
-    memory = memory_kernels.Memory(ram, ram.ctypes.data, np.array(slots, np.int64))
+            words[at] = np.uint64(page) ^ SIGNATURE
+    memory = Memory(ram, ram.ctypes.data, np.array(slots, np.int64))
     return memory, np.array(canaries, np.int64), own

@@ -1,4 +1,4 @@
-"""How pages are told: one module per wire format, one registry over all.
+"""Wire formats: how pages are encoded, one module per format, one registry over all.
 
 >>> from balloonlab import wire
 >>> wire.formats()
@@ -12,13 +12,23 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from .bitmap import SPARE_RUNS, find_runs, pack
+from ..kernels import encode as kernels
+from ..kernels.formats import Encoding
+from ..pages.checks import as_pfns
+from .bitmap import SPARE_RUNS, find_runs, pack, pack_windows, split
 from .bitmap_v4 import BITMAP_V4
 from .defects import DEFECTS, defect_rates, smallest
 from .features import Feature
-from .format import RANGE, Buffer, Format, decode_buffers
+from .format import RANGE, Buffer, Format, decode_buffers, make_encoder
 from .pfn import PFN
-from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, PostedRun, run_posted
+from .posted import (
+    BITMAP_V4_POSTED,
+    Fault,
+    PostedDriverError,
+    PostedRun,
+    encode_as_posted,
+    run_posted,
+)
 from .records import records
 
 __all__ = [
@@ -68,7 +78,9 @@ def get(name: str) -> Format:
 
 
 def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
-    """Turn page numbers into the buffers that the driver puts on the queue.
+    """Encode page numbers into the buffers that the driver puts on the queue.
+
+    The buffers are made by the driver's own kernels (`balloonlab.kernels.encode`).
 
     Parameters
     ----------
@@ -81,7 +93,7 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     Returns
     -------
     list of bytes
-        One buffer a kick, as it stands in guest memory: for ``bitmap-v4`` the
+        One buffer per kick, as it stands in guest memory: for ``bitmap-v4`` the
         8-byte response header and the records. No pages give no buffers.
 
     Raises
@@ -97,11 +109,28 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     >>> [buffer.hex() for buffer in encode([1, 2], "pfn")]
     ['0100000002000000']
     """
-    return get(protocol).encode(pfns)
+    wire_format, pages = get(protocol), as_pfns(pfns)
+    if pages.size == 0:
+        return []
+    windows = pack_windows(pages)
+    if wire_format.encoding == Encoding.RECORDS:
+        return [buffer for first_pfn, words in windows for buffer in split(first_pfn, words)[0]]
+    if pages.max() >= wire_format.pfn_limit:
+        raise ValueError(
+            f"pfns must be below 2**32 in 'pfn', got {int(pages.max())}: use 'bitmap-v4'"
+        )
+    for _ in windows:  # raises when a page comes twice
+        pass
+    if wire_format.encoding == Encoding.RECORDS_AS_POSTED:
+        return encode_as_posted(pages)
+    out = np.empty(pages.size, np.uint32)
+    kernels.collect_pfns(make_encoder(wire_format.encoding, 0), pages, out)
+    data, step = out.tobytes(), wire_format.max_message_bytes
+    return [data[i : i + step] for i in range(0, len(data), step)]
 
 
 def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
-    """Turn buffers back into ranges of pages, in wire order.
+    """Decode buffers into ranges of pages, in wire order.
 
     Parameters
     ----------
@@ -114,7 +143,7 @@ def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     -------
     structured array, shape (n,)
         Fields ``start_pfn`` and ``n_pages``, both ``<u8``. ``pfn`` gives one range
-        a page; ``bitmap-v4`` one a block and one a run of bits within a word.
+        per page; ``bitmap-v4`` one per block and one per run of bits within a word.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Page bitmaps, as far as Python callers meet them: pack pages, find runs."""
+"""Page bitmaps, as far as Python callers meet them: pack pages, split into records, find runs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import numpy.typing as npt
 
 from ..kernels import bitmap as kernels
 from ..kernels.bitmap_v4 import WINDOW_WORDS
+from ..kernels.formats import Encoding
 from ..pages.checks import PFN_LIMIT, as_pfns, duplicates_message
-from .format import RANGE
+from .format import RANGE, collect, make_encoder
 
 SPARE_RUNS = kernels.GROUP
 """Entries that `find_runs` needs beyond the runs."""
 
 
 def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
-    """Set one bit a page.
+    """Set one bit per page.
 
     Parameters
     ----------
@@ -71,9 +72,9 @@ def pack_windows(
 ) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
     """Pack checked pages into bitmaps that hold every window with pages in it.
 
-    One bitmap serves as long as it is no larger than the page array. Pages strewn
-    more thinly (fewer than one in 64 over more than 32 GiB) are sorted and packed
-    window by window: a bitmap over 52-bit page numbers would not fit any memory.
+    One bitmap serves as long as it is no larger than the page array. Sparser pages (fewer
+    than one in 64 over more than 32 GiB) are sorted and packed window by window: a bitmap
+    over 52-bit page numbers would not fit any memory.
 
     Yields
     ------
@@ -93,6 +94,28 @@ def pack_windows(
     for part, number in zip(np.split(pages, cuts), window[np.r_[0, cuts]], strict=True):
         lowest, _, high = _survey(part)
         yield _fill(part, lowest, base + int(number) * WINDOW_WORDS * kernels.WORD, high)
+
+
+def split(first_pfn: int, words: npt.NDArray[np.uint64]) -> tuple[list[bytes], int]:
+    """Split a bitmap into the messages that the driver makes of it.
+
+    Parameters
+    ----------
+    first_pfn, words
+        As `pack` returns them.
+
+    Returns
+    -------
+    buffers : list of bytes
+        Each a response header and its records.
+    n_records : int
+        In all of them.
+    """
+    encoder = make_encoder(Encoding.RECORDS, 0)._replace(bitmaps=words)
+    state = encoder.state[0]
+    state["start_pfn"], state["n_words"] = first_pfn, words.size
+    stream = collect(encoder, np.zeros(0, np.uint64))
+    return stream, int(state["n_records"])
 
 
 def find_runs(

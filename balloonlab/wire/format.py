@@ -1,4 +1,4 @@
-"""What every wire format offers, and the decoding loop that all share."""
+"""What every wire format offers, and the encoding and decoding loops that all share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import faults
+from ..kernels import encode as kernels
+from ..kernels import faults, posted
+from ..kernels.bitmap_v4 import BITMAP_WORDS, RECORD_WORDS
+from ..kernels.formats import Decoding, Encoding, decode
+from ..kernels.pfn import PFNS_PER_BUFFER
 from .features import Feature
 
 RANGE = np.dtype([("start_pfn", "<u8"), ("n_pages", "<u8")])
@@ -17,45 +21,105 @@ RANGE = np.dtype([("start_pfn", "<u8"), ("n_pages", "<u8")])
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 RANGES_PER_BYTE = 4
-"""A bitmap byte holds at most four runs; no format tells ranges more densely."""
+"""A bitmap byte holds at most four runs; no format names ranges more densely."""
+
+_COLLECTED_BYTES, _COLLECTED = 1 << 20, 4096
+"""Room for messages that are copied out at a time."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """A way to tell pages.
+    """A wire format: which kernels encode and decode it, and its limits.
 
     Attributes
     ----------
     name : str
         As in ``protocol=``.
-    number : int
-        The format's number in `balloonlab.kernels.device`.
+    encoding : balloonlab.kernels.formats.Encoding
+        How the driver encodes pages.
+    decoding : balloonlab.kernels.formats.Decoding
+        How the device decodes a message.
     max_message_bytes : int
         The longest buffer a device of this format takes.
+    pfn_limit : int
+        Page numbers are below it.
     discard : str
         How the host applies it by default: ``"page"`` or ``"range"``.
     feature : Feature
         What must be negotiated before it is used.
-    encode : callable
-        Page numbers to list of buffers.
     max_kicks : callable
         ``(n_pages, span_pages) -> int``: an upper bound on the buffers for that many
         pages within that span of page numbers.
-    decode_kernel : callable
-        ``(words, n_bytes, ranges, faults) -> n``, see `balloonlab.kernels`.
-    faithful : bool
-        Whether it tells every page exactly once. Others are there to be studied.
+    names_each_page_once : bool
+        False for the posted driver, which is there to be studied.
     """
 
     name: str
-    number: int
+    encoding: Encoding
+    decoding: Decoding
     max_message_bytes: int
+    pfn_limit: int
     discard: str
     feature: Feature
-    encode: Callable[[npt.ArrayLike], list[bytes]]
     max_kicks: Callable[[int, int], int]
-    decode_kernel: Callable[..., int]
-    faithful: bool = True
+    names_each_page_once: bool = True
+
+
+def make_encoder(
+    encoding: Encoding,
+    n_pages: int,
+    n_bitmaps: int = 1,
+    n_windows: int = 1,
+    block_order: int = 0,
+    block_bytes: int = 0,
+) -> kernels.Encoder:
+    """Return an encoder with buffers of its own; a driver puts its own in their place.
+
+    Parameters
+    ----------
+    encoding : Encoding
+    n_pages : int
+        The most pages it is given at a time.
+    n_bitmaps : int
+        Bitmaps of 32 KiB there is memory for.
+    n_windows : int
+        Windows of so many bitmaps over all page numbers; with more than one there is room
+        for the pages sorted by window.
+    block_order, block_bytes : int
+        Of blocks.
+    """
+    # Written once, so that timed code meets no page fault.
+    return kernels.Encoder(
+        encoding=int(encoding),
+        pfns=np.full(PFNS_PER_BUFFER, 1, np.uint32),
+        header=np.full(1, 1, np.uint64),
+        records=np.full(RECORD_WORDS, 1, np.uint64),
+        pfns_gpa=0,
+        header_gpa=0,
+        records_gpa=0,
+        block_order=block_order,
+        block_bytes=block_bytes,
+        bitmaps=np.full(n_bitmaps * BITMAP_WORDS, 1, np.uint64),
+        lowest=np.full(-(-n_pages // 64), 1, np.uint64),
+        sorted=np.full(n_pages if n_windows > 1 else 0, 1, np.uint64),
+        ends=np.zeros(n_windows, np.int64),
+        state=np.zeros(1, kernels.STATE),
+        posted=np.zeros(1, posted.STATE),
+    )
+
+
+def collect(encoder: kernels.Encoder, walked: npt.NDArray[np.uint64]) -> list[bytes]:
+    """Return the messages of records that are left of an encoder, as the driver would send them."""
+    out = np.empty(_COLLECTED_BYTES, np.uint8)
+    ends = np.empty(_COLLECTED, np.int64)
+    stream: list[bytes] = []
+    while n := kernels.collect(encoder, walked, out, ends):
+        data = out[: ends[n - 1]].tobytes()
+        begin = 0
+        for end in ends[:n].tolist():
+            stream.append(data[begin:end])
+            begin = end
+    return stream
 
 
 def decode_buffers(wire_format: Format, stream: Iterable[Buffer]) -> npt.NDArray[np.void]:
@@ -65,24 +129,33 @@ def decode_buffers(wire_format: Format, stream: Iterable[Buffer]) -> npt.NDArray
             f"stream must be an iterable of buffers, got one {type(stream).__name__}: "
             "put a single buffer in a list"
         )
-    copy = np.zeros(0, np.uint64)
-    ranges = np.zeros((0, 2), np.int64)
-    found = []
+    words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
+    ranges = np.zeros((RANGES_PER_BYTE * words.nbytes, 2), np.int64)
+    found = [ranges[:0]]
     for number, buffer in enumerate(stream):
-        data = np.frombuffer(buffer, np.uint8)
-        if copy.nbytes < data.size:
-            copy = np.zeros(-(-data.size // 8), np.uint64)
-            ranges = np.zeros((RANGES_PER_BYTE * copy.nbytes, 2), np.int64)
-        copy.view(np.uint8)[: data.size] = data
-        fault = faults.no_faults()
-        n = wire_format.decode_kernel(copy, data.size, ranges, fault)
-        bad = faults.logged(fault)
-        if len(bad):
-            _, kind, position = bad[0]
+        data = _as_bytes(buffer, number, wire_format)
+        words.view(np.uint8)[: data.size] = data
+        fault = np.zeros(1, faults.FAULTS)
+        n = decode(int(wire_format.decoding), words, data.size, ranges, fault)
+        for _, kind, position in faults.logged(fault):
             raise ValueError(
                 f"buffer {number} is not {wire_format.name!r}: at byte {position} of "
                 f"{data.size}, {faults.DESCRIPTIONS[kind]}"
             )
         found.append(ranges[:n].copy())
-    rows = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
-    return rows.view(RANGE)[:, 0]
+    return np.concatenate(found).view(RANGE)[:, 0]
+
+
+def _as_bytes(buffer: Buffer, number: int, wire_format: Format) -> npt.NDArray[np.uint8]:
+    if not isinstance(buffer, bytes | bytearray | memoryview | np.ndarray):
+        raise TypeError(
+            f"stream must hold buffers (bytes, as balloonlab.wire.encode returns them), got "
+            f"{buffer!r:.40} of type {type(buffer).__name__} as buffer {number}"
+        )
+    data = np.frombuffer(buffer, np.uint8)
+    if data.size > wire_format.max_message_bytes:
+        raise ValueError(
+            f"buffer {number} is not {wire_format.name!r}: it has {data.size} bytes, and no "
+            f"message more than {wire_format.max_message_bytes}"
+        )
+    return data

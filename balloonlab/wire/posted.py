@@ -13,12 +13,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels import encode
 from ..kernels import posted as kernels
-from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS, RECORD_WORDS
+from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..kernels.formats import Encoding
 from ..pages.checks import as_pfns
 from .bitmap import pack_windows
-from .bitmap_v4 import BITMAP_V4, message
-from .format import decode_buffers
+from .bitmap_v4 import BITMAP_V4
+from .format import decode_buffers, make_encoder
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,19 @@ class PostedDriverError(RuntimeError):
     """The posted driver went where a real guest reads freed memory or follows a NULL pointer."""
 
 
-def fault_of(state: npt.NDArray[np.int64]) -> Fault | None:
-    """Read the fault out of the state of `balloonlab.kernels.posted`; None where there is none."""
-    if state[kernels.FAULT] == 0:
+def fault_of(state: np.void) -> Fault | None:
+    """Return the fault in a record of `balloonlab.kernels.posted.STATE`, None without one."""
+    if state["fault"] == 0:
         return None
-    limit = int(state[kernels.LIMIT])
+    limit = int(state["limit"])
     return Fault(
-        what=kernels.FAULTS[int(state[kernels.FAULT])],
-        pfn=int(state[kernels.FAULT_PFN]),
-        window=int(state[kernels.START] - state[kernels.MIN_PFN]) // limit,
-        bitmap=int(state[kernels.INDEX]),
+        what=kernels.FAULTS[int(state["fault"])],
+        pfn=int(state["fault_pfn"]),
+        window=int(state["start"] - state["min_pfn"]) // limit,
+        bitmap=int(state["index"]),
         n_bitmaps=limit // kernels.BITMAP_PAGES,
-        n_bitmaps_left=int(state[kernels.N_BITMAPS]),
-        n_sends=int(state[kernels.SENDS]),
+        n_bitmaps_left=int(state["n_bitmaps"]),
+        n_sends=int(state["n_sends"]),
     )
 
 
@@ -162,34 +164,37 @@ def run_posted(
     if top <= walked.max():
         raise ValueError(f"max_pfn must be above the highest page {walked.max()}, got {max_pfn}")
     n_bitmaps = min(bitmaps, -(-top // kernels.BITMAP_PAGES))
-    state = np.zeros(kernels.N_STATE, np.int64)
-    words = np.zeros(n_bitmaps * BITMAP_WORDS, np.uint64)
-    area = np.zeros(RECORD_WORDS, np.uint64)
-    kernels.begin_walk(state, pages, n_bitmaps)
+    encoder = make_encoder(Encoding.RECORDS_AS_POSTED, 0, n_bitmaps)
+    encode.begin(encoder, pages)
     buffers: list[bytes] = []
     tried = 0
-    while n := kernels.next_message(state, walked, words, area):
+    while n_bytes := encode.next_message(encoder, walked):
         if tried not in failing_sends:
-            buffers.append(message(area[:n]))
-            kernels.after_send(state)
+            message = encoder.header.tobytes() + encoder.records.tobytes()
+            buffers.append(message[:n_bytes])
+            encode.message_used(encoder)
         tried += 1
-    return PostedRun(pages, before, buffers, fault_of(state), int(state[kernels.WALKED]))
+    state = encoder.posted[0]
+    return PostedRun(pages, before, buffers, fault_of(state), int(state["n_walked"]))
 
 
-def encode(pfns: npt.ArrayLike) -> list[bytes]:
-    """Tell the pages to an empty balloon; see `balloonlab.wire.encode`.
+def encode_as_posted(pages: npt.NDArray[np.uint64]) -> list[bytes]:
+    """Send the pages to an empty balloon; see `balloonlab.wire.encode`.
 
     Raises
     ------
     PostedDriverError
         The driver crashed its guest; what the host received is lost with it.
     """
-    if as_pfns(pfns).size == 0:
-        return []
-    telling = run_posted(pfns)
-    if telling.fault is not None:
-        raise PostedDriverError(f"as posted, the guest crashes here: {telling.fault}")
-    return telling.buffers
+    run = run_posted(pages)
+    if run.fault is not None:
+        raise PostedDriverError(f"as posted, the guest crashes here: {run.fault}")
+    return run.buffers
 
 
-BITMAP_V4_POSTED = replace(BITMAP_V4, name="bitmap-v4-posted", encode=encode, faithful=False)
+BITMAP_V4_POSTED = replace(
+    BITMAP_V4,
+    name="bitmap-v4-posted",
+    encoding=Encoding.RECORDS_AS_POSTED,
+    names_each_page_once=False,
+)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
+from ..kernels.bitmap_v4 import HEADER_BYTES, PAGE_SHIFT_4K, split_head
 from .bitmap_v4 import BITMAP_V4
 from .format import Buffer, decode_buffers
 
@@ -36,13 +38,12 @@ def records(stream: Iterable[Buffer]) -> pd.DataFrame:
     decode_buffers(BITMAP_V4, stream)  # checks every head, so that the walk below may trust it
     rows = []
     for kick, buffer in enumerate(map(bytes, stream), start=1):
-        at, end = 8, 8 + int.from_bytes(buffer[4:8], "little")
+        at, end = HEADER_BYTES, HEADER_BYTES + int.from_bytes(buffer[4:8], "little")
         while at < end:
-            # The head: start_pfn in bits 0-51, page_shift 52-57, bmap_len 58-63 (patch 2/7).
-            head = int.from_bytes(buffer[at : at + 8], "little")
-            start_pfn, page_shift, bmap_len = head & (1 << 52) - 1, head >> 52 & 63, head >> 58
+            head = np.uint64(int.from_bytes(buffer[at : at + 8], "little"))
+            start_pfn, page_shift, bmap_len = split_head(head)
             bitmap = buffer[at + 8 : at + 8 + bmap_len]
-            span = 8 * bmap_len or 1 << page_shift - 12
+            span = 8 * bmap_len or 1 << page_shift - PAGE_SHIFT_4K
             n_pages = int.from_bytes(bitmap, "little").bit_count() if bitmap else span
             kind = "word" if bitmap else "block"
             rows.append((kick, kind, start_pfn, span, n_pages, 8 + bmap_len, bitmap))

@@ -1,0 +1,40 @@
+"""Who runs the driver: a thread of this process, in compiled code without the GIL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..queue import Worker
+
+
+def run_in_thread(
+    operate: Callable[[], int], abort: Callable[[], None], settle: Callable[[int], None]
+) -> int:
+    """Run an operation of the driver; both ends have left when this raises.
+
+    Parameters
+    ----------
+    operate : callable
+        The compiled call; returns how many pages it has dealt with.
+    abort : callable
+        Called when the run is interrupted: `operate` must return then.
+    settle : callable
+        Called with what `operate` returned, whether or not it went on to its end.
+
+    Returns
+    -------
+    int
+        What `operate` returned.
+    """
+    worker = Worker(operate, "balloon-driver")
+    try:
+        worker.start()
+        worker.wait()
+    except BaseException:
+        abort()
+        worker.join()
+        settle(worker.result() or 0)
+        raise
+    n_done = worker.result() or 0
+    settle(n_done)
+    return n_done

@@ -1,0 +1,127 @@
+"""Doorbells: how a driver kicks the device and waits until its message is used.
+
+One NamedTuple and one function for each way; `kick_and_wait` picks the function by the
+doorbell's type. A driver's code is the same with all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba.extending import overload
+
+from .compile import kernel
+from .intrinsics import load_acquire, store_release
+from .syscalls import receive_bytes, send_bytes, signal_event, wait_event
+from .vring import BROKEN, FLAGS, INDEX, NO_INTERRUPT, NO_NOTIFY, Ring
+
+USED, RING_BROKEN, NO_ANSWER, REFUSED, NOT_USED = range(5)
+"""What came of a kick. The first two are any device's, the others QEMU's."""
+
+_NEWLINE, _O, _K = 10, 79, 75
+
+
+class Eventfds(NamedTuple):
+    """Two eventfds: the device sleeps on one, the driver on the other."""
+
+    kick: int
+    call: int
+
+
+class Qtest(NamedTuple):
+    """A QEMU process: a kick is a line of qtest, whose answer is the call.
+
+    QEMU handles the queue while it carries out the line's register write, and answers
+    after that. Nothing polls.
+    """
+
+    fd: int  # the qtest socket
+    request: np.ndarray  # uint8: the line that writes the queue's number to QueueNotify
+    reply: np.ndarray  # uint8, shape (64,)
+
+
+class Queue(NamedTuple):
+    """One virtqueue and its doorbell."""
+
+    ring: Ring
+    doorbell: Eventfds | Qtest
+
+
+@kernel
+def _by_eventfds(doorbell, ring, cell):
+    """Sleep until called; with NO_INTERRUPT in ``avail.flags`` poll (the patch's busy wait)."""
+    if load_acquire(ring.used, FLAGS) & NO_NOTIFY == 0:
+        signal_event(doorbell.kick, cell)
+    busy = ring.avail[FLAGS] & NO_INTERRUPT != 0
+    seen = ring.taken[0] & 0xFFFF
+    while np.int64(load_acquire(ring.used, INDEX)) == seen:
+        if load_acquire(ring.control, BROKEN) != 0:
+            return RING_BROKEN
+        if not busy:
+            wait_event(doorbell.call, cell)
+    ring.taken[0] += 1
+    return USED
+
+
+@kernel
+def _by_qtest(doorbell, ring, cell):
+    """Send the line, read the answer, look at the used ring."""
+    if send_bytes(doorbell.fd, doorbell.request) != doorbell.request.size:
+        return NO_ANSWER
+    reply = doorbell.reply
+    n = 0
+    while n == 0 or reply[n - 1] != _NEWLINE:
+        got = receive_bytes(doorbell.fd, reply[n:])
+        if got <= 0:
+            return NO_ANSWER if n < reply.size else REFUSED
+        n += got
+    if n != 3 or reply[0] != _O or reply[1] != _K:
+        return REFUSED
+    index = np.int64(ring.avail[INDEX])
+    used = np.int64(load_acquire(ring.used, INDEX))
+    if used != index or ring.used_ring[(index - 1) % ring.desc.size]["id"] != 0:
+        return NOT_USED
+    return USED
+
+
+_WAYS = {Eventfds: _by_eventfds, Qtest: _by_qtest}
+
+
+def kick_and_wait(doorbell: Any, ring: Ring, cell: np.ndarray) -> int:
+    """Kick the device and wait until it has used the chain that was offered.
+
+    Parameters
+    ----------
+    doorbell : Eventfds or Qtest
+    ring : Ring
+        After `balloonlab.kernels.vring.offer`.
+    cell : int64 array, shape (2,)
+        Scratch.
+
+    Returns
+    -------
+    int
+        `USED`, or why not.
+    """
+    return _WAYS[type(doorbell)](doorbell, ring, cell)
+
+
+@overload(kick_and_wait)
+def _typed(doorbell, ring, cell):
+    way = _WAYS[doorbell.instance_class]
+    return lambda doorbell, ring, cell: way(doorbell, ring, cell)
+
+
+@kernel
+def call(doorbell, ring, cell):
+    """Wake the driver, unless it asked not to be called; the device's end of `Eventfds`."""
+    if load_acquire(ring.avail, FLAGS) & NO_INTERRUPT == 0:
+        signal_event(doorbell.call, cell)
+
+
+@kernel
+def mark_broken(queue, reason, cell):
+    """Stop the device for good (virtio's DEVICE_NEEDS_RESET) and wake the driver."""
+    store_release(queue.ring.control, BROKEN, np.int64(reason))
+    signal_event(queue.doorbell.call, cell)

@@ -1,0 +1,267 @@
+"""Encoding: pages become messages in the driver's buffers, one message per kick.
+
+A batch of PFNs or blocks is one message (`encode_batch`). Records are a resumable walk:
+`begin` takes the pages, `next_message` writes one message at a time until it returns 0. The
+driver puts each on the queue; `balloonlab.wire.encode` copies each out (`collect`).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import posted
+from .bitmap import WORD, ZERO, set_bits, survey
+from .bitmap_v4 import (
+    BITMAP_WORDS,
+    HEADER_BYTES,
+    PAGE_SHIFT_4K,
+    WINDOW_WORDS,
+    fill_records,
+    make_head,
+)
+from .compile import kernel
+from .formats import Encoding
+from .pfn import PFNS_PER_BUFFER, write_pfns
+from .vring import DESC_NEXT, DESC_WRITE, describe
+from .windows import split_by_window
+
+BLOCKS_PER_KICK = 32  # PAGE_REPORTING_CAPACITY of Linux
+DESCRIPTOR_BYTES = 16
+
+STATE = np.dtype(
+    [
+        ("first_pfn", np.int64),  # page of the first window's first bit
+        ("n_windows", np.int64),
+        ("next_window", np.int64),
+        ("begin", np.int64),  # where the next window's pages begin in `Encoder.sorted`
+        ("start_pfn", np.int64),  # page of the open window's first bit
+        ("n_words", np.int64),  # bitmap words of the open window
+        ("word", np.int64),  # the next one to read
+        ("n_records", np.int64),
+    ]
+)
+"""Where the walk stands."""
+
+
+class Encoder(NamedTuple):
+    """What a driver builds its messages with, and where the guest finds the buffers."""
+
+    encoding: int  # one of `Encoding`
+    pfns: np.ndarray  # uint32, shape (256,)
+    header: np.ndarray  # uint64, shape (1,)
+    records: np.ndarray  # uint64, shape (4096,)
+    pfns_gpa: int  # guest physical addresses of the three
+    header_gpa: int
+    records_gpa: int
+    block_order: int  # of BLOCKS: each has 2**block_order pages; else 0
+    block_bytes: int  # of BLOCKS: what each descriptor says
+    bitmaps: np.ndarray  # uint64, shape (n * 4096,): the bitmaps there is memory for, n >= 1
+    lowest: np.ndarray  # uint64, one per 64 pages: scratch of `survey`
+    sorted: np.ndarray  # uint64: room for the pages where they exceed one window, else empty
+    ends: np.ndarray  # int64, one per window: scratch of `split_by_window`
+    state: np.ndarray  # STATE, shape (1,)
+    posted: np.ndarray  # balloonlab.kernels.posted.STATE, shape (1,)
+
+
+@kernel
+def batch_pages(encoder, n_pages):
+    """Return the pages or blocks that the driver takes before it sends: one message, or all."""
+    if encoder.encoding == Encoding.PFNS:
+        return PFNS_PER_BUFFER
+    if encoder.encoding == Encoding.BLOCKS:
+        return BLOCKS_PER_KICK
+    return n_pages
+
+
+@kernel
+def encode_batch(encoder, pages, ring):
+    """Encode a batch of PFNs or blocks and write its descriptors; return the message's bytes.
+
+    PFNs stand in one buffer; blocks are the chain's own descriptors, device-writable, as free
+    page reporting posts them.
+    """
+    n = pages.size
+    if encoder.encoding == Encoding.PFNS:
+        write_pfns(pages, encoder.pfns)
+        describe(ring, 0, encoder.pfns_gpa, 4 * n, 0)
+        return 4 * n
+    for i in range(n):
+        flags = DESC_WRITE | DESC_NEXT if i + 1 < n else DESC_WRITE
+        describe(ring, i, np.int64(pages[i]) << PAGE_SHIFT_4K, encoder.block_bytes, flags)
+    return DESCRIPTOR_BYTES * n
+
+
+@kernel
+def open_window(encoder, pages, lowest, start_pfn, high):
+    """Set the bits of a window's pages; `lowest` and `high` are `survey`'s."""
+    state = encoder.state[0]
+    state["start_pfn"] = start_pfn
+    state["n_words"] = (high - start_pfn) // WORD + 1
+    state["word"] = 0
+    words = encoder.bitmaps[: state["n_words"]]
+    words[:] = ZERO
+    set_bits(pages, lowest, start_pfn, words)
+
+
+@kernel
+def _begin_records(encoder, pages):
+    """Open the only window, or sort the pages by window."""
+    state = encoder.state[0]
+    lowest = encoder.lowest[: (pages.size + WORD - 1) // WORD]
+    low, top = survey(pages, lowest)
+    state["first_pfn"] = np.int64(low) // WORD * WORD
+    window_pages = encoder.bitmaps.size * WORD
+    n_windows = (np.int64(top) - state["first_pfn"]) // window_pages + 1
+    state["n_windows"] = n_windows
+    state["begin"] = 0
+    state["word"] = 0
+    state["n_words"] = 0
+    if n_windows == 1:
+        state["next_window"] = 1
+        open_window(encoder, pages, lowest, state["first_pfn"], np.int64(top))
+    else:
+        state["next_window"] = 0
+        ends = encoder.ends[:n_windows]
+        split_by_window(pages, state["first_pfn"], window_pages, ends, encoder.sorted)
+
+
+@kernel
+def _open_next_window(encoder):
+    state = encoder.state[0]
+    window = state["next_window"]
+    part = encoder.sorted[state["begin"] : encoder.ends[window]]
+    state["next_window"] = window + 1
+    state["begin"] = encoder.ends[window]
+    if part.size > 0:
+        lowest = encoder.lowest[: (part.size + WORD - 1) // WORD]
+        _, top = survey(part, lowest)
+        start_pfn = state["first_pfn"] + window * encoder.bitmaps.size * WORD
+        open_window(encoder, part, lowest, start_pfn, np.int64(top))
+
+
+@kernel
+def _next_records(encoder):
+    """Fill the record area, window by window; return its words, 0 at the end."""
+    state = encoder.state[0]
+    while True:
+        if state["word"] < state["n_words"]:
+            words = encoder.bitmaps[: state["n_words"]]
+            window_words = min(encoder.bitmaps.size, WINDOW_WORDS)
+            used = fill_records(words, state["start_pfn"], window_words, state, encoder.records)
+            if used > 0:
+                return used
+        if state["next_window"] == state["n_windows"]:
+            return 0
+        _open_next_window(encoder)
+
+
+@kernel
+def begin(encoder, pages):
+    """Begin to encode `pages` (uint64 array, shape (n,), n > 0) as records."""
+    encoder.state[0]["n_records"] = 0
+    if encoder.encoding == Encoding.RECORDS:
+        _begin_records(encoder, pages)
+    else:
+        posted.begin_walk(encoder.posted[0], pages, encoder.bitmaps.size // BITMAP_WORDS)
+
+
+@kernel
+def next_message(encoder, walked):
+    """Write the next message of records into the buffers.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        After `begin`.
+    walked : uint64 array
+        The list that holds the pages: read by the driver as posted only.
+
+    Returns
+    -------
+    int
+        Bytes of the message; 0 when all pages are encoded.
+    """
+    if encoder.encoding == Encoding.RECORDS:
+        used = _next_records(encoder)
+    else:
+        walk = encoder.posted[0]
+        used = posted.next_message(walk, walked, encoder.bitmaps, encoder.records)
+        encoder.state[0]["n_records"] = walk["n_records"]
+    return _with_header(encoder, used)
+
+
+@kernel
+def _with_header(encoder, used):
+    """Write the response header for `used` words of records; return the message's bytes."""
+    encoder.header[0] = np.uint64(8 * used) << np.uint64(32)
+    return HEADER_BYTES + 8 * used if used > 0 else 0
+
+
+@kernel
+def encode_page(encoder, page, ring):
+    """Encode a single page: one PFN, or a block of order 0 (migration); return the bytes."""
+    if encoder.encoding == Encoding.PFNS:
+        return encode_batch(encoder, page, ring)
+    encoder.records[0] = make_head(page[0], PAGE_SHIFT_4K, 0)
+    n_bytes = _with_header(encoder, 1)
+    describe_records(encoder, ring, n_bytes)
+    return n_bytes
+
+
+@kernel
+def message_used(encoder):
+    """Do what the driver does when its message was used: as posted, it frees bitmaps."""
+    if encoder.encoding == Encoding.RECORDS_AS_POSTED:
+        posted.after_send(encoder.posted[0])
+
+
+@kernel
+def describe_records(encoder, ring, n_bytes):
+    """Write the descriptors of a message of records: the header, then the record area."""
+    describe(ring, 0, encoder.header_gpa, HEADER_BYTES, DESC_NEXT)
+    describe(ring, 1, encoder.records_gpa, n_bytes - HEADER_BYTES, 0)
+
+
+@kernel
+def collect(encoder, walked, out, ends):
+    """Copy messages of records out one after the other, as if each was sent and used.
+
+    Parameters
+    ----------
+    encoder, walked
+        As for `next_message`.
+    out : uint8 array
+        Receives the messages.
+    ends : int64 array
+        Receives where each ends in `out`.
+
+    Returns
+    -------
+    int
+        Messages copied. Call again until it is 0: they fill `ends`, or leave less room in `out`
+        than the longest message takes.
+    """
+    at = 0
+    longest = HEADER_BYTES + encoder.records.nbytes
+    for n in range(ends.size):
+        n_bytes = next_message(encoder, walked) if at + longest <= out.size else 0
+        if n_bytes == 0:
+            return n
+        out[at : at + HEADER_BYTES] = encoder.header.view(np.uint8)
+        body = encoder.records.view(np.uint8)[: n_bytes - HEADER_BYTES]
+        out[at + HEADER_BYTES : at + n_bytes] = body
+        message_used(encoder)
+        at += n_bytes
+        ends[n] = at
+    return ends.size
+
+
+@kernel
+def collect_pfns(encoder, pages, out):
+    """Copy the messages of PFNs out, 1 KiB after the other; the last one may be shorter."""
+    for begin in range(0, pages.size, PFNS_PER_BUFFER):
+        batch = pages[begin : begin + PFNS_PER_BUFFER]
+        write_pfns(batch, encoder.pfns)
+        out[begin : begin + batch.size] = encoder.pfns[: batch.size]

@@ -1,0 +1,37 @@
+"""Which kernels encode and decode a format: the numbers that formats are dispatched by."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from .bitmap_v4 import decode_records
+from .compile import kernel
+from .pfn import decode_pfns
+
+
+class Encoding(IntEnum):
+    """How a driver encodes pages (`balloonlab.kernels.encode`)."""
+
+    PFNS = 0
+    """Arrays of 256 page numbers."""
+    RECORDS = 1
+    """Bitmaps, cut into records of ``bitmap-v4``."""
+    RECORDS_AS_POSTED = 2
+    """The same as posted in Nov 2016, defects included."""
+    BLOCKS = 3
+    """A descriptor per block of pages, as free page reporting posts them."""
+
+
+class Decoding(IntEnum):
+    """How a device decodes a buffer."""
+
+    PFNS = 0
+    RECORDS = 1
+
+
+@kernel
+def decode(decoding, words, n_bytes, ranges, faults):
+    """Turn one buffer into ranges; see `decode_pfns` and `decode_records`."""
+    if decoding == Decoding.PFNS:
+        return decode_pfns(words, n_bytes, ranges, faults)
+    return decode_records(words, n_bytes, ranges, faults)

@@ -1,0 +1,123 @@
+"""What a driver needs of the way to its device, and that way within one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import vring
+from ..kernels.doorbell import Queue
+from ..wire.features import Feature
+from .virtqueue import QUEUE_BYTES, Virtqueue
+
+QUEUES = ("inflate", "deflate", "reporting")
+"""Queues by name. They stand one after the other in the guest kernel's own memory."""
+
+BUFFERS_AT = len(QUEUES) * QUEUE_BYTES
+"""Where the driver's message buffers begin in that memory, behind all queues."""
+
+
+def queue_area(own_memory: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
+    """Return the part of the guest kernel's own memory that a queue has."""
+    start = QUEUES.index(name) * QUEUE_BYTES
+    return own_memory[start : start + QUEUE_BYTES]
+
+
+class Transport(Protocol):
+    """How a driver negotiates with a device, kicks it, and learns that it gave up.
+
+    Attributes
+    ----------
+    own_memory : uint8 array
+        The guest kernel's own memory: queues and message buffers.
+    own_gpa : int
+        Where the guest finds it.
+    queues : mapping of str to balloonlab.kernels.doorbell.Queue
+        By the names in `QUEUES`, once negotiated.
+    """
+
+    own_memory: npt.NDArray[np.uint8]
+    own_gpa: int
+
+    @property
+    def queues(self) -> Mapping[str, Queue]:
+        """Queues with their doorbells."""
+
+    def negotiate(self, wanted: Feature) -> Feature:
+        """Settle on features: of those `wanted` the ones that the device offers."""
+
+    def check(self, outcome: int) -> None:
+        """Raise a RuntimeError where the device has given up, or a kick came to nothing."""
+
+    def abort(self) -> None:
+        """Have both ends leave, whatever they wait for."""
+
+
+class LocalTransport:
+    """Virtqueues with eventfds, between two threads of this process.
+
+    Parameters
+    ----------
+    own_memory : uint8 array
+    own_gpa : int
+    offered : balloonlab.wire.Feature
+        What the device offers.
+    busy_wait : bool
+        The driver polls instead of sleeping.
+
+    Attributes
+    ----------
+    virtqueues : dict of str to Virtqueue
+        The inflate and the deflate queue.
+    """
+
+    def __init__(
+        self,
+        own_memory: npt.NDArray[np.uint8],
+        own_gpa: int,
+        offered: Feature,
+        busy_wait: bool = False,
+    ) -> None:
+        self.own_memory, self.own_gpa = own_memory, own_gpa
+        self._offered = offered
+        self._open = ExitStack()
+        self.virtqueues = {
+            name: self._open.enter_context(Virtqueue(queue_area(own_memory, name), busy_wait))
+            for name in ("inflate", "deflate")
+        }
+
+    @property
+    def queues(self) -> Mapping[str, Queue]:
+        """Queues with their doorbells."""
+        return {name: queue.ends for name, queue in self.virtqueues.items()}
+
+    def negotiate(self, wanted: Feature) -> Feature:
+        """Settle on features; see `Transport`."""
+        return self._offered & wanted
+
+    def check(self, outcome: int) -> None:
+        """Raise where a queue is broken (RuntimeError)."""
+        for queue in self.virtqueues.values():
+            if queue.broken:
+                raise RuntimeError(f"the balloon device needs a reset: {queue.broken}")
+
+    def abort(self) -> None:
+        """Break the queues: both ends leave."""
+        for queue in self.virtqueues.values():
+            queue.break_down(vring.INTERRUPTED)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
