@@ -416,3 +416,32 @@ def read_cpio(archive):
             return files
         files.append((name[:-1].decode(), fields[1], archive[start : start + size]))
         at = -(-(start + size) // 4) * 4
+
+
+def fetch(slots, ram, parts, room):
+    """Bytes of a chain of (gpa, length), or what is wrong with it."""
+    data = b""
+    for gpa, n_bytes in parts:
+        offset = resolve(slots, gpa, n_bytes)
+        if offset < 0:
+            return "address"
+        if len(data) + n_bytes > room:
+            return "length"
+        data += ram[offset : offset + n_bytes]
+    return data
+
+
+def signatures(n_pages):
+    """First words of touched pages."""
+    return [page ^ 0x9E3779B97F4A7C15 for page in range(n_pages)]
+
+
+def xorshift64(x, n):
+    """Marsaglia's generator: n numbers from the seed on."""
+    drawn = []
+    for _ in range(n):
+        x ^= x << 13 & 2**64 - 1
+        x ^= x >> 7
+        x ^= x << 17 & 2**64 - 1
+        drawn.append(x)
+    return drawn

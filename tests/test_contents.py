@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 import balloonlab as bl
 from balloonlab.cli.commands import app
 from balloonlab.kernels import contents as kernels
-from balloonlab.kernels import device, vring
-from balloonlab.kernels.memory import discard
+from balloonlab.kernels import device, doorbell, vring
+from balloonlab.kernels.discard import discard
 
 from . import naive
 from .conftest import INTERPRETED
@@ -58,17 +58,18 @@ ALL_PAGES = np.array([(0, N_PAGES * 4096)], np.int64)
 
 @pytest.mark.parametrize("column", ["changed_bytes", "nonzero_bytes"])
 def test_a_host_that_discards_too_much_or_nothing_is_found_out(monkeypatch, tmp_path, column):
-    def serve(ring, memory, state, log):
+    def serve(queue, memory, state, log):
         used = 0
         while True:
-            os.eventfd_read(int(ring.events[vring.KICK]))
-            if ring.control[vring.STOP]:
+            os.eventfd_read(int(queue.doorbell.kick))
+            if queue.ring.control[vring.STOP]:
                 return
             if column == "changed_bytes":
                 discard(memory, ALL_PAGES, mmap.MADV_DONTNEED)
-                used += device.answer(ring, memory, state, used, log)
+                used += device.answer(queue, memory, state, used, log)
             else:
-                vring.push_used(ring, 0, used, log.cell)  # done, says the device
+                vring.push_used(queue.ring, 0, used)  # done, says the device
+                doorbell.call(queue.doorbell, queue.ring, log.cell)
                 used += 1
 
     monkeypatch.setattr(device, "serve", serve)

@@ -57,29 +57,29 @@ def test_the_same_seed_plays_the_same_cases():
 
 def play(memory, canaries, own):
     state = make_state(wire.get("bitmap-v4"), "range", "inflate", no_balloon(memory.ram.size))
-    tallies = np.zeros(kernels.N_TALLIES, np.int64)
+    tallies = kernels.Tallies.zero()
     area = memory.ram[own * 4096 :][: 4096 * hostile.QUEUE_PAGES]
     message = memory.ram[(own + hostile.QUEUE_PAGES) * 4096 :][: 8 * kernels.MESSAGE_WORDS]
     with Virtqueue(area, busy_wait=True) as queue:
         guest = kernels.Guest(
-            queue.ring,
+            queue.ends,
             message.view(np.uint64),
             (120 + hostile.QUEUE_PAGES) * 4096,
             hostile.SPAN,
             np.array([99], np.uint64),
         )
         log = clock.Log.empty(100)
-        kernels.run_cases(guest, memory, state, canaries, 500, tallies, log)
-    return tallies
+        scratch = np.zeros_like(state.balloon)
+        kernels.run_cases(guest, memory, state, scratch, canaries, 500, tallies, log)
+    return tallies.counts[0]
 
 
 def test_the_judge_notices_a_host_that_takes_rom_for_ram():
     memory, canaries, own = hostile._map_memory()
-    assert not play(memory, canaries, own)[
-        [kernels.CANARIES_CHANGED, kernels.DISCARDS_OUTSIDE]
-    ].any()
+    judged = play(memory, canaries, own)
+    assert judged["canaries_changed"] == judged["discards_outside"] == 0
     memory.slots[1, 3] = 1
-    assert play(memory, canaries, own)[kernels.CANARIES_CHANGED] > 0
+    assert play(memory, canaries, own)["canaries_changed"] > 0
 
 
 def test_the_judge_notices_an_extent_outside_ram():

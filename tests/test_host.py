@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balloonlab import wire
 from balloonlab.address_map import DRIVER_GPA
 from balloonlab.host import GuestRam, ram
+from balloonlab.host.device import make_state
 from balloonlab.kernels import faults
-from balloonlab.kernels.memory import Memory, discard, resolve, translate
+from balloonlab.kernels.discard import discard
+from balloonlab.kernels.translate import Memory, resolve, translate
 
 from . import naive
 
@@ -26,6 +29,28 @@ class Slots:
         return Memory(np.zeros(1, np.uint8), 0, SLOTS)
 
 
+def device(balloon, discard="range", inflating=True, capacity=9):
+    """One queue of a device with room for some extents."""
+    operation = "inflate" if inflating else "deflate"
+    state = make_state(wire.get("bitmap-v4"), discard, operation, balloon)
+    return state._replace(extents=np.zeros((capacity, 2), np.int64))
+
+
+def translated(state, ranges, memory=None):
+    """Every batch of extents of one message, as the device goes through it."""
+    array, batches = np.array(ranges, np.int64).reshape(-1, 2), []
+    for name in ("range", "done", "n_lookups", "last_repeating"):
+        state.state[0][name] = 0
+    while state.state[0]["range"] < len(array):
+        n = translate(memory or Slots(), state, array)
+        batches.append(state.extents[:n].tolist())
+    return batches
+
+
+def counts(state):
+    return state.faults[0]["counts"]
+
+
 @given(
     ranges=st.lists(st.tuples(st.integers(0, 110), st.integers(1, 30)), max_size=8),
     by_page=st.booleans(),
@@ -34,18 +59,14 @@ class Slots:
     capacity=st.integers(1, 9),
 )
 def test_translate_does_what_its_twin_does(ranges, by_page, inflating, inside, capacity):
-    array = np.array(ranges, np.int64).reshape(-1, 2)
-    position, fault = np.zeros(4, np.int64), faults.no_faults()
     balloon = np.array(naive.bitmap_words(inside, 0, 2), np.uint64)
-    extents, found = np.zeros((capacity, 2), np.int64), []
-    while position[0] < len(ranges):
-        n = translate(Slots(), array, position, by_page, balloon, inflating, extents, fault)
-        found += extents[:n].tolist()
+    state = device(balloon, "page" if by_page else "range", inflating, capacity)
+    found = [extent for batch in translated(state, ranges) for extent in batch]
     expected, refused, repeating = naive.translate(
         SLOTS.tolist(), ranges, by_page, inside, inflating
     )
-    assert fault[faults.OUTSIDE_RAM] == len(refused)
-    assert fault[faults.REPEATED] == len(repeating)
+    assert counts(state)[faults.OUTSIDE_RAM] == len(refused)
+    assert counts(state)[faults.REPEATED] == len(repeating)
     assert balloon.tolist() == naive.bitmap_words(inside, 0, 2)
     assert as_pages(found) == as_pages(expected)
     if by_page or capacity == 9:
@@ -63,62 +84,48 @@ def as_pages(extents):
 
 
 def test_neighbours_in_either_direction_become_one_extent():
-    extents = np.zeros((9, 2), np.int64)
     for order in ([3, 4, 5], [5, 4, 3]):
-        array = np.array([(page, 1) for page in order], np.int64)
-        args = (array, np.zeros(4, np.int64), False, np.zeros(2, np.uint64), True, extents)
-        assert translate(Slots(), *args, faults.no_faults()) == 1
-        assert extents[0].tolist() == [3 * 4096, 3 * 4096]
+        state = device(np.zeros(2, np.uint64))
+        assert translated(state, [(page, 1) for page in order]) == [[[3 * 4096, 3 * 4096]]]
 
 
 def test_what_is_in_the_balloon_is_discarded_no_second_time():
-    balloon, extents = np.zeros(2, np.uint64), np.zeros((9, 2), np.int64)
+    balloon = np.zeros(2, np.uint64)
     for ranges, expected, bad in (
-        ([(4, 4)], [(4, 4)], 0),
-        ([(2, 8)], [(2, 2), (8, 2)], 1),  # overlaps what an earlier message told
-        ([(20, 2), (20, 2), (21, 3)], [(20, 4)], 2),  # repeats itself
+        ([(4, 4)], [[4, 4]], 0),
+        ([(2, 8)], [[2, 2], [8, 2]], 1),  # overlaps what an earlier message named
+        ([(20, 2), (20, 2), (21, 3)], [[20, 4]], 2),  # repeats itself
     ):
-        fault, position = faults.no_faults(), np.zeros(4, np.int64)
-        array = np.array(ranges, np.int64)
-        n = translate(Slots(), array, position, False, balloon, True, extents, fault)
-        assert (extents[:n] // 4096).tolist() == [list(extent) for extent in expected]
-        assert fault[faults.REPEATED] == bad
-    fault = faults.no_faults()
-    array = np.array([(0, 10)], np.int64)  # pages 0 and 1 never entered
-    n = translate(Slots(), array, np.zeros(4, np.int64), False, balloon, False, extents, fault)
-    assert (extents[:n] // 4096).tolist() == [[2, 8]]
-    assert fault[faults.REPEATED] == 1
+        state = device(balloon)
+        (extents,) = translated(state, ranges)
+        assert (np.array(extents) // 4096).tolist() == expected
+        assert counts(state)[faults.REPEATED] == bad
+    state = device(balloon, inflating=False)
+    assert translated(state, [(0, 10)]) == [[[2 * 4096, 8 * 4096]]]  # 0 and 1 never entered
+    assert counts(state)[faults.REPEATED] == 1
 
 
 def test_a_batch_ends_even_where_all_pages_repeat():
     """So that the device sees STOP in between: a message can name the same pages often."""
-    balloon, extents = ~np.zeros(2, np.uint64), np.zeros((5, 2), np.int64)
-    ranges = np.array([(0, 40)] * 100, np.int64)
-    for by_page in (True, False):
-        position, fault = np.zeros(4, np.int64), faults.no_faults()
-        arguments = (Slots(), ranges, position, by_page, balloon, True, extents, fault)
-        assert translate(*arguments) == 0
-        assert 0 < position[0] <= 5
-        while position[0] < len(ranges):
-            assert translate(*arguments) == 0
-        assert fault[faults.REPEATED] == 100
+    for way in ("page", "range"):
+        state = device(~np.zeros(2, np.uint64), way, capacity=5)
+        batches = translated(state, [(0, 40)] * 100)
+        assert len(batches) >= 100 / 5
+        assert not any(batches)
+        assert counts(state)[faults.REPEATED] == 100
 
 
 @pytest.mark.slow_interpreted
 def test_both_queues_may_be_at_work_at_once():
     """Even pages enter while odd ones leave, in two threads: no bit is lost."""
     n_pages = 1 << 20
-    slots = np.array([(0, n_pages, 0, 1)], np.int64)
-    memory = Memory(np.zeros(1, np.uint8), 0, slots)
+    memory = Memory(np.zeros(1, np.uint8), 0, np.array([(0, n_pages, 0, 1)], np.int64))
     balloon = np.full(n_pages // 64, 0xAAAAAAAAAAAAAAAA, np.uint64)  # the odd ones are in
     pages = np.arange(0, n_pages, 2)
 
     def work(first, inflating):
         ranges = np.stack([pages + first, np.ones_like(pages)], axis=1)
-        position, extents = np.zeros(4, np.int64), np.zeros((n_pages, 2), np.int64)
-        fault = faults.no_faults()
-        while position[0] < len(ranges):
-            translate(memory, ranges, position, False, balloon, inflating, extents, fault)
+        translated(device(balloon, inflating=inflating, capacity=n_pages), ranges, memory)
 
     for _ in range(10):
         threads = [threading.Thread(target=work, args=args) for args in ((0, True), (1, False))]
@@ -131,14 +138,14 @@ def test_both_queues_may_be_at_work_at_once():
 
 
 def test_bad_records_are_logged_one_by_one_up_to_a_limit():
-    fault = faults.no_faults()
+    fault = np.zeros(1, faults.FAULTS)
     for number in range(faults.LOG_ROWS + 3):
-        fault[faults.MESSAGE] = number + 1
+        fault[0]["message"] = number + 1
         faults.record_fault(fault, faults.PAGE_SHIFT, 8 * number)
     rows = faults.logged(fault)
     assert rows[:2].tolist() == [[1, faults.PAGE_SHIFT, 0], [2, faults.PAGE_SHIFT, 8]]
     assert len(rows) == faults.LOG_ROWS
-    assert fault[faults.PAGE_SHIFT] == faults.LOG_ROWS + 3
+    assert fault[0]["counts"][faults.PAGE_SHIFT] == faults.LOG_ROWS + 3
 
 
 def test_resolve_finds_buffers_within_one_slot_only():

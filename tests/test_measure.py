@@ -189,10 +189,10 @@ def test_a_device_that_dies_is_reported_and_leaves_no_thread(monkeypatch):
     """The inflate queue's thread dies on its first kick; the deflate queue's is stopped."""
     serve = device.serve
 
-    def fail(ring, memory, state, log):
+    def fail(queue, memory, state, log):
         if state.advice != mmap.MADV_DONTNEED:
-            return serve(ring, memory, state, log)
-        os.eventfd_read(int(ring.events[0]))
+            return serve(queue, memory, state, log)
+        os.eventfd_read(int(queue.doorbell.kick))
         raise ZeroDivisionError("device")
 
     monkeypatch.setattr("balloonlab.kernels.device.serve", fail)
@@ -206,9 +206,9 @@ def test_an_interrupt_leaves_no_thread_behind(monkeypatch, wait):
     """Ctrl-C while the device sits on a message: both ends leave, then the queue closes."""
     asleep = threading.Event()
 
-    def sleepy(ring, memory, device, log):
+    def sleepy(queue, memory, device, log):
         asleep.set()
-        while ring.control[0] == 0:
+        while queue.ring.control[0] == 0:
             time.sleep(0.01)
 
     def interrupted(self):

@@ -1,5 +1,6 @@
-"""An unmodified QEMU's balloon device: its memory really goes away, its failures are told."""
+"""An unmodified QEMU's balloon device: its memory really goes away, its failures are errors."""
 
+import gc
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,24 +19,31 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import balloonlab as bl
+from balloonlab import wire
 from balloonlab.cli.commands import app
-from balloonlab.kernels import qtest as kernels
-from balloonlab.kernels import vring
+from balloonlab.guest import BalloonDriver
+from balloonlab.kernels import doorbell, vring
+from balloonlab.kernels import driver as kernels
+from balloonlab.kernels.buddy import free_blocks
 from balloonlab.kernels.clock import Log
+from balloonlab.kernels.encode import encode_batch
+from balloonlab.kernels.formats import Encoding
 from balloonlab.pages import Buddy
 from balloonlab.qemu import (
     FILL,
     FIRMWARE,
     HostView,
-    QemuBalloon,
     QemuError,
     QemuProcess,
+    QemuTransport,
     page_index,
+    process,
     transport,
 )
 from balloonlab.qemu.qtest import Qtest
-from balloonlab.queue import QUEUE_BYTES, Virtqueue
+from balloonlab.queue import QUEUE_BYTES, build_ring
 from balloonlab.sizes import GIB, MIB
+from balloonlab.wire.format import make_encoder
 
 from . import naive
 from .qemu import children, measure, needs_qemu
@@ -50,6 +59,10 @@ def qemu():
     assert not psutil.pid_exists(process.pid)
 
 
+def driver_at(qemu, buddy=None, log_rows=16):
+    return BalloonDriver(QemuTransport(qemu), buddy or Buddy.idle(PAGES), wire.get("pfn"), log_rows)
+
+
 def outside_firmware():
     pages = np.ones(PAGES, bool)
     pages[FIRMWARE] = False
@@ -59,70 +72,66 @@ def outside_firmware():
 # The kernels, against a peer that plays QEMU's side
 
 
-def queue_and_link(fd, block_bytes=0):
-    area = np.zeros(QUEUE_BYTES, np.uint8)
-    queue = Virtqueue(area)
-    link = kernels.Link(
-        fd=fd,
-        request=np.frombuffer(b"writel 0x10 0x1\n", np.uint8).copy(),
-        reply=np.zeros(64, np.uint8),
-        pfns=np.zeros(256, np.uint32),
-        gpa=0x5000,
-        block_bytes=block_bytes,
-    )
-    return queue, link
+def ends_at(fd):
+    """A queue whose kicks go to a socket."""
+    request = np.frombuffer(b"writel 0x10 0x1\n", np.uint8).copy()
+    bell = doorbell.Qtest(fd=fd, request=request, reply=np.zeros(64, np.uint8))
+    return doorbell.Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8), interrupts=False), bell)
 
 
 @given(
-    st.lists(st.integers(0, (1 << 32) - 1), max_size=32),
+    st.lists(st.integers(0, (1 << 32) - 1), min_size=1, max_size=32),
     st.sampled_from([0, 4096, 2 * MIB, 4 * MIB - 1]),
 )
 def test_a_message_is_what_its_twin_writes(firsts, block_bytes):
-    queue, link = queue_and_link(-1, block_bytes)
-    with queue:
-        n_bytes = kernels.write_message(np.array(firsts, np.uint64), queue.ring, link)
-        expected, told = naive.qemu_message(firsts, block_bytes, link.gpa)
-        assert n_bytes == told
-        written = queue.ring.desc[: len(expected)]
-        assert [tuple(map(int, entry)) for entry in written] == expected
-    if firsts and block_bytes == 0:
-        assert link.pfns[: len(firsts)].tolist() == firsts
+    encoding = Encoding.BLOCKS if block_bytes else Encoding.PFNS
+    encoder = make_encoder(encoding, 0, block_bytes=block_bytes)._replace(pfns_gpa=0x5000)
+    ring = ends_at(-1).ring
+    n_bytes = encode_batch(encoder, np.array(firsts, np.uint64), ring)
+    expected, length = naive.qemu_message(firsts, block_bytes, 0x5000)
+    assert n_bytes == length
+    written = ring.desc[: len(expected)]
+    assert [tuple(map(int, entry)) for entry in written] == expected
+    if block_bytes == 0:
+        assert encoder.pfns[: len(firsts)].tolist() == firsts
 
 
 @pytest.mark.parametrize(
     ("answers", "uses", "outcome"),
     [
-        ([b"OK\n"], True, kernels.ANSWERED),
-        ([b"O", b"K", b"\n"], True, kernels.ANSWERED),
-        ([b"OK\n"], False, kernels.NOT_USED),
-        ([b"ERR what\n"], True, kernels.REFUSED),
-        ([b"x" * 64], True, kernels.REFUSED),
-        ([b"O"], True, kernels.NO_ANSWER),
-        ([], True, kernels.NO_ANSWER),
+        ([b"OK\n"], True, doorbell.USED),
+        ([b"O", b"K", b"\n"], True, doorbell.USED),
+        ([b"OK\n"], False, doorbell.NOT_USED),
+        ([b"ERR what\n"], True, doorbell.REFUSED),
+        ([b"x" * 64], True, doorbell.REFUSED),
+        ([b"O"], True, doorbell.NO_ANSWER),
+        ([], True, doorbell.NO_ANSWER),
     ],
 )
 def test_what_comes_of_a_kick(answers, uses, outcome):
     ours, theirs = socket.socketpair()
-    queue, link = queue_and_link(ours.fileno())
+    ends = ends_at(ours.fileno())
 
     def play():
         with theirs:
-            assert theirs.recv(100) == link.request.tobytes()
-            assert queue.ring.avail[vring.INDEX] == 1
-            queue.ring.used[vring.INDEX] = int(uses)
+            assert theirs.recv(100) == ends.doorbell.request.tobytes()
+            assert ends.ring.avail[vring.INDEX] == 1
+            ends.ring.used[vring.INDEX] = int(uses)
             for answer in answers:
                 theirs.sendall(answer)
 
     peer = threading.Thread(target=play)
     peer.start()
-    log, counters = Log.empty(8), np.zeros(kernels.N_COUNTERS, np.int64)
-    with ours, queue:
-        batch = np.arange(3, dtype=np.uint64)
-        clock = kernels.tell(batch, queue.ring, link, counters, log, 0)
+    log, counters = Log.empty(8), np.zeros(1, kernels.COUNTERS)
+    encoder, batch = make_encoder(Encoding.PFNS, 3), np.arange(3, dtype=np.uint64)
+    with ours:
+        clock = kernels.send_pages(batch, batch, encoder, ends, counters, log, 0)
         peer.join()
-    assert counters[kernels.OUTCOME] == outcome
-    assert (clock > 0) == (outcome == kernels.ANSWERED)
-    assert counters[:3].tolist() == ([1, 12, 3] if clock > 0 else [0, 0, 0])
+    found = counters[0]
+    assert found["outcome"] == outcome
+    assert (clock > 0) == (outcome == doorbell.USED)
+    sent = [found[name] for name in ("n_kicks", "wire_bytes", "n_records")]
+    assert sent == ([1, 12, 3] if clock > 0 else [0, 0, 3])
     assert log.length[0] == (2 if clock > 0 else 1)
 
 
@@ -150,17 +159,18 @@ def test_page_index_of_both_pieces_of_ram():
 def test_exactly_the_pages_told_are_discarded(qemu):
     """Looked at through QEMU itself: a discarded page reads as zeros, any other as it was."""
     qemu.touch()
-    driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
-    assert transport.Feature.REPORTING in driver.features
     pages = np.random.default_rng(3).choice(np.arange(256, PAGES // 2), 1000, replace=False)
+    buddy = Buddy.holding(PAGES, pages)
+    driver, view = driver_at(qemu, buddy), HostView(qemu.pid, PAGES)
+    assert wire.Feature.REPORTING in driver.features
     rss = psutil.Process(qemu.pid).memory_info().rss
-    done = driver.inflate(Buddy.holding(PAGES, pages), 1000)
-    assert done.firsts.tolist() == pages.tolist()
+    done = driver.inflate(1000)
+    assert done.pages.tolist() == pages.tolist()
     assert (done.n_kicks, done.wire_bytes, done.n_records) == (4, 4000, 1000)
-    blocks = Buddy(PAGES)
-    for block in range(PAGES // 2, PAGES // 2 + 40 * 64, 64):
-        blocks.free(block, 6)
-    reported = driver.report(blocks, 40, 6)
+    blocks = np.arange(PAGES // 2, PAGES // 2 + 40 * 64, 64, dtype=np.uint64)
+    free_blocks(buddy.blocks, 6, blocks)
+    reported = driver.report(40, 6)
+    assert sorted(reported.pages) == blocks.tolist()
     assert (reported.n_kicks, reported.wire_bytes, reported.n_records) == (2, 640, 40)
     fall = rss - psutil.Process(qemu.pid).memory_info().rss
     assert abs(fall - (1000 + 40 * 64) * 4096) < OWN_BYTES
@@ -173,19 +183,20 @@ def test_exactly_the_pages_told_are_discarded(qemu):
     seen = np.frombuffer(qemu.qtest.read(0, PAGES * 4096), np.uint8).reshape(PAGES, 4096)
     assert (seen[gone] == 0).all()
     assert (seen[~gone] == FILL).all()
-    back = driver.deflate(blocks, done.firsts)
-    assert back.firsts.tolist() == pages[::-1].tolist()
+    back = driver.deflate(1000)
+    assert back.pages.tolist() == pages[::-1].tolist()
     assert back.n_kicks == 4
 
 
 @needs_qemu
 def test_rehearsals_discard_nothing(qemu):
     qemu.qtest.memset(0, PAGES * 4096, 1)
-    driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
+    driver, view = driver_at(qemu), HostView(qemu.pid, PAGES)
     before = view.resident()
-    firsts = np.full(32, PAGES - 512, np.uint64)
-    for queue in ("inflate", "deflate", "reporting"):
-        assert driver.rehearse(queue, firsts, 200, order=9).n_kicks == 400
+    block = np.full(32, PAGES - 512, np.uint64)
+    nowhere = np.full(256, transport.NO_RAM_PFN, np.uint64)
+    for queue, pages in (("inflate", nowhere), ("deflate", nowhere), ("reporting", block)):
+        assert driver.rehearse(queue, pages, 200, order=9).n_kicks == 400
     assert np.array_equal(view.resident(), before)
     assert view.count_other(outside_firmware(), 1) == 0
     assert view.count_other(outside_firmware(), 2) == PAGES - 32
@@ -196,7 +207,7 @@ def test_rehearsals_discard_nothing(qemu):
 
 @needs_qemu
 def test_a_qemu_killed_in_the_middle_is_told_and_leaves_nothing(qemu):
-    driver, view = QemuBalloon(qemu), HostView(qemu.pid, PAGES)
+    driver, view = driver_at(qemu), HostView(qemu.pid, PAGES)
 
     def kill():
         while driver.log.length[0] < 100:
@@ -209,7 +220,7 @@ def test_a_qemu_killed_in_the_middle_is_told_and_leaves_nothing(qemu):
         driver.rehearse("inflate", np.zeros(1, np.uint64), 1 << 40)
     killer.join()
     with pytest.raises(QemuError, match="SIGKILL"):
-        driver.inflate(Buddy.idle(PAGES), 1)
+        driver.inflate(1)
     with pytest.raises(QemuError, match="SIGKILL"):
         qemu.qtest.readl(0)
     for look in (view.resident, view.rss_bytes, lambda: view.count_other(outside_firmware(), 1)):
@@ -221,7 +232,7 @@ def test_a_qemu_killed_in_the_middle_is_told_and_leaves_nothing(qemu):
 def test_a_qemu_that_was_stopped_is_told(monkeypatch):
     monkeypatch.setattr("balloonlab.qemu.qtest.TIMEOUT_S", 1)
     with QemuProcess(PAGES, thp=False) as qemu:
-        driver = QemuBalloon(qemu)
+        driver = driver_at(qemu)
         os.kill(qemu.pid, signal.SIGSTOP)
         with pytest.raises(QemuError, match="does not answer, though it runs: was it stopped"):
             driver.rehearse("inflate", np.zeros(1, np.uint64), 1)
@@ -255,13 +266,36 @@ def test_qemu_ends_with_a_parent_that_is_killed():
     assert gone or alive[0].status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.once
+def test_qemu_is_not_started_for_a_parent_that_is_gone():
+    """Killed before the launcher could ask to end with it, the parent is another process."""
+    launch = [sys.executable, "-I", "-S", "-c", process._LAUNCH]
+    for parent, said in ((os.getpid(), "started"), (os.getpid() + 1, "")):
+        command = [*launch, str(parent), "0", shutil.which("echo"), "started"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == said
+
+
+@needs_qemu
+def test_a_closed_qemu_leaves_nothing_to_the_cyclic_collector():
+    """A Ctrl-C that arrives in Popen's finalizer, run by the collector at some time, is lost."""
+    gc.disable()
+    try:
+        with QemuProcess(PAGES, thp=False) as qemu:
+            left = weakref.ref(qemu._process)
+        del qemu
+        assert left() is None
+    finally:
+        gc.enable()
+
+
 @needs_qemu
 def test_a_device_that_refuses_or_lacks_something_is_told(qemu, monkeypatch):
     with pytest.raises(QemuError, match="refused the qtest command 'explode'"):
         qemu.qtest.command("explode")
     monkeypatch.setattr(transport, "BALLOON_ID", 99)
     with pytest.raises(QemuError, match="no balloon device"):
-        QemuBalloon(qemu)
+        driver_at(qemu)
 
 
 @needs_qemu

@@ -10,11 +10,17 @@ from balloonlab import wire
 from balloonlab.address_map import DRIVER_GPA
 from balloonlab.host import BalloonDevice, GuestRam
 from balloonlab.host.device import no_balloon
-from balloonlab.kernels import vring
+from balloonlab.kernels import doorbell, vring
 from balloonlab.queue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue, Worker
 
 BUFFER_AT = QUEUE_BYTES
 CELL = np.zeros(2, np.int64)
+
+
+def kick(queue):
+    """Offer the chain at descriptor 0 and kick; True when the device used it."""
+    vring.offer(queue.ring)
+    return doorbell.kick_and_wait(queue.ends.doorbell, queue.ring, CELL) == doorbell.USED
 
 
 class Rig:
@@ -36,10 +42,10 @@ class Rig:
         self.own[BUFFER_AT : BUFFER_AT + len(data)] = np.frombuffer(bytes(data), np.uint8)
         ring = self.queue.ring
         if chain is None:
-            vring.describe(ring, 0, DRIVER_GPA + BUFFER_AT, len(data), False)
+            vring.describe(ring, 0, DRIVER_GPA + BUFFER_AT, len(data), 0)
         for i, entry in enumerate(chain or []):
             ring.desc[i] = entry
-        return vring.send(ring, CELL)
+        return kick(self.queue)
 
     def gone(self):
         return np.flatnonzero(~self.ram.resident()).tolist()
@@ -78,7 +84,7 @@ def test_the_queue_is_laid_out_as_the_specification_says(rig):
 def test_the_indices_wrap_around_at_65536(rig):
     r = rig()
     for _ in range(0x10000 + 5):
-        assert vring.send(r.queue.ring, CELL)  # the empty chain at descriptor 0
+        assert kick(r.queue)  # the empty chain at descriptor 0
     assert r.queue.ring.used[vring.INDEX] == 5
     assert r.send(struct.pack("<I", 9))
     assert r.gone() == [9]

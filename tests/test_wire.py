@@ -182,12 +182,12 @@ def test_hostile_records_are_counted_by_kind_and_the_rest_is_decoded(buffer):
     words = np.full(len(buffer) // 8 + 1, 0xABABABABABABABAB, np.uint64)
     words.view(np.uint8)[: len(buffer)] = np.frombuffer(buffer, np.uint8)
     ranges = np.zeros((4 * max(len(buffer), 1), 2), np.int64)
-    fault = faults.no_faults()
+    fault = np.zeros(1, faults.FAULTS)
     n = decode_records(words, len(buffer), ranges, fault)
     expected, kinds = naive.decode_hostile(buffer)
     assert [tuple(row) for row in ranges[:n].tolist()] == expected
     counts = np.bincount([KINDS[kind] for kind in kinds], minlength=faults.N_FAULTS)
-    assert fault[: faults.N_FAULTS].tolist() == counts.tolist()
+    assert fault[0]["counts"].tolist() == counts.tolist()
     assert faults.logged(fault)[:, 1].tolist() == [KINDS[kind] for kind in kinds]
 
 

@@ -1,0 +1,139 @@
+"""Stage labels are pinned to their work: each kernel gets a clock that only its work moves."""
+
+import numpy as np
+import pytest
+
+from balloonlab import wire
+from balloonlab.host.device import make_state, no_balloon
+from balloonlab.kernels import clock, device, driver, vring
+from balloonlab.kernels.doorbell import USED, Eventfds, Queue
+from balloonlab.kernels.formats import Encoding
+from balloonlab.kernels.plain import load_acquire
+from balloonlab.kernels.translate import Memory
+from balloonlab.measurement.stages import stage_times
+from balloonlab.pages import Buddy
+from balloonlab.queue import QUEUE_BYTES, build_ring
+from balloonlab.wire.format import make_encoder
+
+
+class Clock:
+    """Time that passes in work alone, so much for each kind."""
+
+    def __init__(self, monkeypatch, module):
+        self.now, self._patch, self._module = 0, monkeypatch, module
+        monkeypatch.setattr(module, "now_ns", lambda cell: self.now)
+        monkeypatch.setattr(module, "record", self._record)
+
+    def _record(self, log, stage, begin_ns):
+        log.rows[log.length[0]] = (stage, begin_ns, self.now)
+        log.length[0] += 1
+        return self.now
+
+    def slow(self, name, ns, result=None):
+        """Make a part of the module take so long; what it does stays, or `result` is returned."""
+        work = getattr(self._module, name)
+
+        def part(*arguments):
+            self.now += ns
+            return work(*arguments) if result is None else result
+
+        self._patch.setattr(self._module, name, part)
+
+
+def spent(log):
+    """Ns of each interval in a log, by its stage."""
+    rows = log.rows[: log.length[0]]
+    return {
+        int(s): int(rows[rows[:, 0] == s, 2].sum() - rows[rows[:, 0] == s, 1].sum())
+        for s in rows[:, 0]
+    }
+
+
+def plain(kernel):
+    return getattr(kernel, "py_func", kernel)
+
+
+def test_the_device_labels_decoding_translating_and_discarding(monkeypatch):
+    time = Clock(monkeypatch, device)
+    monkeypatch.setattr(device, "load_acquire", load_acquire)
+    for name, ns in (("decode", 10), ("translate", 200)):
+        time.slow(name, ns)
+    time.slow("discard", 3000, result=0)  # madvise is slow
+    memory = Memory(np.zeros(1, np.uint8), 0, np.array([(0, 64, 0, 1)], np.int64))
+    state = make_state(wire.get("pfn"), "page", "inflate", no_balloon(64 * 4096))
+    message = np.array([1, 2, 3], np.uint32)
+    state.words.view(np.uint8)[:12] = message.view(np.uint8)
+    ring, log = build_ring(np.zeros(QUEUE_BYTES, np.uint8)), clock.Log.empty(9)
+    plain(device.handle)(state, ring, memory, 12, 0, log)
+    assert spent(log) == {clock.DECODE: 10, clock.TRANSLATE: 200, clock.DISCARD: 3000}
+    assert state.state[0]["n_discards"] == 3
+
+
+@pytest.mark.parametrize("encoding", [Encoding.PFNS, Encoding.RECORDS])
+@pytest.mark.parametrize("operation", ["inflate", "deflate"])
+def test_the_driver_labels_allocating_packing_waiting_and_releasing(
+    monkeypatch, encoding, operation
+):
+    time = Clock(monkeypatch, driver)
+    packing = "encode_batch" if encoding == Encoding.PFNS else "begin"
+    for name, ns in (("take_blocks", 10), (packing, 200), ("free_blocks", 40_000)):
+        time.slow(name, ns)
+    time.slow("kick_and_wait", 3000, result=USED)
+    for name in ("_send", "send_pages", "inflate", "deflate"):
+        monkeypatch.setattr(driver, name, plain(getattr(driver, name)))
+    queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))
+    counters, log = np.zeros(1, driver.COUNTERS), clock.Log.empty(99)
+    encoder, buddy = make_encoder(encoding, 600), Buddy.idle(1024)
+    pages, leaving = np.full(600, 1, np.uint64), np.full(600, 1, np.uint64)
+    driver.inflate(buddy.blocks, pages, 0, encoder, queue, counters, log)
+    first, done = clock.ALLOCATE, 10
+    if operation == "deflate":
+        log.clear()
+        driver.deflate(buddy.blocks, pages, leaving, encoder, queue, counters, log)
+        first, done = clock.RELEASE, 40_000
+    batches = 3 if encoding == Encoding.PFNS else 1
+    assert spent(log) == {
+        first: batches * done,
+        clock.PACK: batches * 200,
+        clock.ROUND_TRIP: batches * 3000,
+    }
+    assert counters[0]["end_ns"] - counters[0]["begin_ns"] == batches * (done + 3200)
+
+
+def written(*rows):
+    log = clock.Log.empty(len(rows))
+    log.rows[:], log.length[0] = rows, len(rows)
+    return log
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "stage"),
+    [("inflate", clock.ALLOCATE, "allocate"), ("deflate", clock.RELEASE, "release")],
+)
+def test_a_log_by_hand_gives_each_stage_its_name(operation, kind, stage):
+    guest = written((kind, 0, 7), (clock.PACK, 7, 20), (clock.ROUND_TRIP, 20, 1000))
+    host = written((clock.DECODE, 100, 105), (clock.TRANSLATE, 105, 130), (clock.DISCARD, 130, 530))
+    assert stage_times(operation, guest, host, 1010) == {
+        (stage, "all"): 7,
+        ("send", "pack"): 13,
+        ("send", "notify"): 980 - 430,
+        ("send", "decode"): 5,
+        ("translate", "all"): 25,
+        ("discard", "all"): 400,
+        ("remainder", "all"): 10,
+    }
+
+
+def test_an_answer_is_given_after_the_work_and_not_before(monkeypatch):
+    """The used ring moves last: what the guest waits for includes the discard."""
+    order = []
+    for name in ("handle", "push_used", "call"):
+        monkeypatch.setattr(device, name, lambda *a, name=name: order.append(name))
+    monkeypatch.setattr(device, "fetch", lambda *a: 4)
+    monkeypatch.setattr(device, "load_acquire", load_acquire)
+    monkeypatch.setattr(device, "now_ns", lambda cell: 0)
+    queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))
+    queue.ring.avail[vring.INDEX] = 1
+    state = make_state(wire.get("pfn"), "page", "inflate", no_balloon(4096))
+    assert plain(device.answer)(queue, None, state, 0, clock.Log.empty(1)) == 1
+    assert order == ["handle", "push_used", "call"]
