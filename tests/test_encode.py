@@ -112,6 +112,7 @@ def test_a_head_is_split_into_what_it_was_made_of(pfn, page_shift, bmap_len):
     assert split_head(np.uint64(head)) == (pfn, page_shift, bmap_len)
 
 
+@pytest.mark.slow_interpreted
 def test_sparse_pages_of_the_posted_driver_are_encoded_at_once():
     """Window by window, 2**28 of them were walked: a minute, in which no Ctrl-C was heard."""
     assert len(wire.encode([0, 2**51 + 1], "bitmap-v4-posted")) == 2

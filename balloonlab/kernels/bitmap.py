@@ -52,7 +52,7 @@ def _lowest_of_contiguous(block):
     """First page of a block that ascends or descends one by one; else `RAGGED`.
 
     The block is compared as a whole: without a branch inside, LLVM makes vector
-    code of it that runs as fast as memory is read (0.3 ns a page; bit by bit 1.5).
+    code of it that runs as fast as memory is read (0.3 ns per page; bit by bit 1.5).
     One more condition beside the calls halves that.
     """
     if block[1] > block[0]:

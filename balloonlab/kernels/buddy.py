@@ -36,10 +36,10 @@ def take_blocks(blocks, order, firsts):
     Blocks are taken in batches, as Linux refills its per-CPU lists: one block is
     split no further than to the batch, which is handed out in ascending order. That
     gives the same blocks in the same order, and leaves the same free lists, as
-    taking them one by one: 2 ns a page instead of 9.
+    taking them one by one: 2 ns per page instead of 9.
 
     Written flat on purpose: a helper that is handed the arrays costs an atomic
-    reference count for each of them, 190 ns a page in all.
+    reference count for each of them, 190 ns per page in all.
 
     Parameters
     ----------

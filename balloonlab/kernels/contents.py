@@ -29,7 +29,7 @@ def compare(words, first_page, n_pages, ballooned, found):
         Guest memory after `fill`.
     first_page, n_pages : int
     ballooned : uint64 array
-        A bit a page, set for those that were in the balloon.
+        A bit per page, set for those that were in the balloon.
     found : int64 array, shape (4,)
         Added to: pages outside the balloon, words of theirs that changed; pages that
         were in it, words of theirs that are not 0.

@@ -181,8 +181,8 @@ def _put_run(state, bitmaps, area, run, end):
 @kernel
 def _walk_bitmap(state, bitmaps, area):
     """Walk the bitmap at hand; True when the driver sends in the middle of it."""
-    told = state["end"] - state["start"] + 1
-    n_words = (told + WORD - 1) // WORD - state["index"] * BITMAP_WORDS
+    n_pages = state["end"] - state["start"] + 1
+    n_words = (n_pages + WORD - 1) // WORD - state["index"] * BITMAP_WORDS
     end = min(n_words, BITMAP_WORDS) * WORD
     first_word = state["index"] * BITMAP_WORDS
     while True:

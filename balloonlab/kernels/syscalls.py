@@ -86,6 +86,6 @@ else:
 
     @kernel
     def now_ns(cell):
-        """CLOCK_MONOTONIC in ns; about 24 ns a call. `cell`: int64 scratch, shape (2,)."""
+        """CLOCK_MONOTONIC in ns; about 24 ns per call. `cell`: int64 scratch, shape (2,)."""
         _clock(CLOCK_MONOTONIC, cell.ctypes.data)
         return cell[0] * 1_000_000_000 + cell[1]

@@ -75,14 +75,14 @@ def find(binary: str = BINARY) -> tuple[str, tuple[int, int]]:
             f"qemu-system-x86, Fedora: qemu-system-x86-core), or measure with host='lab'"
         )
     try:
-        told = subprocess.run(
+        said = subprocess.run(
             [path, "--version"], capture_output=True, text=True, timeout=60, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise QemuError(f"{path} --version failed ({error}): is it QEMU?") from None
-    match = re.search(r"QEMU emulator version (\d+)\.(\d+)", told)
+    match = re.search(r"QEMU emulator version (\d+)\.(\d+)", said)
     if match is None:
-        raise QemuError(f"{path} --version does not name QEMU's version, it says {told[:60]!r}")
+        raise QemuError(f"{path} --version does not name QEMU's version, it says {said[:60]!r}")
     version = int(match[1]), int(match[2])
     if version < OLDEST:
         raise QemuError(

@@ -29,7 +29,7 @@ from .posted import (
     encode_as_posted,
     run_posted,
 )
-from .records import records
+from .record_table import records
 
 __all__ = [
     "DEFECTS",

@@ -1,6 +1,6 @@
 """``bitmap-v4-posted``: the driver of the seed patch as it was posted, for study.
 
-The message is that of ``bitmap-v4``; what differs is which pages get told, how often,
+The message is that of ``bitmap-v4``; what differs is which pages it names, how often,
 and whether the guest survives. Never use it for anything but that comparison.
 """
 
@@ -79,7 +79,7 @@ def fault_of(state: np.void) -> Fault | None:
 
 @dataclass(frozen=True)
 class PostedRun:
-    """What the posted driver told of a page set.
+    """What the posted driver sent of a page set.
 
     Attributes
     ----------
@@ -127,7 +127,7 @@ def run_posted(
     max_pfn: int | None = None,
     failing_sends: Collection[int] = (),
 ) -> PostedRun:
-    """Let the posted driver tell the pages of one inflation.
+    """Run the posted driver over the pages of one inflation.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def run_posted(
     """
     pages, before = as_pfns(pfns), as_pfns(earlier, "earlier")
     if pages.size == 0:
-        raise ValueError("pfns must hold at least one page: the driver tells nothing of none")
+        raise ValueError("pfns must hold at least one page: the driver sends nothing without")
     if not 1 <= bitmaps <= MAX_BITMAPS:
         raise ValueError(f"bitmaps must be 1 to {MAX_BITMAPS}, got {bitmaps}")
     walked = np.concatenate([before, pages])

@@ -26,7 +26,7 @@ def records(stream: Iterable[Buffer]) -> pd.DataFrame:
         One row a record, numbered from 1 on. ``kick``: which buffer, from 1 on;
         ``kind``: ``word`` (head and bitmap) or ``block`` (head only);
         ``start_pfn``; ``span_pages``: pages from there on that the record is about;
-        ``n_pages``: how many of them it tells; ``wire_bytes``: head and bitmap;
+        ``n_pages``: how many of them it names; ``wire_bytes``: head and bitmap;
         ``bitmap``: its bits, least significant first, as the bytes on the wire.
 
     Raises
