@@ -232,8 +232,8 @@ def collect(encoder, walked, out, ends):
     ----------
     encoder, walked
         As for `next_message`.
-    out : uint8 array
-        Receives the messages.
+    out : uint64 array
+        Receives the messages, which are whole words.
     ends : int64 array
         Receives where each ends in `out`.
 
@@ -244,24 +244,14 @@ def collect(encoder, walked, out, ends):
         than the longest message takes.
     """
     at = 0
-    longest = HEADER_BYTES + encoder.records.nbytes
     for n in range(ends.size):
-        n_bytes = next_message(encoder, walked) if at + longest <= out.size else 0
-        if n_bytes == 0:
+        room = at + 1 + encoder.records.size <= out.size
+        used = next_message(encoder, walked) // 8 if room else 0
+        if used == 0:
             return n
-        out[at : at + HEADER_BYTES] = encoder.header.view(np.uint8)
-        body = encoder.records.view(np.uint8)[: n_bytes - HEADER_BYTES]
-        out[at + HEADER_BYTES : at + n_bytes] = body
+        out[at] = encoder.header[0]
+        out[at + 1 : at + used] = encoder.records[: used - 1]
         message_used(encoder)
-        at += n_bytes
+        at += used
         ends[n] = at
     return ends.size
-
-
-@kernel
-def collect_pfns(encoder, pages, out):
-    """Copy the messages of PFNs out, 1 KiB after the other; the last one may be shorter."""
-    for begin in range(0, pages.size, PFNS_PER_BUFFER):
-        batch = pages[begin : begin + PFNS_PER_BUFFER]
-        write_pfns(batch, encoder.pfns)
-        out[begin : begin + batch.size] = encoder.pfns[: batch.size]

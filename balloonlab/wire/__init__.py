@@ -12,14 +12,14 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import encode as kernels
 from ..kernels.formats import Encoding
+from ..kernels.pfn import write_pfns
 from ..pages.checks import as_pfns
 from .bitmap import SPARE_RUNS, find_runs, pack, pack_windows, split
 from .bitmap_v4 import BITMAP_V4
 from .defects import DEFECTS, defect_rates, smallest
 from .features import Feature
-from .format import RANGE, Buffer, Format, decode_buffers, make_encoder
+from .format import RANGE, Buffer, Format, decode_buffers
 from .pfn import PFN
 from .posted import (
     BITMAP_V4_POSTED,
@@ -124,7 +124,7 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     if wire_format.encoding == Encoding.RECORDS_AS_POSTED:
         return encode_as_posted(pages)
     out = np.empty(pages.size, np.uint32)
-    kernels.collect_pfns(make_encoder(wire_format.encoding, 0), pages, out)
+    write_pfns(pages, out)  # one batch after the other, as the driver writes each
     data, step = out.tobytes(), wire_format.max_message_bytes
     return [data[i : i + step] for i in range(0, len(data), step)]
 

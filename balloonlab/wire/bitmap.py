@@ -111,7 +111,7 @@ def split(first_pfn: int, words: npt.NDArray[np.uint64]) -> tuple[list[bytes], i
     n_records : int
         In all of them.
     """
-    encoder = make_encoder(Encoding.RECORDS, 0)._replace(bitmaps=words)
+    encoder = make_encoder(Encoding.RECORDS, 0, 0)._replace(bitmaps=words)
     state = encoder.state[0]
     state["start_pfn"], state["n_words"] = first_pfn, words.size
     stream = collect(encoder, np.zeros(0, np.uint64))

@@ -23,7 +23,7 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 RANGES_PER_BYTE = 4
 """A bitmap byte holds at most four runs; no format names ranges more densely."""
 
-_COLLECTED_BYTES, _COLLECTED = 1 << 20, 4096
+_COLLECTED_BYTES, _COLLECTED = 1 << 18, 4096
 """Room for messages that are copied out at a time."""
 
 
@@ -110,14 +110,13 @@ def make_encoder(
 
 def collect(encoder: kernels.Encoder, walked: npt.NDArray[np.uint64]) -> list[bytes]:
     """Return the messages of records that are left of an encoder, as the driver would send them."""
-    out = np.empty(_COLLECTED_BYTES, np.uint8)
+    out = np.empty(_COLLECTED_BYTES // 8, np.uint64)
     ends = np.empty(_COLLECTED, np.int64)
     stream: list[bytes] = []
     while n := kernels.collect(encoder, walked, out, ends):
-        data = out[: ends[n - 1]].tobytes()
         begin = 0
         for end in ends[:n].tolist():
-            stream.append(data[begin:end])
+            stream.append(out[begin:end].tobytes())
             begin = end
     return stream
 
