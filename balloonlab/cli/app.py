@@ -42,7 +42,7 @@ def _every_command(
 
 
 @contextmanager
-def reported(kept: str | Callable[[], str] = "", out: Path | None = None) -> Iterator[None]:
+def reported(kept: str | Callable[[], str] = "", out: str | Path | None = None) -> Iterator[None]:
     """Report errors and Ctrl-C in one line on standard error, and exit with 2 or 130.
 
     A command loads its modules first, then does all else within this block.
@@ -52,7 +52,7 @@ def reported(kept: str | Callable[[], str] = "", out: Path | None = None) -> Ite
     kept : str or callable
         What is left of an unfinished run, a sentence: shown after Ctrl-C or a failure in mid-run.
         A callable is asked when that happens.
-    out : pathlib.Path, optional
+    out : str or pathlib.Path, optional
         What is being written, named where an ``OSError`` names no file (a full disk).
     """
     if signal.getsignal(signal.SIGINT) is leave:
@@ -79,7 +79,5 @@ def _text(kept: str | Callable[[], str]) -> str:
 
 
 def console() -> Console:
-    """Make a console that cuts no cell: long lines are better."""
-    from ..terminal import WIDTH
-
-    return Console(width=max(Console().width, WIDTH))
+    """Return a console that tables fit: at least 80 columns."""
+    return Console(width=max(Console().width, 80))
