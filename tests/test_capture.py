@@ -112,6 +112,18 @@ def make_modules(folder, entries):
         path.write_bytes(content)
 
 
+def test_downloaded_kernels_are_kept_in_an_absolute_folder_only(tmp_path, monkeypatch):
+    monkeypatch.delenv("BALLOONLAB_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for xdg, expected in (("/x", "/x/balloonlab"), ("", tmp_path / ".cache/balloonlab")):
+        monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+        assert kernel.cache_folder() == Path(expected) / "kernels"
+    monkeypatch.setenv("HOME", "relative")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    with pytest.raises(CaptureError, match="set BALLOONLAB_CACHE, or HOME to an absolute path"):
+        kernel.cache_folder()
+
+
 def test_modules_come_after_what_they_depend_on(tmp_path):
     make_modules(
         tmp_path,
@@ -215,6 +227,7 @@ def test_a_program_that_does_not_compile_is_said(tmp_path):
     ("arguments", "message"),
     [
         ({"state": "busy"}, "state must be one of idle, pagecache, tmpfs30"),
+        ({"state": "tmfps50"}, "got 'tmfps50'; the nearest is 'tmpfs50'"),
         ({"memory": "128MiB"}, "at least 256 MiB"),
         ({"memory": "256.5MiB"}, "whole MiB"),
         ({"memory": "much"}, "memory must be a number of bytes"),

@@ -64,7 +64,7 @@ def plan(
     share: Iterable[float] | None = None,
     seed: int = 1,
 ) -> list[Planned]:
-    """Return a list of captures: of all states those that come with balloonlab, else every combination.
+    """Return captures: of all states those that come with balloonlab, else every combination.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ STATES = {
 
 
 def available_target(memory_pages: int, share: float, available: int) -> int:
-    """Return the size of the balloon in pages: the share of memory, or all but a margin of what is there.
+    """Return the pages of the balloon: the share of memory, or what is available less a margin.
 
     A guest that uses half of its memory cannot give 85 % of it. The margin, 3 % of memory and at
     least 48 MiB, keeps the guest's kernel from having to kill its only process.

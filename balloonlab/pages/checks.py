@@ -47,7 +47,7 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
     """
     if np.ma.is_masked(pfns):
         raise ValueError(
-            f"{name} must not be masked, got {np.ma.count_masked(pfns)} masked values; "
+            f"{name} must not have masked entries, got a masked array; "
             f"{name}.compressed() leaves them out"
         )
     array = np.asarray(pfns)
