@@ -63,13 +63,13 @@ def test_random_leaves_the_hole_alone():
     assert pages.max() >= 1 << 20
 
 
-def take(buddy, order):
+def take_block(buddy, order):
     """Take a block of ``2**order`` pages; its first page, or None."""
     first = np.zeros(1, np.uint64)
     return int(first[0]) if kernels.take_blocks(buddy.blocks, order, first) else None
 
 
-def give(buddy, pfn, order=0):
+def free_block(buddy, pfn, order=0):
     kernels.free_blocks(buddy.blocks, order, np.array([pfn], np.uint64))
 
 
@@ -82,10 +82,10 @@ def test_buddy_does_what_its_twin_does(n_pages, actions):
     for order, give, which in actions:
         if give and held:
             block = held.pop(which % len(held))
-            give(buddy, *block)
+            free_block(buddy, *block)
             twin.give(*block)
         else:
-            pfn = take(buddy, order)
+            pfn = take_block(buddy, order)
             assert pfn == twin.take(order)
             if pfn is not None:
                 held.append((pfn, order))
@@ -95,7 +95,7 @@ def test_buddy_does_what_its_twin_does(n_pages, actions):
         free = (buddy.free_blocks() << np.arange(11)).sum()
         assert free + sum(1 << order for _, order in held) == n_pages
     for block in held:
-        give(buddy, *block)
+        free_block(buddy, *block)
     assert np.array_equal(buddy.free_blocks(), Buddy.idle(n_pages).free_blocks())
 
 
@@ -109,12 +109,12 @@ def test_taking_in_batches_is_taking_one_by_one(n_pages, holes, wanted):
     buddy, twin, held = Buddy.idle(n_pages), naive.Buddy(zones(n_pages)), []
     for order, which in holes:
         held.append((twin.take(order), order))
-        assert take(buddy, order) == held[-1][0]
+        assert take_block(buddy, order) == held[-1][0]
         if which % 2 or held[-1][0] is None:
             block = held.pop(which % len(held))
             if block[0] is not None:
                 twin.give(*block)
-                give(buddy, *block)
+                free_block(buddy, *block)
     one_by_one = [pfn for _ in range(wanted) if (pfn := twin.take(0)) is not None]
     assert buddy.take(wanted).tolist() == one_by_one
     starts = np.flatnonzero(buddy.blocks.order >= 0)
@@ -126,13 +126,13 @@ def test_an_allocator_holding_some_pages_hands_out_just_those_in_order(pages):
     buddy = Buddy.holding(1000, pages)
     assert buddy.take(1000).tolist() == pages
     for page in range(1000):
-        give(buddy, page)
+        free_block(buddy, page)
     assert np.array_equal(buddy.free_blocks(), Buddy.idle(1000).free_blocks())
 
 
 def test_pages_freed_beside_held_ones_are_joined_and_lost_to_nobody():
     buddy = Buddy.holding(16384, [0, 2, 5000])
-    give(buddy, 1)
+    free_block(buddy, 1)
     assert sorted(buddy.take(10).tolist()) == [0, 1, 2, 5000]
 
 

@@ -238,9 +238,7 @@ def test_masked_pages_are_refused():
 
 @pytest.mark.parametrize("name", ["idle", "random", "every:2", "geometric:4", "huge"])
 def test_page_numbers_beyond_the_available_memory_are_refused_before_they_are_made(name):
-    with pytest.raises(
-        MemoryError, match=r"balloon=33 TiB need 132 GiB .* balloon of .* would fit"
-    ):
+    with pytest.raises(MemoryError, match=r"33 TiB need 132 GiB .* would fit"):
         patterns.make(name, "100TiB", "33TiB")
 
 
