@@ -230,9 +230,9 @@ class BootedGuest:
     def _explained(self, error: CaptureError) -> CaptureError:
         """Add the last lines of QEMU and of the guest's kernel."""
         texts = [path.read_text("utf-8", "replace") for path in (self._errors, self._console)]
-        said = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
-        panics = [line for line in said[1][:-LAST_WORDS] if "Kernel panic" in line]
-        lines = [*said[0][-LAST_WORDS:], *panics, *said[1][-LAST_WORDS:]]
+        ends = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
+        panics = [line for line in ends[1][:-LAST_WORDS] if "Kernel panic" in line]
+        lines = [*ends[0][-LAST_WORDS:], *panics, *ends[1][-LAST_WORDS:]]
         return CaptureError("\n".join([str(error), *lines]))
 
     def __enter__(self) -> Self:

@@ -87,15 +87,9 @@ def word_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
     n_words = np.bincount(bits_set, minlength=WORD_PAGES + 1)
     if words.size:
         n_words[0] = int(words[-1] - words[0]) + 1 - words.size
-    bits = np.arange(WORD_PAGES + 1)
-    return pd.DataFrame(
-        {
-            "bits_set": bits,
-            "n_words": n_words,
-            "words_share": n_words / max(1, n_words.sum()),
-            "pages_share": bits * n_words / max(1, pages.size),
-        }
-    )
+    frame = pd.DataFrame({"bits_set": np.arange(WORD_PAGES + 1), "n_words": n_words})
+    frame["words_share"] = n_words / max(1, n_words.sum())
+    return frame.assign(pages_share=frame["bits_set"] * n_words / max(1, pages.size))
 
 
 def bitmap_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
@@ -158,8 +152,7 @@ def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     rows = []
     for name, pfns in sets.items():
         runs, words = run_lengths(pfns), word_occupancy(pfns)
-        empty, full = words.iloc[0], words.iloc[-1]
-        mixed = words.iloc[1:-1].sum()
+        empty, mixed, full = words.iloc[0], words.iloc[1:-1].sum(), words.iloc[-1]
         n_runs, n_pages = int(runs["n_runs"].sum()), int(runs["run_pages"] @ runs["n_runs"])
         rows.append(
             {

@@ -33,7 +33,7 @@ from .checks import as_pfns, duplicates_message
 from .scattered import too_large
 
 PREFIX = "trace:"
-"""What stands before a trace's name where patterns are spelled."""
+"""Begins the spelling of a trace as a pattern."""
 
 FOLDER = "traces"
 ENDING = ".pfns.xz"
@@ -54,10 +54,8 @@ def names(folder: Folder | None = None) -> list[str]:
 
     Raises
     ------
-    FileNotFoundError
-        There is no such folder.
-    ValueError
-        A description in it is damaged.
+    FileNotFoundError, ValueError
+        There is no such folder; a description in it is damaged.
 
     Examples
     --------
@@ -84,10 +82,8 @@ def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
 
     Raises
     ------
-    ValueError
-        No such trace, or its file is damaged.
-    FileNotFoundError
-        There is no such folder.
+    ValueError, FileNotFoundError
+        No such trace, or its file is damaged; there is no such folder.
 
     Examples
     --------
@@ -133,9 +129,8 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
 
     Examples
     --------
-    >>> index().query("operation == 'inflate'").groupby("memory_bytes")["n_pages"].max()
-    memory_bytes
-    2147483648 ...
+    >>> index()["source"].unique().tolist()
+    ['trace']
     """
     of_guest = ["state", "description", "memory_bytes", "share", "seed", "workload", "kernel"]
     of_guest += ["command_line", "thp", "qemu", "accelerator", "utc_time"]
@@ -179,12 +174,7 @@ def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
 
 
 def sizes(spelling: str) -> tuple[int, int]:
-    """Return the guest's memory and the size of a trace, both in pages.
-
-    Parameters
-    ----------
-    spelling : str
-        ``NAME`` or ``FOLDER/NAME``.
+    """Return the guest's memory and the size of a trace (``NAME``, ``FOLDER/NAME``), in pages.
 
     Raises
     ------
