@@ -22,7 +22,7 @@ def bench(
 ) -> None:
     """Time the kernels against memory bandwidth, numpy, bitarray and pyroaring.
 
-    About ten seconds and 200 MB of memory.
+    About ten seconds, and 350 MB of memory.
     """
     from ..selftest import bench as run
     from ..selftest.benchmark import missing_peers
