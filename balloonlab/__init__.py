@@ -15,7 +15,6 @@ memory, with every stage timed::
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from .main_job import reproduce
     from .measurement import compare, load, load_timeline, measure, pool, sweep, timeline, totals
     from .pages import patterns, traces
-
-__version__ = version("balloonlab")
 
 __all__ = [
     "capture",
@@ -61,6 +58,10 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a part when it is first asked for: the command answers before numba is loaded."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("balloonlab")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home = _HOMES.get(name)

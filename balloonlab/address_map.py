@@ -1,4 +1,4 @@
-"""Where a PC guest's RAM stands in its physical addresses.
+"""Where a PC guest's RAM is in its physical addresses.
 
 As QEMU's ``pc`` and ``q35`` machines lay it out: RAM below 3 GiB, a hole for
 devices, the rest of RAM from 4 GiB on. Linux cuts it into zones and takes pages
@@ -26,7 +26,7 @@ class PageRange(NamedTuple):
 
 
 def ram_ranges(n_pages: int) -> list[PageRange]:
-    """List the page numbers of a guest's RAM, ascending.
+    """Return the page numbers of a guest's RAM as ranges, ascending.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def ram_ranges(n_pages: int) -> list[PageRange]:
 
 
 def zones(n_pages: int) -> list[PageRange]:
-    """List the page numbers of a guest's zones, ascending: DMA, DMA32, Normal.
+    """Return the page numbers of a guest's zones as ranges, ascending: DMA, DMA32, Normal.
 
     A balloon is filled from the last to the first, as Linux falls back
     (``gfp_zone`` and the zonelists of x86-64).
@@ -52,7 +52,7 @@ def zones(n_pages: int) -> list[PageRange]:
 
 
 def check_sizes(memory: Size, balloon: Size) -> tuple[int, int]:
-    """Turn both sizes into pages and check that the balloon fits the guest.
+    """Return both sizes in pages, after a check that the balloon fits the guest.
 
     Raises
     ------

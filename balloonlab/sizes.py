@@ -18,7 +18,7 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(size: Size, name: str = "size") -> int:
-    """Turn a size into bytes.
+    """Return a size in bytes.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def parse_size(size: Size, name: str = "size") -> int:
         if match is None or unit is None:
             raise ValueError(
                 f"{name} must be a number of bytes or a number with one of the units "
-                f"{', '.join(filter(None, _UNITS))} (as in '8GiB'), got {size!r}"
+                f"{', '.join(filter(None, _UNITS))} (as in '8GiB'), got {size!r}{_nearest(match)}"
             )
         number = float(match[1]) * unit if "." in match[1] else int(match[1]) * unit
         if number != int(number):
@@ -70,8 +70,15 @@ def parse_size(size: Size, name: str = "size") -> int:
     return n_bytes
 
 
+def _nearest(match: re.Match[str] | None) -> str:
+    """Suggest the binary unit of what was meant: ``8GB``, ``8g`` and ``8gib`` are ``8GiB``."""
+    if match is None or not re.fullmatch("[KMGT](i?B)?", match[2], re.I):
+        return ""
+    return f"; units are binary here: {match[1]}{match[2][0].upper()}iB"
+
+
 def parse_pages(size: Size, name: str = "size") -> int:
-    """Turn a size into a number of 4 KiB pages.
+    """Return a size in 4 KiB pages.
 
     Parameters and errors as `parse_size`; besides, a size that is no multiple of
     4 KiB raises ``ValueError``.
@@ -86,5 +93,5 @@ def parse_pages(size: Size, name: str = "size") -> int:
 
 
 def format_size(n_bytes: int) -> str:
-    """Write a size for people: ``format_size(7 << 30)`` is ``"7 GiB"``."""
+    """Return a size as text for people: ``format_size(7 << 30)`` is ``"7 GiB"``."""
     return humanize.naturalsize(n_bytes, binary=True, format="%.4g").replace("Bytes", "B")

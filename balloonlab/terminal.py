@@ -1,4 +1,8 @@
-"""What people see on a terminal: progress bars on standard error, and reports as text."""
+"""Progress bars on standard error, and reports as text.
+
+Not ``tqdm.auto``: in a notebook it leaves an output and a widget's state in the file, and its
+monitoring thread would run beside timed code.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,7 @@ WIDTH = 100
 
 
 def to_text(report: RenderableType) -> str:
-    """Write a report as plain text, `WIDTH` columns wide, as the README holds it."""
+    """Return a report as plain text, `WIDTH` columns wide, as in the README."""
     with io.StringIO() as file:
         Console(file=file, width=WIDTH).print(report)
         lines = file.getvalue().splitlines()
@@ -60,11 +64,11 @@ class Progress:
         self._task = self._bars.add_task("starting", total=n_steps, amount=f"0/{n_steps}")
 
     def describe(self, text: str) -> None:
-        """Say what is going on."""
+        """Show what is being done."""
         self._update(self._task, description=text)
 
     def advance(self, n_steps: int = 1) -> None:
-        """Finish steps."""
+        """Count finished steps."""
         self._done += n_steps
         amount = f"{self._done}/{self._n_steps}"
         self._update(self._task, completed=self._done, amount=amount)

@@ -8,7 +8,7 @@ import pandas as pd
 
 import balloonlab as bl
 from balloonlab.reproduction.report import render
-from balloonlab.selftest.report import render_contents, render_fuzz
+from balloonlab.selftest.tables import render_contents, render_fuzz
 from balloonlab.terminal import to_text
 
 TOP = Path(__file__).parents[1]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from balloonlab import patterns
 from balloonlab.address_map import zones
+from balloonlab.kernels import buddy as kernels
 from balloonlab.kernels import workload
 from balloonlab.kernels.buddy import NONE
 from balloonlab.pages import Buddy, age, metrics
@@ -119,7 +120,7 @@ def test_a_balloon_gets_the_allocators_pages_in_its_order():
 def test_freeing_all_that_is_held_gives_the_idle_guest_back():
     guest = age("17MiB")
     for pfn, order in guest.held.tolist():
-        guest.buddy.free(pfn, order)
+        kernels.free_blocks(guest.buddy.blocks, order, np.array([pfn], np.uint64))
     idle = Buddy.idle(parse_pages("17MiB"))
     assert np.array_equal(guest.buddy.free_blocks(), idle.free_blocks())
 

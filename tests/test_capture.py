@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from balloonlab import capture, traces
 from balloonlab.address_map import LOW_RAM_END
-from balloonlab.capture import CaptureError, initramfs, kernel, trace_events
-from balloonlab.capture import guest as guests
+from balloonlab.capture import CaptureError, booted, initramfs, trace_events
+from balloonlab.capture import linux_image as kernel
 from balloonlab.capture.states import available_target
 from balloonlab.cli.commands import app
 from balloonlab.pages import check_in_ram
@@ -112,6 +112,18 @@ def make_modules(folder, entries):
         path.write_bytes(content)
 
 
+def test_downloaded_kernels_are_kept_in_an_absolute_folder_only(tmp_path, monkeypatch):
+    monkeypatch.delenv("BALLOONLAB_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for xdg, expected in (("/x", "/x/balloonlab"), ("", tmp_path / ".cache/balloonlab")):
+        monkeypatch.setenv("XDG_CACHE_HOME", xdg)
+        assert kernel.cache_folder() == Path(expected) / "kernels"
+    monkeypatch.setenv("HOME", "relative")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    with pytest.raises(CaptureError, match="set BALLOONLAB_CACHE, or HOME to an absolute path"):
+        kernel.cache_folder()
+
+
 def test_modules_come_after_what_they_depend_on(tmp_path):
     make_modules(
         tmp_path,
@@ -173,7 +185,7 @@ def without(monkeypatch, *programs):
 def test_what_is_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("BALLOONLAB_CACHE", str(tmp_path))
     monkeypatch.setattr(kernel, "BOOT", tmp_path)
-    without(monkeypatch, guests.QEMU, "cc", "gcc", "clang", "apt-get")
+    without(monkeypatch, booted.QEMU, "cc", "gcc", "clang", "apt-get")
     lacks = capture.missing()
     assert [re.search(r"QEMU|compiler|kernel", line)[0] for line in lacks] == [
         "QEMU",
@@ -215,6 +227,7 @@ def test_a_program_that_does_not_compile_is_said(tmp_path):
     ("arguments", "message"),
     [
         ({"state": "busy"}, "state must be one of idle, pagecache, tmpfs30"),
+        ({"state": "tmfps50"}, "got 'tmfps50'; the nearest is 'tmpfs50'"),
         ({"memory": "128MiB"}, "at least 256 MiB"),
         ({"memory": "256.5MiB"}, "whole MiB"),
         ({"memory": "much"}, "memory must be a number of bytes"),
@@ -230,7 +243,7 @@ def test_wrong_arguments_are_refused(arguments, message):
 
 
 def test_a_guest_that_does_not_fit_is_refused(monkeypatch):
-    monkeypatch.setattr("balloonlab.capture.capture.missing", lambda *a, **k: [])
+    monkeypatch.setattr("balloonlab.capture.recording.missing", lambda *a, **k: [])
     with pytest.raises(MemoryError, match=r"memory=1 PiB needs 1 PiB, but only .* available"):
         capture.record(memory=1 << 50)
 
@@ -305,7 +318,7 @@ def test_a_qemu_that_fails_or_hangs_leaves_nothing_behind(prepared, tmp_path, sc
 
 
 def test_a_kvm_that_does_not_work_is_not_insisted_on(prepared, tmp_path, monkeypatch):
-    monkeypatch.setattr("balloonlab.capture.capture._may_kvm", lambda: True)
+    monkeypatch.setattr("balloonlab.capture.recording._may_kvm", lambda: True)
     script = 'case "$*" in *accel=kvm*) echo no KVM >&2;; *) echo no TCG >&2;; esac'
     qemu = fake_qemu(tmp_path, script)
     for accelerator, message in ((None, "no TCG"), ("kvm", "no KVM"), ("tcg", "no TCG")):
@@ -360,7 +373,7 @@ def test_finished_captures_are_passed_over(tmp_path, monkeypatch):
         row = {"name": f"{name}-inflate", "operation": "inflate"}
         return capture.Captured({"name": name, "traces": [row]}, {row["name"]: [3, 4]})
 
-    monkeypatch.setattr("balloonlab.capture.capture.record", recorded)
+    monkeypatch.setattr("balloonlab.capture.recording.record", recorded)
     arguments = ["capture", "--memory", "2GiB", "--share", "0.25", "--share", "0.5"]
     arguments += ["--out", str(tmp_path)]
     first = CliRunner().invoke(app, arguments)

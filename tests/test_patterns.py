@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import balloonlab as bl
 from balloonlab import figures, patterns
 from balloonlab.address_map import LOW_RAM_END, ram_ranges
-from balloonlab.pages import check_in_ram
+from balloonlab.pages import as_pfns, check_in_ram
 
 from . import naive
 
@@ -212,6 +213,33 @@ def test_spellings_are_the_functions():
 def test_other_spellings_are_refused(name):
     with pytest.raises(ValueError, match="one of idle, random, huge, aged, every:K, geometric:M"):
         patterns.make(name, "16MiB", "1MiB")
+
+
+def test_errors_name_the_nearest_choice_and_the_given_argument():
+    with pytest.raises(ValueError, match="got 'idel'; the nearest is 'idle'"):
+        patterns.make("idel", "16MiB", "1MiB")
+    with pytest.raises(ValueError, match="got 'shufled'; the nearest is 'shuffled'"):
+        patterns.ordered([1], "shufled")
+    for pages, message in (
+        ([1, 1], "pattern must not repeat a page"),
+        ([5000], "pattern must be the guest's RAM"),
+        ([-1], "pattern must not be negative"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bl.measure(pattern=pages, memory="16MiB", progress=False)
+
+
+def test_masked_pages_are_refused():
+    masked = np.ma.masked_array([3, 4, 5], mask=[False, True, False])
+    with pytest.raises(ValueError, match="earlier must not have masked entries"):
+        as_pfns(masked, "earlier")
+    assert as_pfns(np.ma.masked_array([3, 4])).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["idle", "random", "every:2", "geometric:4", "huge"])
+def test_page_numbers_beyond_the_available_memory_are_refused_before_they_are_made(name):
+    with pytest.raises(MemoryError, match=r"33 TiB need 132 GiB .* would fit"):
+        patterns.make(name, "100TiB", "33TiB")
 
 
 def test_a_spelling_survives_a_csv_file(tmp_path):

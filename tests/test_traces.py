@@ -74,12 +74,8 @@ def test_runs_cost_next_to_nothing_and_others_no_more_than_their_numbers():
 
 def test_the_file_is_what_its_description_says():
     plain = lzma.decompress(codec.encode([7, 8, 9, 300, 299]))
-    assert plain[:16] == b"balloonlab pfns\n"
-    numbers = [int.from_bytes(plain[at : at + 8], "little") for at in (16, 24)]
-    assert numbers == [5, 2]
-    planes = np.frombuffer(plain[32:], np.uint8).reshape(2, 8, 2)
-    zigzag = (planes.astype(np.uint64) << (8 * np.arange(8, dtype=np.uint64))[:, None]).sum(axis=1)
-    assert zigzag.tolist() == [[2 * 7, 2 * 291], [2 * 2, 2 * 1 - 1]]
+    assert plain[:16] == b"balloonlab runs\n"
+    assert np.frombuffer(plain[16:], "<i8").tolist() == [5, 7, 300, 2, -1]
 
 
 @given(cut=st.integers(1, 150), flip=st.integers(0, 10_000))
@@ -99,8 +95,8 @@ def test_a_damaged_file_is_refused(cut, flip):
     ("plain", "message"),
     [
         (b"something else, but long enough to be a header", "not one of page numbers"),
-        (b"balloonlab pfns\n" + bytes(8) + b"\x01" + bytes(7), "not what 1 runs take"),
-        (b"balloonlab pfns\n\x02" + bytes(7) + b"\x01" + bytes(7 + 16), "not the 2"),
+        (b"balloonlab runs\n" + bytes(8) + b"\x01" + bytes(7), "not one of page numbers"),
+        (b"balloonlab runs\n\x02" + bytes(7) + b"\x01" + bytes(7 + 8), "runs hold 1 pages, not"),
     ],
 )
 def test_a_wrong_content_is_refused(plain, message):
@@ -151,6 +147,57 @@ def test_damage_and_unknown_names_are_told(own):
     path.unlink()
     with pytest.raises(ValueError, match="cannot be read from"):
         traces.load("idle-256MiB-50-inflate")
+
+
+@pytest.mark.parametrize("listed", [traces.names, traces.index])
+def test_a_folder_that_is_not_there_or_is_damaged_is_named(listed, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder of traces /nonexistent"):
+        listed("/nonexistent")
+    assert len(listed(tmp_path)) == 0
+    for content, message in (("{", "cannot be read as JSON"), ("[]", "must describe traces")):
+        (tmp_path / "idle-256MiB-50.json").write_text(content)
+        with pytest.raises(ValueError, match=f"idle-256MiB-50.json {message}"):
+            listed(tmp_path)
+
+
+def test_repeated_pages_are_not_written(tmp_path):
+    sent = {"idle-256MiB-50-inflate": [5, 6], "idle-256MiB-50-deflate": [6, 6]}
+    with pytest.raises(ValueError, match=r"trace 'idle-256MiB-50-deflate' must not repeat a page"):
+        traces.write(tmp_path / "new", guest(), sent)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_trace_of_ones_own_folder_is_a_pattern(tmp_path):
+    pages = np.r_[np.arange(7000, 9000)[::-1], np.arange(5000, 6000, 3)].astype(np.uint64)
+    folder = tmp_path / "of mine"
+    traces.write(folder, guest(operations=("inflate",)), {"idle-256MiB-50-inflate": pages})
+    name = f"trace:{folder}/idle-256MiB-50-inflate"
+    assert np.array_equal(bl.patterns.make(name, "256MiB", pages.size * 4096), pages)
+    run = bl.measure(pattern=name, touched=False, repeats=1, progress=False)
+    assert run.frame["pattern"].unique().tolist() == [name]
+    assert run.frame["n_pages"].unique().tolist() == [pages.size]
+    assert run.frame["memory_bytes"].unique().tolist() == [GIB // 4]
+    with pytest.raises(ValueError, match=r"names\('.*of mine'\), got 'idle-1GiB-50-inflate'"):
+        bl.measure(pattern=f"trace:{folder}/idle-1GiB-50-inflate")
+    with pytest.raises(FileNotFoundError, match="no folder of traces /nonexistent"):
+        bl.measure(pattern="trace:/nonexistent/idle-256MiB-50-inflate")
+
+
+@pytest.mark.once
+def test_the_command_lists_traces_in_80_columns(own, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for arguments in ([], ["--folder", str(tmp_path)]):
+        result = CliRunner().invoke(app, ["traces", *arguments])
+        assert result.exit_code == 0, result.output
+        assert max(map(len, result.stdout.splitlines())) <= 80
+        listed = [line.split() for line in result.stdout.splitlines() if "256MiB" in line]
+        row = ["idle", "256", "MiB", "9.117", "MiB", "2,334"]
+        assert listed == [["idle-256MiB-50-inflate", *row], ["idle-256MiB-50-deflate", *row]]
+    result = CliRunner().invoke(app, ["traces", "--folder", "/nonexistent"])
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "balloonlab: there is no folder of traces /nonexistent\n",
+    )
 
 
 def test_a_trace_is_a_pattern_with_sizes_of_its_own(own):

@@ -1,9 +1,9 @@
-"""Page orders of real guests: a Linux kernel in QEMU, its balloon, and every page it tells."""
+"""Page orders of real guests: a Linux kernel in QEMU, its balloon, and every page it sends."""
 
-from .capture import record, record_all
+from .booted import missing
 from .errors import CaptureError
-from .guest import missing
 from .planning import Planned, plan
+from .recording import record, record_all
 from .session import Captured
 from .states import STATES
 

@@ -2,4 +2,4 @@
 
 
 class CaptureError(RuntimeError):
-    """Something is missing, or QEMU or the guest did not do what it was told; says which."""
+    """Something is missing, or QEMU or the guest failed; the message names what."""

@@ -1,10 +1,10 @@
 /*
- * The only program of a captured guest: its init. It loads the modules of the initramfs, then does
- * what lines on the second serial port tell it, one at a time, and answers each with "ok" or
- * "error" and a reason. While it works it says "at K N": K steps of N are done.
+ * The only program of a captured guest: its init. It loads the modules of the initramfs, then
+ * executes commands, one per line of the second serial port, and answers each with "ok" or
+ * "error" and a reason. While it works it reports "at K N": K steps of N are done.
  *
- * Static, so that the initramfs needs nothing else. What is drawn at random is drawn from the
- * seed that came with the command: the same commands do the same.
+ * Static, so that the initramfs needs nothing else. All random draws come from the seed of the
+ * last command `seed`: the same commands do the same.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -25,7 +25,7 @@
 #define PAGE 4096L
 #define DISK "/dev/vda"
 #define GROWING 8        /* files that grow at the same time, so that their pages interleave */
-#define CHUNK (64 << 10) /* bytes by which one grows before it is the next one's turn */
+#define CHUNK (64 << 10) /* bytes by which one grows in its turn */
 #define MAX_READ 32      /* pages that one read takes at most */
 
 static int wire;
@@ -47,17 +47,17 @@ static uint64_t below(uint64_t n)
 
 static void at(long done, long total)
 {
-    static long said;
+    static long reported;
 
     if (done == 0)
-        said = 0;
-    if (done * 50 / total > said) {
-        said = done * 50 / total;
+        reported = 0;
+    if (done * 50 / total > reported) {
+        reported = done * 50 / total;
         dprintf(wire, "at %ld %ld\n", done, total);
     }
 }
 
-/* Memory of the program's own books: given back whole, and never part of what is aged. */
+/* Memory of the program's own tables: freed whole, and never part of what is aged. */
 static void *book(size_t bytes)
 {
     void *room = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -130,8 +130,8 @@ static const char *anon(uint64_t bytes)
     return NULL;
 }
 
-/* free PERCENT PAGES: give back that share of it, in random pieces of 1 to PAGES pages. */
-static const char *give_back(long percent, long pages)
+/* free PERCENT PAGES: free that share of it, in random pieces of 1 to PAGES pages. */
+static const char *free_pieces(long percent, long pages)
 {
     long left = n_anonymous * percent / 100, goal = left;
     char *gone = book(n_anonymous);
@@ -293,7 +293,7 @@ static const char *run(char *line)
     if (sscanf(line, "anon %" SCNu64, &bytes) == 1)
         return anon(bytes);
     if (sscanf(line, "free %ld %ld", &a, &b) == 2)
-        return give_back(a, b);
+        return free_pieces(a, b);
     if (sscanf(line, "read %" SCNu64, &bytes) == 1)
         return read_file(bytes);
     if (sscanf(line, "files %" SCNu64 " %ld %ld", &bytes, &a, &b) == 3)

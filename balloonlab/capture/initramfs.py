@@ -17,12 +17,12 @@ DIRECTORY, PROGRAM = 0o040755, 0o100755
 
 
 def compiler() -> str | None:
-    """Find a C compiler."""
+    """Return the path of a C compiler, or None."""
     return shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
 def compile_guest(source: Path = SOURCE) -> bytes:
-    """Compile the guest's init, static.
+    """Return the guest's init, compiled and static.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def compile_guest(source: Path = SOURCE) -> bytes:
 
 
 def cpio(files: Mapping[str, bytes | None]) -> bytes:
-    """Write a cpio archive as the kernel reads it for an initramfs.
+    """Return a cpio archive as the kernel reads it for an initramfs.
 
     Parameters
     ----------
@@ -75,6 +75,6 @@ def cpio(files: Mapping[str, bytes | None]) -> bytes:
 
 
 def build(modules: list[bytes]) -> bytes:
-    """Make the initramfs: the guest's init, and modules in the order in which it loads them."""
+    """Return the initramfs: the guest's init, and modules in the order in which it loads them."""
     numbered = {f"modules/{i}.ko": content for i, content in enumerate(modules)}
     return cpio({"init": compile_guest(), "modules": None, **numbered})

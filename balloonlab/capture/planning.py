@@ -1,4 +1,4 @@
-"""What is to be captured: a state, a size and a share each, and the list of all that ship."""
+"""What is to be captured: state, size and share of each, and the list of all shipped traces."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..measurement.case import size_literal
+from ..pages.checks import not_one_of
 from ..sizes import GIB, MIB, Size, format_size, parse_size
 from .states import STATES
 
@@ -35,9 +36,9 @@ class Planned(NamedTuple):
 
     @classmethod
     def make(cls, state: str, memory: Size, share: float, seed: int = 1) -> Planned:
-        """Check the arguments of `record`; see there."""
+        """Check the arguments of `record`; raises its errors."""
         if state not in STATES:
-            raise ValueError(f"state must be one of {', '.join(STATES)}, got {state!r}")
+            raise not_one_of("state", state, STATES)
         memory_bytes = parse_size(memory, "memory")
         if memory_bytes % MIB or memory_bytes < LEAST_BYTES:
             raise ValueError(
@@ -53,7 +54,7 @@ class Planned(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name the capture, as in ``idle-8GiB-85``."""
+        """The name of the capture, as in ``idle-8GiB-85``."""
         return f"{self.state}-{size_literal(self.memory_bytes)}-{round(100 * self.share)}"
 
 
@@ -63,7 +64,7 @@ def plan(
     share: Iterable[float] | None = None,
     seed: int = 1,
 ) -> list[Planned]:
-    """List captures: of all states those that come with balloonlab, else every combination.
+    """Return captures: of all states those that come with balloonlab, else every combination.
 
     Parameters
     ----------
@@ -80,6 +81,11 @@ def plan(
     ------
     ValueError
         As `record`.
+
+    Examples
+    --------
+    >>> [planned.name for planned in plan(["idle"], ["4GiB"])]
+    ['idle-4GiB-25', 'idle-4GiB-50', 'idle-4GiB-85']
     """
     chosen = list(states)
     if ALL in chosen:

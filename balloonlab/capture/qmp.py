@@ -32,7 +32,7 @@ class Monitor:
         self.command("qmp_capabilities")
 
     def command(self, name: str, **arguments: Any) -> Any:
-        """Run a command; what it returns."""
+        """Run a command and return its result."""
         message = {"execute": name} | ({"arguments": arguments} if arguments else {})
         try:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
@@ -46,7 +46,7 @@ class Monitor:
                 return answer["return"]  # anything else is an event
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._lines.close()
         self._connection.close()
 

@@ -1,4 +1,4 @@
-"""What happens in a booted guest: its state, its balloon, and what is written down of both."""
+"""What happens in a booted guest: its state, its balloon, and the record of both."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 from ..measurement.provenance import commit
 from ..pages import check_in_ram
 from ..sizes import PAGE_BYTES, format_size
+from .booted import BootedGuest
 from .errors import CaptureError
-from .guest import Guest
 from .planning import Planned
 from .states import STATES, available_target
 from .trace_events import DEFLATE, INFLATE, settle
@@ -27,14 +27,14 @@ Report = Callable[[str], None]
 
 
 class Captured(NamedTuple):
-    """What a capture gave."""
+    """The result of a capture."""
 
     guest: dict[str, Any]  # how it was made: kernel, workload, buddyinfo and so on
     pages: dict[str, npt.NDArray[np.uint64]]  # of each operation, by the name of its trace
 
 
-def describe(wanted: Planned, guest: Guest) -> dict[str, Any]:
-    """Say what the guest is."""
+def describe(wanted: Planned, guest: BootedGuest) -> dict[str, Any]:
+    """Return the facts about the guest."""
     number = guest.monitor.command("query-version")
     parts = number["qemu"]
     return {
@@ -54,7 +54,7 @@ def describe(wanted: Planned, guest: Guest) -> dict[str, Any]:
     }
 
 
-def operate(wanted: Planned, guest: Guest, report: Report) -> Captured:
+def run_session(wanted: Planned, guest: BootedGuest, report: Report) -> Captured:
     """Bring the guest into its state, and move the balloon."""
     state = STATES[wanted.state]
     available = guest.available_bytes()
@@ -71,10 +71,10 @@ def operate(wanted: Planned, guest: Guest, report: Report) -> Captured:
     for cycle in range(1, state.cycles + 1):
         suffix = f"-{cycle}" if state.cycles > 1 else ""
         for operation in ("inflate", "deflate"):
-            row, told = _move(wanted, guest, operation, target, report)
+            row, moved = _move(wanted, guest, operation, target, report)
             name = f"{wanted.name}-{operation}{suffix}"
             rows.append({"name": name, "operation": operation, "cycle": cycle, **row})
-            pages[name] = told
+            pages[name] = moved
     facts = {
         "thp": thp.partition("[")[2].partition("]")[0],
         "available_bytes": {"at_boot": available, "before": left},
@@ -86,7 +86,7 @@ def operate(wanted: Planned, guest: Guest, report: Report) -> Captured:
 
 
 def _move(
-    wanted: Planned, guest: Guest, operation: str, target: int, report: Report
+    wanted: Planned, guest: BootedGuest, operation: str, target: int, report: Report
 ) -> tuple[dict[str, Any], npt.NDArray[np.uint64]]:
     """Inflate to `target` pages, or as far as the guest can, or deflate to none."""
     memory_pages = wanted.memory_bytes // PAGE_BYTES
@@ -108,7 +108,7 @@ def _move(
     if moved == 0 or unfinished or actual != guest.listener.n_held or pages.size < moved:
         raise CaptureError(
             f"the guest's balloon holds {actual} pages after this {operation}, but "
-            f"{guest.listener.n_held} by what QEMU traced, {pages.size} of them told now; a QEMU "
+            f"{guest.listener.n_held} by what QEMU traced, {pages.size} of them moved now; a QEMU "
             "built without the log trace backend traces nothing"
         )
     try:
@@ -124,8 +124,8 @@ def _move(
     return row, pages
 
 
-def _guest_pages(guest: Guest, expected: int) -> int:
-    """Ask the device for the memory outside the balloon, of which the driver tells it last."""
+def _guest_pages(guest: BootedGuest, expected: int) -> int:
+    """Ask the device for the memory outside the balloon, which the driver updates last."""
     pages = 0
     for _ in range(100):
         pages = guest.monitor.command("query-balloon")["actual"] // PAGE_BYTES
@@ -137,18 +137,18 @@ def _guest_pages(guest: Guest, expected: int) -> int:
 
 def _percent(report: Report, text: str) -> Callable[[float], None]:
     """Report a share in whole percent, each once."""
-    said = -1
+    last = -1
 
-    def tell(share: float) -> None:
-        nonlocal said
-        if int(100 * share) != said:
-            said = int(100 * share)
-            report(f"{text} {said} %")
+    def show(share: float) -> None:
+        nonlocal last
+        if int(100 * share) != last:
+            last = int(100 * share)
+            report(f"{text} {last} %")
 
-    return tell
+    return show
 
 
-def _buddyinfo(guest: Guest) -> dict[str, list[int]]:
+def _buddyinfo(guest: BootedGuest) -> dict[str, list[int]]:
     """Read the guest's free blocks of order 0, 1 and so on, by zone."""
     lines = guest.read("/proc/buddyinfo")
     found = re.findall(r"zone\s+(\w+)\s+([\d ]+)", lines)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from ..sizes import KIB, MIB, PAGE_BYTES
 
 FILLED = 0.85
-"""Share of the available memory that a state fills before it gives some of it back."""
+"""Share of the available memory that a state fills before it frees some of it."""
 
 
 class State(NamedTuple):
@@ -79,8 +79,8 @@ STATES = {
         _small_files,
     ),
     "anon": State(
-        "no huge pages; 85 % of the available memory anonymous and touched page by page in random "
-        "order; half of it given back in random pieces of 1 to 64 pages",
+        "no huge pages; 85 % of the available memory anonymous, its pages touched in random order; "
+        "half of it freed in random pieces of 1 to 64 pages",
         _anonymous,
     ),
     "slab": State(
@@ -96,7 +96,7 @@ STATES = {
 
 
 def available_target(memory_pages: int, share: float, available: int) -> int:
-    """Choose the size of the balloon: the share of memory, or all but a margin of what is there.
+    """Return the pages of the balloon: the share of memory, or what is available less a margin.
 
     A guest that uses half of its memory cannot give 85 % of it. The margin, 3 % of memory and at
     least 48 MiB, keeps the guest's kernel from having to kill its only process.

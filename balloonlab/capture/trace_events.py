@@ -1,4 +1,4 @@
-"""What QEMU's balloon device was told, read from its trace events as they come."""
+"""The pages that QEMU's balloon device received, read from its trace events as they come."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGE = re.compile(rb"virtio_balloon_handle_output .*gpa: 0x([0-9a-f]+)")
 
 
 class Events(NamedTuple):
-    """Pages in the order they were told, and through which queue."""
+    """Pages in the order they were sent, and through which queue."""
 
     pfns: npt.NDArray[np.uint64]
     queues: npt.NDArray[np.uint8]
@@ -39,7 +39,7 @@ class Parser:
     Attributes
     ----------
     pfns, queues : array.array
-        Every page that was told, and the queue it came through.
+        Every page that was sent, and the queue it came through.
     n_held : int
         Pages in the balloon by that account.
     """
@@ -82,7 +82,7 @@ class Listener:
         self._source = source
         self._parser = Parser()
         self._changed = Condition()
-        self._thread = Thread(target=self._read, name="balloonlab-told", daemon=True)
+        self._thread = Thread(target=self._read, name="balloonlab-trace", daemon=True)
         self._thread.start()
 
     def _read(self) -> None:
@@ -94,23 +94,23 @@ class Listener:
 
     @property
     def n_events(self) -> int:
-        """Pages told so far."""
+        """Pages sent so far."""
         return len(self._parser.pfns)
 
     @property
     def n_held(self) -> int:
-        """Pages in the balloon, by what was told."""
+        """Pages in the balloon, by the trace events."""
         return self._parser.n_held
 
     def since(self, start: int) -> Events:
-        """Copy what was told after the first `start` events."""
+        """Return a copy of the events after the first `start`."""
         with self._changed:
             pfns = np.array(self._parser.pfns[start:], np.uint64)
             queues = np.array(self._parser.queues[start:], np.uint8)
         return Events(pfns, queues)
 
     def wait(self, n_held: int, patience_s: float, report: Callable[[float], None]) -> None:
-        """Wait until the balloon holds so many pages, or nothing was told for `patience_s`.
+        """Wait until the balloon holds so many pages, or no page came for `patience_s`.
 
         `report` is called with the share of the way that is done.
         """
@@ -128,11 +128,11 @@ class Listener:
 
 
 def settle(events: Events, queue: int) -> npt.NDArray[np.uint64]:
-    """List the pages of one operation, each once, in the order they were told.
+    """Return the pages of one operation, each once, in the order they were sent.
 
-    While a balloon is inflated the guest may move a page of it (compaction): the new one
-    is told through the inflate queue, the old one through the deflate queue. What
-    counts for a page is the last that was told of it.
+    While a balloon is inflated the guest may migrate a page of it (compaction): the new one
+    goes through the inflate queue, the old one through the deflate queue. The last event of a
+    page counts.
 
     Parameters
     ----------

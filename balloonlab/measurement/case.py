@@ -227,8 +227,9 @@ class Case:
         if self.order == "as is" and self.pattern == "aged":
             return self._aged()
         if self.protocol == qemu.REPORTING:
-            return Buddy.joining(self.memory_pages, self._pages())
-        return Buddy.holding(self.memory_pages, patterns.ordered(self._pages(), self.order))
+            return Buddy.joining(self.memory_pages, self._pages(), "pattern")
+        pages = patterns.ordered(self._pages(), self.order)
+        return Buddy.holding(self.memory_pages, pages, "pattern")
 
     def _aged(self) -> Buddy:
         buddy = age(self.memory_bytes).buddy

@@ -41,7 +41,7 @@ SHORT_LIVED_RATE = 0.25
 
 
 class AgedGuest(NamedTuple):
-    """What `age` returns."""
+    """The result of `age`."""
 
     buddy: Buddy  # the allocator in its aged state
     held: npt.NDArray[np.int64]  # shape (n, 2): first page and order of every held block
@@ -63,7 +63,7 @@ class _Slots(NamedTuple):
         return self.first_short + self.n_short
 
     def of_tasks(self, tasks: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-        """List the slots of some tasks; one more axis than `tasks`."""
+        """Return the slots of some tasks; one more axis than `tasks`."""
         within = np.arange(self.per_task, dtype=np.int32)
         return np.add.outer(tasks * np.int32(self.per_task), within)
 
@@ -88,8 +88,8 @@ def age(
         Share of RAM that the guest holds at the end, at most; less than one block
         below it, unless the load never came that high.
     unmovable : float
-        Share of RAM in single pages that are taken at random times and never given
-        back; part of `held`.
+        Share of RAM in single pages that are taken at random times and never
+        released; part of `held`.
     turnover : int
         How often every task is replaced after memory was filled for the first time.
 
@@ -103,6 +103,12 @@ def age(
     ValueError
         A share is not between 0 and 1, `unmovable` exceeds `held`, or `turnover` is no
         whole number of at least 0.
+
+    Examples
+    --------
+    >>> guest = age("16MiB", turnover=1)
+    >>> int((1 << guest.held[:, 1]).sum()) <= 0.1 * 4096
+    True
 
     Notes
     -----
@@ -133,7 +139,7 @@ def age(
 
 
 def check_workload(held: float, unmovable: float, turnover: int) -> None:
-    """Check the arguments of `age`; see there."""
+    """Check the arguments of `age`; raises its errors."""
     for name, share in (("held", held), ("unmovable", unmovable)):
         if not 0 <= share < 1:
             raise ValueError(f"{name} must be a share of RAM from 0 to below 1, got {share!r}")
@@ -147,12 +153,12 @@ def check_workload(held: float, unmovable: float, turnover: int) -> None:
 
 
 def held_pages(memory_pages: int, held: float) -> int:
-    """Pages that an aged guest holds at most."""
+    """Return the pages that an aged guest holds at most."""
     return int(memory_pages * held)
 
 
 def _order_chances() -> tuple[npt.NDArray[np.float64], float]:
-    """Chance of each order in one allocation, and the mean block in pages."""
+    """Return the chance of each order in one allocation, and the mean block in pages."""
     rates = np.array(ORDER_SHARES) / (1 << np.arange(len(ORDER_SHARES)))
     return rates / rates.sum(), sum(ORDER_SHARES) / rates.sum()
 
@@ -195,7 +201,7 @@ def _one_turnover(
 def _go_idle(
     slots: _Slots, blocks: npt.NDArray[np.int64], limit: int, rng: np.random.Generator
 ) -> npt.NDArray[np.int32]:
-    """List the slots to be released until the guest holds no more than `limit` pages."""
+    """Return the slots to be released until the guest holds no more than `limit` pages."""
     tasks = slots.of_tasks(rng.permutation(N_TASKS).astype(np.int32)).ravel()
     short = np.arange(slots.first_short, slots.first_unmovable, dtype=np.int32)
     leaving = np.concatenate([short, tasks])

@@ -1,4 +1,4 @@
-"""The guest's page allocator, from which an inflation takes its pages."""
+"""The guest's page allocator, from which the driver takes the pages of an inflation."""
 
 from __future__ import annotations
 
@@ -20,22 +20,15 @@ class Buddy:
     one_zone : bool
         Take pages from all memory alike instead of zone by zone.
 
-    Attributes
-    ----------
-    managed_pages : int
-        Pages that count as the guest's memory (Linux's ``MemTotal``): a balloon may
-        take from it what it holds.
-
     Notes
     -----
     Behaves as Linux's page allocator does for single pages: the smallest free
     block that serves is split, its upper halves go back to the free lists, and a
-    freed block is joined with its buddy. Zones as in `balloonlab.address_map.zones`.
+    freed block is merged with its buddy. Zones as in `balloonlab.address_map.zones`.
     """
 
     def __init__(self, memory_pages: int, one_zone: bool = False) -> None:
         self.memory_pages = memory_pages
-        self.managed_pages = memory_pages
         n = ram_ranges(memory_pages)[-1].end
         if n >= 1 << 31:
             raise ValueError(
@@ -60,73 +53,47 @@ class Buddy:
         return buddy
 
     @classmethod
-    def holding(cls, memory_pages: int, pfns: npt.ArrayLike) -> Buddy:
+    def holding(cls, memory_pages: int, pfns: npt.ArrayLike, name: str = "pfns") -> Buddy:
         """Make an allocator whose free memory is exactly `pfns`, handed out in that order.
 
-        The pages stand on the free list of order 0, unjoined, in a single zone.
+        The pages are on the free list of order 0, not merged, in a single zone.
 
         Raises
         ------
         ValueError
-            A page is not the guest's RAM or comes twice.
+            A page is not the guest's RAM or is repeated; the message calls `pfns` by `name`.
         """
-        pages = as_pfns(pfns)
-        check_in_ram(pages, memory_pages)
+        pages = as_pfns(pfns, name)
+        check_in_ram(pages, memory_pages, name)
         buddy = cls(memory_pages, one_zone=True)
         kernels.free_pages_in_order(buddy.blocks, pages)
         return buddy
 
     @classmethod
-    def joining(cls, memory_pages: int, pfns: npt.ArrayLike) -> Buddy:
+    def joining(cls, memory_pages: int, pfns: npt.ArrayLike, name: str = "pfns") -> Buddy:
         """Make an allocator whose free memory is exactly `pfns`, in the largest blocks they make.
 
         Raises
         ------
         ValueError
-            A page is not the guest's RAM or comes twice.
+            A page is not the guest's RAM or is repeated; the message calls `pfns` by `name`.
         """
-        pages = as_pfns(pfns)
-        check_in_ram(pages, memory_pages)
+        pages = as_pfns(pfns, name)
+        check_in_ram(pages, memory_pages, name)
         buddy = cls(memory_pages)
         kernels.free_blocks(buddy.blocks, 0, pages)
         return buddy
 
     def take(self, n_pages: int) -> npt.NDArray[np.uint64]:
-        """Take single pages; fewer than `n_pages` where memory runs out."""
+        """Take single pages; fewer than `n_pages` where memory runs out.
+
+        Examples
+        --------
+        >>> Buddy.idle(4096).take(2)
+        array([0, 1], dtype=uint64)
+        """
         pages = np.zeros(n_pages, np.uint64)
         return pages[: kernels.take_blocks(self.blocks, 0, pages)]
-
-    def take_block(self, order: int) -> int | None:
-        """Take a block of ``2**order`` pages; its first page, or None."""
-        if not 0 <= order < kernels.N_ORDERS:
-            raise ValueError(f"order must be 0 to {kernels.N_ORDERS - 1}, got {order}")
-        first = np.zeros(1, np.uint64)
-        return int(first[0]) if kernels.take_blocks(self.blocks, order, first) else None
-
-    def free(self, pfn: int, order: int = 0) -> None:
-        """Give a block back.
-
-        Raises
-        ------
-        ValueError
-            The block is not aligned to its order, not RAM, or already free.
-        """
-        n = 1 << max(order, 0)
-        inside = any(start <= pfn and pfn + n <= end for start, end in zones(self.memory_pages))
-        if not 0 <= order < kernels.N_ORDERS or pfn % n or not inside:
-            raise ValueError(
-                f"a block must have order 0 to {kernels.N_ORDERS - 1}, start at a multiple of "
-                f"2**order and lie in one zone, got pfn={pfn}, order={order}"
-            )
-        free_above = any(
-            self.blocks.order[pfn & -(1 << above)] >= above for above in range(kernels.N_ORDERS)
-        )
-        if free_above or (self.blocks.order[pfn : pfn + n] != kernels.NONE).any():
-            raise ValueError(
-                f"the block at pfn={pfn} of order={order} is free already, at least in part: "
-                "it cannot be freed twice"
-            )
-        kernels.free_blocks(self.blocks, order, np.array([pfn], np.uint64))
 
     def free_blocks(self) -> npt.NDArray[np.int64]:
         """Count the free blocks by order, all zones together, shape (11,)."""

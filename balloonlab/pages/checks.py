@@ -1,15 +1,22 @@
-"""Checks of page numbers that come from outside."""
+"""Checks of arguments: page numbers that come from outside, their memory, names of choices."""
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from ..address_map import ram_ranges
 from ..sizes import PAGE_BYTES, format_size
 
 PFN_LIMIT = 1 << 52
 """Physical addresses have 64 bits, page numbers 52 (seed patch, record head)."""
+
+PFN_ROOM_BYTES = 16
+"""Memory for each page while page numbers are made: 8 bytes, and 8 of what they are made from."""
 
 
 def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
@@ -31,8 +38,18 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
     TypeError
         The values are not integers.
     ValueError
-        Not one-dimensional, or negative.
+        Not one-dimensional, negative, or masked.
+
+    Examples
+    --------
+    >>> as_pfns([5, 3])
+    array([5, 3], dtype=uint64)
     """
+    if np.ma.is_masked(pfns):
+        raise ValueError(
+            f"{name} must not have masked entries, got a masked array; "
+            f"{name}.compressed() leaves them out"
+        )
     array = np.asarray(pfns)
     if array.size == 0 and array.ndim == 1:
         return np.zeros(0, np.uint64)
@@ -45,18 +62,45 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
     return np.ascontiguousarray(array, dtype=np.uint64)
 
 
-def duplicates_message(pfns: npt.NDArray[np.uint64]) -> str:
-    """Say which pages an array holds more than once."""
+def check_room(balloon_pages: int) -> None:
+    """Check that the page numbers of a balloon fit the memory that is available.
+
+    Raises
+    ------
+    MemoryError
+        Naming the largest balloon whose page numbers fit.
+    """
+    available = psutil.virtual_memory().available
+    if (needed := PFN_ROOM_BYTES * balloon_pages) > available:
+        fits = format_size(available // PFN_ROOM_BYTES * PAGE_BYTES)
+        raise MemoryError(
+            f"the page numbers of balloon={format_size(balloon_pages * PAGE_BYTES)} need "
+            f"{format_size(needed)} of memory, but only {format_size(available)} are available; "
+            f"a balloon of {fits} would fit"
+        )
+
+
+def not_one_of(name: str, value: object, choices: Iterable[str], rule: str = "") -> ValueError:
+    """Return the error of an argument that is none of its choices, with the nearest of them."""
+    listed = list(choices)
+    near = difflib.get_close_matches(str(value), listed, n=1)
+    hint = f"; the nearest is {near[0]!r}" if near else ""
+    text = ", ".join([*listed, rule] if rule else listed)
+    return ValueError(f"{name} must be one of {text}, got {value!r}{hint}")
+
+
+def duplicates_message(pfns: npt.NDArray[np.uint64], name: str = "pfns") -> str:
+    """Return the message of an array that repeats pages; `name` is the argument's."""
     values, counts = np.unique(pfns, return_counts=True)
     repeated = values[counts > 1]
     return (
-        f"pfns must not repeat a page: {repeated.size} of {values.size} do, "
-        f"the first is {int(repeated[0])}; numpy.unique(pfns) removes repetitions"
+        f"{name} must not repeat a page: {repeated.size} of {values.size} do, "
+        f"the first is {int(repeated[0])}; numpy.unique removes repetitions"
     )
 
 
-def check_in_ram(pfns: npt.NDArray[np.uint64], memory_pages: int) -> None:
-    """Check that every page is RAM of a guest and none comes twice.
+def check_in_ram(pfns: npt.NDArray[np.uint64], memory_pages: int, name: str = "pfns") -> None:
+    """Check that every page is RAM of a guest and none is repeated; `name` is the argument's.
 
     Raises
     ------
@@ -70,11 +114,11 @@ def check_in_ram(pfns: npt.NDArray[np.uint64], memory_pages: int) -> None:
     if not inside.all():
         allowed = " and ".join(f"[{start}, {end})" for start, end in ranges)
         raise ValueError(
-            f"pfns must be the guest's RAM, page numbers {allowed} for memory="
+            f"{name} must be the guest's RAM, page numbers {allowed} for memory="
             f"{format_size(memory_pages * PAGE_BYTES)}; "
             f"{np.count_nonzero(~inside)} are not, the first is {int(pfns[~inside][0])}"
         )
     seen = np.zeros(ranges[-1].end, bool)
     seen[pfns] = True
     if np.count_nonzero(seen) != pfns.size:
-        raise ValueError(duplicates_message(pfns))
+        raise ValueError(duplicates_message(pfns, name))

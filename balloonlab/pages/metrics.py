@@ -16,10 +16,10 @@ from .buddy import Buddy
 from .checks import as_pfns, duplicates_message
 
 WORD_PAGES = 64
-"""Pages that one bitmap word tells."""
+"""Pages of one bitmap word."""
 
 BITMAP_PAGES = 262_144
-"""Pages that one bitmap of 32 KiB tells (seed patch): 1 GiB."""
+"""Pages of one bitmap of 32 KiB (seed patch): 1 GiB."""
 
 BITMAP_WORDS = BITMAP_PAGES // WORD_PAGES
 
@@ -35,13 +35,18 @@ def run_lengths(pfns: npt.ArrayLike) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a length, ascending: ``run_pages`` (the length), ``n_runs``,
+        One row per length, ascending: ``run_pages`` (the length), ``n_runs``,
         ``pages_share`` (of all pages, in runs of that length).
 
     Raises
     ------
     TypeError, ValueError
-        A page twice, or no page numbers.
+        A repeated page, or no page numbers.
+
+    Examples
+    --------
+    >>> run_lengths([7, 8, 20])[["run_pages", "n_runs"]].to_numpy().tolist()
+    [[1, 1], [2, 1]]
     """
     pages = _as_sorted_set(pfns)
     lengths, n_runs = np.unique(_lengths(np.diff(pages) != 1, pages.size), return_counts=True)
@@ -65,31 +70,30 @@ def word_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
     -------
     pandas.DataFrame
         65 rows: ``bits_set`` (0 to 64), ``n_words``, ``words_share`` (of all words),
-        ``pages_share`` (of all pages, told in such words). Shares of an empty set are 0.
+        ``pages_share`` (of all pages, in such words). Shares of an empty set are 0.
 
     Raises
     ------
     TypeError, ValueError
-        A page twice, or no page numbers.
+        A repeated page, or no page numbers.
+
+    Examples
+    --------
+    >>> word_occupancy(range(0, 128, 8))["n_words"][8]
+    np.int64(2)
     """
     pages = _as_sorted_set(pfns)
     words, bits_set = _words(pages)
     n_words = np.bincount(bits_set, minlength=WORD_PAGES + 1)
     if words.size:
         n_words[0] = int(words[-1] - words[0]) + 1 - words.size
-    bits = np.arange(WORD_PAGES + 1)
-    return pd.DataFrame(
-        {
-            "bits_set": bits,
-            "n_words": n_words,
-            "words_share": n_words / max(1, n_words.sum()),
-            "pages_share": bits * n_words / max(1, pages.size),
-        }
-    )
+    frame = pd.DataFrame({"bits_set": np.arange(WORD_PAGES + 1), "n_words": n_words})
+    frame["words_share"] = n_words / max(1, n_words.sum())
+    return frame.assign(pages_share=frame["bits_set"] * n_words / max(1, pages.size))
 
 
 def bitmap_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
-    """Count pages and words by bitmap of 32 KiB, which tells 262,144 pages (1 GiB).
+    """Count pages and words by bitmap of 32 KiB, of 262,144 pages (1 GiB) each.
 
     Bitmaps follow each other from the word of the lowest page, as in the seed patch.
     Those without any page are left out: no driver would send them.
@@ -102,14 +106,14 @@ def bitmap_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a bitmap, ascending: ``bitmap`` (its number, from 0), ``first_pfn`` (the
+        One row per bitmap, ascending: ``bitmap`` (its number, from 0), ``first_pfn`` (the
         page of its first bit), ``bits_set``, ``n_full``, ``n_mixed`` and ``n_empty``
         (words with 64, 1 to 63, and no bits set; 4096 in all).
 
     Raises
     ------
     TypeError, ValueError
-        A page twice, or no page numbers.
+        A repeated page, or no page numbers.
     """
     pages = _as_sorted_set(pfns)
     words, bits_set = _words(pages)
@@ -125,7 +129,7 @@ def bitmap_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
 
 
 def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
-    """Describe page sets, one row each.
+    """Describe page sets, one row per set.
 
     Parameters
     ----------
@@ -143,14 +147,13 @@ def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     Raises
     ------
     TypeError, ValueError
-        A page twice, or no page numbers.
+        A repeated page, or no page numbers.
     """
     rows = []
     for name, pfns in sets.items():
         runs, words = run_lengths(pfns), word_occupancy(pfns)
-        empty, full = words.iloc[0], words.iloc[-1]
-        mixed = words.iloc[1:-1].sum()
-        n_pages, n_runs = int((runs["run_pages"] * runs["n_runs"]).sum()), int(runs["n_runs"].sum())
+        empty, mixed, full = words.iloc[0], words.iloc[1:-1].sum(), words.iloc[-1]
+        n_runs, n_pages = int(runs["n_runs"].sum()), int(runs["run_pages"] @ runs["n_runs"])
         rows.append(
             {
                 "name": name,
@@ -169,11 +172,11 @@ def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 
 
 def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
-    """Say how ``bitmap-v4`` tells page sets: the question of 2016, one row a set.
+    """Summarize how ``bitmap-v4`` encodes page sets: the question of 2016, one row per set.
 
-    A word of which some bits are set is told as a bitmap of one word. Words with all bits set
-    are told as blocks: runs of them, cut where a bitmap of 32 KiB ends, are split into
-    powers of two. A block of a single word saves nothing over its bitmap but the bitmap itself.
+    A word of which some bits are set becomes a record with a bitmap of one word. Words with all
+    bits set become blocks: runs of them, cut where a bitmap of 32 KiB ends, split into powers of
+    two. A block of a single word saves nothing over its bitmap but the bitmap itself.
 
     Parameters
     ----------
@@ -185,13 +188,13 @@ def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
     pandas.DataFrame
         ``name``, ``n_pages``, ``runs_per_gib`` (of the pages), ``bits_per_word`` and
         ``bits_per_bitmap`` (means over those with any bit set, of 64 and of 262,144), and
-        shares of the pages: ``blocks_share`` (told in blocks of 128 pages and more),
+        shares of the pages: ``blocks_share`` (in blocks of 128 pages and more),
         ``full_words_share`` (in blocks of 64), ``mixed_words_share`` (in bitmaps).
 
     Raises
     ------
     TypeError, ValueError
-        A page twice, or no page numbers.
+        A repeated page, or no page numbers.
     """
     rows = []
     for name, pfns in sets.items():
@@ -218,7 +221,7 @@ def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 
 
 def free_blocks(buddy: Buddy) -> pd.DataFrame:
-    """Count an allocator's free blocks by order, and say what they are good for.
+    """Count an allocator's free blocks by order, with their unusable index.
 
     Parameters
     ----------
@@ -227,23 +230,17 @@ def free_blocks(buddy: Buddy) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row an order, 0 to 10: ``order``, ``n_blocks``, ``n_pages``,
+        One row per order, 0 to 10: ``order``, ``n_blocks``, ``n_pages``,
         ``unusable_index`` (see `unusable_index`).
     """
     n_blocks = buddy.free_blocks()
     order = np.arange(n_blocks.size)
-    return pd.DataFrame(
-        {
-            "order": order,
-            "n_blocks": n_blocks,
-            "n_pages": n_blocks << order,
-            "unusable_index": unusable_index(n_blocks),
-        }
-    )
+    frame = pd.DataFrame({"order": order, "n_blocks": n_blocks, "n_pages": n_blocks << order})
+    return frame.assign(unusable_index=unusable_index(n_blocks))
 
 
 def unusable_index(n_blocks: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Compute the unusable free space index: free memory in too small blocks, by order.
+    """Return the unusable free space index: the share of free memory in too small blocks.
 
     ``F_u(j) = (free - sum(2**i * n_blocks[i] for i >= j)) / free`` for requests of order
     ``j``: 0 where every free page is in a block that serves, 1 where none is.
@@ -282,16 +279,14 @@ def _as_sorted_set(pfns: npt.ArrayLike) -> npt.NDArray[np.uint64]:
 
 
 def _lengths(cuts: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.int64]:
-    """Lengths of the pieces of `n` elements, cut where ``cuts`` between two is true."""
+    """Return the lengths of the pieces of `n` elements, cut where ``cuts`` between two is true."""
     if n == 0:
         return np.zeros(0, np.int64)
     return np.diff(np.flatnonzero(cuts) + 1, prepend=0, append=n)
 
 
-def _words(
-    pages: npt.NDArray[np.uint64],
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-    """Numbers of the words that are not empty, and how many bits each has set.
+def _words(pages: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Return the numbers of the words that are not empty, and how many bits each has set.
 
     Counted from the sorted pages and not from a bitmap, which over 52-bit page numbers
     would not fit any memory.

@@ -1,8 +1,9 @@
 """Page sets by their spelling: the pages that a guest would hand to its balloon.
 
-Synthetic ones, and those that real guests told (`balloonlab.traces`). Every pattern returns
+Synthetic ones, and those of real guests (`balloonlab.traces`). Every pattern returns
 page numbers of a PC guest's RAM (`balloonlab.address_map`), as a ``uint64`` array in list order,
-exactly as many as the balloon has. A pattern that has no set of that size says which sizes it has.
+exactly as many as the balloon has. The error of a pattern without a set of that size names those
+it has.
 
 =================== ===================================== =================
 spelling            pages                                 list order
@@ -13,10 +14,11 @@ spelling            pages                                 list order
 ``aged``            what a fragmented guest has free      the allocator's
 ``every:K``         every K-th                            ascending
 ``geometric:MEAN``  random runs of a given mean length    ascending
-``trace:NAME``      what a Linux guest told its device    as it was told
+``trace:NAME``      what a Linux guest sent its device    as it was sent
 =================== ===================================== =================
 
-`make` takes the spelling, `ordered` puts any page set into another list order.
+A trace in a folder of one's own is ``trace:FOLDER/NAME``. `make` takes the spelling, `ordered` puts
+any page set into another list order.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from ..address_map import PageRange, check_sizes, zones
 from ..sizes import GIB, PAGE_BYTES, Size
 from . import traces
 from .ageing import age, check_workload, held_pages
-from .checks import as_pfns
+from .checks import as_pfns, check_room, not_one_of
 from .scattered import every, geometric, huge, random, too_large
 
 __all__ = [
@@ -60,7 +62,7 @@ ORDERS = ("as is", "ascending", "descending", "shuffled")
 
 
 def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
-    """Take the pages that a freshly booted guest would: nearly all in one piece.
+    """Return the pages that a freshly booted guest would give: nearly all in one piece.
 
     The highest zone is taken first, each zone upwards, as `balloonlab.pages.Buddy`
     hands them out when all memory is free; of a zone whose end is not aligned to
@@ -79,6 +81,8 @@ def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
     ------
     ValueError
         See `balloonlab.address_map.check_sizes`.
+    MemoryError
+        The page numbers do not fit the memory that is available.
 
     Examples
     --------
@@ -86,11 +90,12 @@ def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
     array([1048576, 1048577, 1048578], dtype=uint64)
     """
     pieces = idle_ranges(memory, balloon)
+    check_room(sum(end - start for start, end in pieces))
     return np.concatenate([np.arange(*piece, dtype=np.uint64) for piece in pieces])
 
 
 def idle_ranges(memory: Size, balloon: Size) -> list[PageRange]:
-    """List the pages of `idle` as ranges, in list order, for guests of any size."""
+    """Return the pages of `idle` as ranges, in list order, for guests of any size."""
     memory_pages, left = check_sizes(memory, balloon)
     pieces = []
     for zone in reversed(zones(memory_pages)):
@@ -114,7 +119,7 @@ def aged(
     unmovable: float = 0.01,
     turnover: int = 4,
 ) -> npt.NDArray[np.uint64]:
-    """Take the pages that a guest with fragmented memory would: a `model`, see `age`.
+    """Return the pages that a guest with fragmented memory would give: a `model`, see `age`.
 
     The guest does not depend on the balloon: a smaller one gets the first pages of a
     larger one.
@@ -151,7 +156,7 @@ def aged(
 def ordered(
     pfns: npt.ArrayLike, order: str, rng: int | np.random.Generator = 0
 ) -> npt.NDArray[np.uint64]:
-    """Put a page set into another list order.
+    """Return a page set in another list order.
 
     Parameters
     ----------
@@ -169,6 +174,11 @@ def ordered(
     ------
     TypeError, ValueError
         An unknown order, or no page numbers.
+
+    Examples
+    --------
+    >>> ordered([5, 3, 9], "descending")
+    array([9, 5, 3], dtype=uint64)
     """
     pages = as_pfns(pfns)
     if order == "as is":
@@ -179,7 +189,7 @@ def ordered(
         return np.sort(pages)[::-1].copy()
     if order == "shuffled":
         return np.random.default_rng(rng).permutation(pages)
-    raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    raise not_one_of("order", order, ORDERS)
 
 
 PATTERNS: dict[str, Callable[..., npt.NDArray[np.uint64]]] = {
@@ -194,12 +204,12 @@ _WITH_PARAMETER = re.compile(r"every:(?P<k>[1-9]\d*)|geometric:(?P<mean>[1-9]\d*
 
 
 def names() -> list[str]:
-    """List the spellings of patterns; capitals stand for a number."""
+    """Return the spellings of patterns; capitals stand for a number or a name."""
     return [*PATTERNS, "every:K", "geometric:MEAN", f"{traces.PREFIX}NAME"]
 
 
 def default_memory(name: str) -> int:
-    """Tell the memory in bytes that goes with a pattern where none is given.
+    """Return the memory in bytes that goes with a pattern where none is given.
 
     That of the recorded guest for a trace, 8 GiB for all others.
 
@@ -216,7 +226,7 @@ def default_memory(name: str) -> int:
 
 
 def default_pages(name: str, memory_pages: int) -> int:
-    """Tell the pages of the balloon where none is given: the whole trace, or 7/8 of memory."""
+    """Return the pages of the balloon where none is given: the whole trace, or 7/8 of memory."""
     if name.startswith(traces.PREFIX):
         return traces.sizes(name.removeprefix(traces.PREFIX))[1]
     return memory_pages // 8 * 7
@@ -225,7 +235,7 @@ def default_pages(name: str, memory_pages: int) -> int:
 def make(
     name: str, memory: Size, balloon: Size, rng: int | np.random.Generator = 0
 ) -> npt.NDArray[np.uint64]:
-    """Make a page set from the spelling of its pattern.
+    """Return the page set of a pattern, given by its spelling.
 
     Every pattern has one spelling, so a column of them can be grouped by.
 
@@ -233,7 +243,8 @@ def make(
     ----------
     name : str
         As in `names`, a number in the place of the capitals: ``every:8``, ``geometric:1.5``; or
-        the name of a trace (`balloonlab.traces.names`), whose first pages are taken.
+        the name of a trace (`balloonlab.traces.names`), whose first pages are taken:
+        ``trace:NAME``, or ``trace:FOLDER/NAME`` in a folder of one's own.
     memory, balloon : int or str
         Sizes of the guest and of the balloon.
     rng : int or numpy.random.Generator
@@ -247,6 +258,10 @@ def make(
     ------
     ValueError
         No such spelling, or the pattern has no set of that size.
+    FileNotFoundError
+        There is no such folder of traces.
+    MemoryError
+        The page numbers do not fit the memory that is available.
 
     Examples
     --------
@@ -265,8 +280,8 @@ def make(
             return every(memory, balloon, int(match["k"]))
         if match:
             return geometric(memory, balloon, float(match["mean"]), rng)
-    raise ValueError(
-        f"pattern must be one of {', '.join(names())}, K a whole number and MEAN a number, both at "
-        f"least 1 and without needless zeros (as in every:8, geometric:1.5), NAME one of "
-        f"balloonlab.traces.names(), got {name!r}"
+    rule = (
+        "K a whole number and MEAN a number, both at least 1 and without needless zeros (as in "
+        "every:8, geometric:1.5), NAME one of balloonlab.traces.names() or FOLDER/NAME"
     )
+    raise not_one_of("pattern", name, names(), rule)

@@ -1,4 +1,4 @@
-"""Page sets scattered over all of a guest's RAM: at random, in step, in runs, in huge pages."""
+"""Page sets scattered over all of a guest's RAM: at random, every k-th, in runs, in huge pages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ..address_map import check_sizes, ram_ranges
 from ..sizes import PAGE_BYTES, Size, format_size
+from .checks import check_room
 
 HUGE_PAGE = 512
 """Pages in a huge page of x86-64 (2 MiB)."""
@@ -17,7 +18,7 @@ HUGE_PAGE = 512
 def random(
     memory: Size, balloon: Size, rng: int | np.random.Generator = 0
 ) -> npt.NDArray[np.uint64]:
-    """Take pages at random from all of the guest's RAM, in ascending order.
+    """Return pages drawn at random from all of the guest's RAM, in ascending order.
 
     Every set of that size is equally likely. Its density is ``balloon / memory``.
 
@@ -36,8 +37,13 @@ def random(
     ------
     ValueError
         See `balloonlab.address_map.check_sizes`.
+
+    Examples
+    --------
+    >>> random("1MiB", "16KiB", rng=0).size
+    4
     """
-    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    memory_pages, balloon_pages = _checked(memory, balloon)
     generator = np.random.default_rng(rng)
     chosen = np.zeros(memory_pages, bool)
     chosen[generator.choice(memory_pages, balloon_pages, replace=False, shuffle=False)] = True
@@ -45,7 +51,7 @@ def random(
 
 
 def every(memory: Size, balloon: Size, k: int) -> npt.NDArray[np.uint64]:
-    """Take every k-th page of the guest's RAM, from its first page upwards.
+    """Return every k-th page of the guest's RAM, from its first page upwards.
 
     Parameters
     ----------
@@ -64,7 +70,7 @@ def every(memory: Size, balloon: Size, k: int) -> npt.NDArray[np.uint64]:
     ValueError
         RAM has fewer such pages than the balloon; see also `balloonlab.address_map.check_sizes`.
     """
-    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    memory_pages, balloon_pages = _checked(memory, balloon)
     if not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
     room = -(-memory_pages // k)
@@ -103,8 +109,13 @@ def geometric(
     ValueError
         Too little memory is left to keep the runs apart; see also
         `balloonlab.address_map.check_sizes`.
+
+    Examples
+    --------
+    >>> geometric("1MiB", "16KiB", mean_run=4)
+    array([215, 216, 217, 218], dtype=uint64)
     """
-    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    memory_pages, balloon_pages = _checked(memory, balloon)
     if not 1 <= mean_run < np.inf:
         raise ValueError(f"mean_run must be at least 1 page, got {mean_run!r}")
     if balloon_pages == 0:
@@ -125,7 +136,7 @@ def geometric(
 
 
 def huge(memory: Size, balloon: Size, rng: int | np.random.Generator = 0) -> npt.NDArray[np.uint64]:
-    """Take whole huge pages at random: aligned blocks of 512 pages, in ascending order.
+    """Return whole huge pages, drawn at random: aligned blocks of 512 pages, in ascending order.
 
     Parameters
     ----------
@@ -144,7 +155,7 @@ def huge(memory: Size, balloon: Size, rng: int | np.random.Generator = 0) -> npt
         The balloon is no multiple of 2 MiB, or more than the guest's whole huge pages;
         see also `balloonlab.address_map.check_sizes`.
     """
-    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    memory_pages, balloon_pages = _checked(memory, balloon)
     n, rest = divmod(balloon_pages, HUGE_PAGE)
     room = memory_pages // HUGE_PAGE
     if rest or n > room:
@@ -162,7 +173,7 @@ def huge(memory: Size, balloon: Size, rng: int | np.random.Generator = 0) -> npt
 def too_large(
     pattern: str, memory: Size, balloon: Size, room_pages: int, otherwise: str
 ) -> ValueError:
-    """Make the error of a balloon that a pattern has too few pages for."""
+    """Return the error of a balloon that a pattern has too few pages for."""
     room = f"{format_size(room_pages * PAGE_BYTES)} ({room_pages} pages)"
     return ValueError(
         f"balloon must be at most {room} with pattern {pattern} and memory={memory!r}, "
@@ -170,8 +181,15 @@ def too_large(
     )
 
 
+def _checked(memory: Size, balloon: Size) -> tuple[int, int]:
+    """Return both sizes in pages, for page numbers that fit the available memory."""
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    check_room(balloon_pages)
+    return memory_pages, balloon_pages
+
+
 def _in_ram(numbers: npt.NDArray[np.integer], memory_pages: int) -> npt.NDArray[np.uint64]:
-    """Turn numbers of RAM pages, counted from 0, into page numbers."""
+    """Return the page numbers of RAM pages that are counted from 0."""
     pages = numbers.astype(np.uint64)
     low, *high = ram_ranges(memory_pages)
     for start, _ in high:

@@ -1,11 +1,11 @@
-"""Page orders recorded from real Linux guests: what each told its balloon device, in order.
+"""Page orders recorded from real Linux guests: the pages each sent to its balloon device, in order.
 
 ``balloonlab capture`` records them (`balloonlab.capture`); those in ``data/traces/`` come with
 balloonlab. A trace is named after the guest's state, its memory, the share of it that the
 balloon was to take in percent, and the operation: ``tmpfs50-8GiB-85-inflate``. As a
-pattern its spelling is ``trace:`` and the name.
+pattern it is ``trace:`` and the name, or ``trace:FOLDER/NAME`` in a folder of one's own.
 
-A folder of traces has for each guest a ``.json`` file, which says how it was made and lists
+A folder of traces has for each guest a ``.json`` file, which records how it was made and lists
 its traces, and for each trace a ``.pfns.xz`` file (`balloonlab.pages.codec`), except where it is
 the reverse of another, as a deflation mostly is.
 """
@@ -29,11 +29,11 @@ from .. import datasets
 from ..address_map import check_sizes
 from ..sizes import PAGE_BYTES, Size, format_size
 from . import codec, metrics
-from .checks import as_pfns
+from .checks import as_pfns, duplicates_message
 from .scattered import too_large
 
 PREFIX = "trace:"
-"""What stands before a trace's name where patterns are spelled."""
+"""Begins the spelling of a trace as a pattern."""
 
 FOLDER = "traces"
 ENDING = ".pfns.xz"
@@ -51,12 +51,22 @@ def names(folder: Folder | None = None) -> list[str]:
     ----------
     folder : path-like, optional
         Where they are; by default those that come with balloonlab.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such folder; a description in it is damaged.
+
+    Examples
+    --------
+    >>> names()[-2:]
+    ['tmpfs70-8GiB-85-inflate', 'tmpfs70-8GiB-85-deflate']
     """
     return [trace["name"] for guest in _guests(folder) for trace in guest["traces"]]
 
 
 def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
-    """Load the pages of a trace, in the order in which the guest told them.
+    """Load the pages of a trace, in the order in which the guest sent them.
 
     Parameters
     ----------
@@ -72,8 +82,13 @@ def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
 
     Raises
     ------
-    ValueError
-        No such trace, or its file is damaged.
+    ValueError, FileNotFoundError
+        No such trace, or its file is damaged; there is no such folder.
+
+    Examples
+    --------
+    >>> load("idle-2GiB-85-inflate")[:3]
+    array([...], dtype=uint64)
     """
     _, trace = _find(name, folder)
     if trace["reverse_of"] is not None:
@@ -93,24 +108,29 @@ def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
 
 
 def index(folder: Folder | None = None) -> pd.DataFrame:
-    """Describe traces, one row each.
+    """Describe traces, one row per trace.
 
     Parameters
     ----------
     folder : path-like, optional
-        As in `names`.
+        As in `names`, with the same errors.
 
     Returns
     -------
     pandas.DataFrame
         ``name``, ``source`` (``trace``), ``state`` and its ``description``, ``memory_bytes``,
         ``share`` (asked for), ``operation``, ``cycle`` (from 1), ``n_pages``,
-        ``balloon_bytes``, ``n_moved`` (pages told besides, since the guest moved
+        ``balloon_bytes``, ``n_moved`` (pages sent besides, since the guest migrated
         them), ``unusable_index`` (of huge pages before the operation, all zones together; see
         `balloonlab.pages.metrics.unusable_index`), ``buddyinfo_before`` and
         ``buddyinfo_after`` (free blocks of order 0, 1 and so on by zone), ``seed``,
         ``workload``, ``kernel``, ``command_line``, ``thp``, ``qemu``, ``accelerator``,
         ``utc_time``, ``reverse_of`` (the trace that this one reverses, if any), ``digest``.
+
+    Examples
+    --------
+    >>> index()["source"].unique().tolist()
+    ['trace']
     """
     of_guest = ["state", "description", "memory_bytes", "share", "seed", "workload", "kernel"]
     of_guest += ["command_line", "thp", "qemu", "accelerator", "utc_time"]
@@ -134,7 +154,7 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
 
 
 def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
-    """Answer the question of 2016 for every inflation: how full bitmaps of real guests are.
+    """Summarize every inflation as ``bitmap-v4`` encodes it: how full bitmaps of real guests are.
 
     Parameters
     ----------
@@ -153,48 +173,49 @@ def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
     return frame.merge(pd.concat(rows), on="name") if rows else frame
 
 
-def sizes(name: str, folder: Folder | None = None) -> tuple[int, int]:
-    """Tell the guest's memory and the pages of a trace, both in pages.
+def sizes(spelling: str) -> tuple[int, int]:
+    """Return the guest's memory and the size of a trace (``NAME``, ``FOLDER/NAME``), in pages.
 
     Raises
     ------
-    ValueError
-        No such trace.
+    ValueError, FileNotFoundError
+        No such trace, or folder.
     """
-    guest, trace = _find(name, folder)
+    guest, trace = _find(*_split(spelling))
     return guest["memory_bytes"] // PAGE_BYTES, trace["n_pages"]
 
 
-def first_pages(name: str, memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
-    """Take the first pages of a trace, for a balloon that may be smaller than it.
+def first_pages(spelling: str, memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
+    """Return the first pages of a trace, for a balloon that may be smaller than it.
 
     Parameters
     ----------
-    name : str
-        One of `names`.
+    spelling : str
+        ``NAME`` or ``FOLDER/NAME``.
     memory, balloon : int or str
         Sizes of the guest, which must be that of the trace, and of the balloon.
 
     Raises
     ------
-    ValueError
-        No such trace, another memory, or a balloon larger than the trace; see also
+    ValueError, FileNotFoundError
+        No such trace or folder, another memory, or a balloon larger than the trace; see also
         `balloonlab.address_map.check_sizes`.
     """
-    recorded_pages, n_pages = sizes(name)
+    recorded_pages, n_pages = sizes(spelling)
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     if memory_pages != recorded_pages:
         raise ValueError(
-            f"memory must be {format_size(recorded_pages * PAGE_BYTES)} with pattern {PREFIX}{name}"
-            f", as the guest's that it was recorded from, or left out, got {memory!r}"
+            f"memory must be {format_size(recorded_pages * PAGE_BYTES)} with pattern "
+            f"{PREFIX}{spelling}, as the recorded guest had, or left out, got {memory!r}"
         )
     if balloon_pages > n_pages:
-        raise too_large(f"{PREFIX}{name}", memory, balloon, n_pages, "another trace or pattern")
-    return load(name)[:balloon_pages]
+        other = "another trace or pattern"
+        raise too_large(f"{PREFIX}{spelling}", memory, balloon, n_pages, other)
+    return load(*_split(spelling))[:balloon_pages]
 
 
 def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.ArrayLike]) -> None:
-    """Write the traces of a guest; the ``.json`` file comes last and says that all is there.
+    """Write the traces of a guest; the ``.json`` file comes last: with it the set is whole.
 
     Parameters
     ----------
@@ -205,13 +226,23 @@ def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.Arra
         trace, to which ``n_pages``, ``digest`` and ``reverse_of`` are added.
     pages : mapping of str to array-like of int
         Pages by the name of their trace.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No page numbers, or a page is repeated; nothing is written then.
     """
+    checked = {trace["name"]: as_pfns(pages[trace["name"]]) for trace in guest["traces"]}
+    for name, own in checked.items():
+        if np.unique(own).size != own.size:
+            raise ValueError(duplicates_message(own, f"pages of trace {name!r}"))
     top = Path(folder)
     top.mkdir(parents=True, exist_ok=True)
     traces: list[dict[str, Any]] = []
     for trace in guest["traces"]:
-        own = as_pfns(pages[trace["name"]])
-        twin = next((t["name"] for t in traces if _reverses(own, pages[t["name"]])), None)
+        own = checked[trace["name"]]
+        earlier = (t["name"] for t in traces if np.array_equal(own[::-1], checked[t["name"]]))
+        twin = next(earlier, None)
         traces.append({**trace, "n_pages": own.size, "digest": digest(own), "reverse_of": twin})
         if twin is None:
             (top / f"{trace['name']}{ENDING}").write_bytes(codec.encode(own))
@@ -221,21 +252,35 @@ def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.Arra
 
 
 def digest(pfns: npt.NDArray[np.uint64]) -> str:
-    """Name a list of pages by its content."""
+    """Return a name of a list of pages by its content: 32 hexadecimal digits."""
     return blake2b(pfns.astype("<u8").tobytes(), digest_size=16).hexdigest()
 
 
-def _reverses(pages: npt.NDArray[np.uint64], others: npt.ArrayLike) -> bool:
-    return np.array_equal(pages, as_pfns(others)[::-1])
+def _split(spelling: str) -> tuple[str, Folder | None]:
+    """Split ``FOLDER/NAME`` at its last slash; no folder where there is none."""
+    folder, slash, name = spelling.rpartition("/")
+    return name, (folder or "/") if slash else None
 
 
 def _folder(folder: Folder | None) -> Path:
-    return datasets.path(FOLDER) if folder is None else Path(folder)
+    path = datasets.path(FOLDER) if folder is None else Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"there is no folder of traces {path}")
+    return path
+
+
+def _read_guest(path: Path) -> dict[str, Any]:
+    try:
+        guest = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}; capture it again") from None
+    if not isinstance(guest, dict) or "traces" not in guest:
+        raise ValueError(f"{path} must describe traces of a guest; move it out of the folder")
+    return guest
 
 
 def _guests(folder: Folder | None) -> list[dict[str, Any]]:
-    paths = sorted(_folder(folder).glob("*.json"))
-    guests: list[dict[str, Any]] = [json.loads(path.read_text()) for path in paths]
+    guests = [_read_guest(path) for path in sorted(_folder(folder).glob("*.json"))]
     return sorted(guests, key=lambda guest: (guest["state"], guest["memory_bytes"], guest["share"]))
 
 
@@ -243,10 +288,11 @@ def _find(name: str, folder: Folder | None) -> tuple[dict[str, Any], dict[str, A
     match = _NAME.fullmatch(name) if isinstance(name, str) else None
     path = _folder(folder) / f"{match['guest']}.json" if match else None
     if path is not None and path.exists():
-        guest = json.loads(path.read_text())
+        guest = _read_guest(path)
         for trace in guest["traces"]:
             if trace["name"] == name:
                 return guest, trace
     near = difflib.get_close_matches(str(name), names(folder), n=3, cutoff=0.3)
     nearest = f"; the nearest are {', '.join(near)}" if near else ""
-    raise ValueError(f"trace must be one of balloonlab.traces.names(), got {name!r}{nearest}")
+    own = "" if folder is None else repr(str(folder))
+    raise ValueError(f"trace must be one of balloonlab.traces.names({own}), got {name!r}{nearest}")

@@ -7,7 +7,7 @@ is fair to each; ratios are medians over the rounds.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -21,6 +21,7 @@ from ..kernels.bitmap import read_once
 from ..measurement.resources import available_bytes
 from ..pages import patterns
 from ..sizes import GIB, PAGE_BYTES, parse_size
+from ..terminal import Progress
 
 Contenders = dict[str, Callable[[], object]]
 HALF_FULL_WORDS = 8 * GIB // PAGE_BYTES // 64
@@ -41,8 +42,16 @@ class Task:
     contenders: Contenders
 
 
-def bench() -> pd.DataFrame:
-    """Time the kernels; see `rows_of` for the columns.
+def bench(large: bool = False, progress: bool = True) -> pd.DataFrame:
+    """Time the kernels against memory bandwidth and their best peers.
+
+    Parameters
+    ----------
+    large : bool
+        Also encode guests of `LARGE_TASKS`, as far as their page numbers fit the available
+        memory: 32 bytes per page, up to 9 GB.
+    progress : bool
+        Show a progress bar; it stands still while contenders are timed.
 
     Returns
     -------
@@ -50,11 +59,20 @@ def bench() -> pd.DataFrame:
         One row for each task and contender: ``task``, ``contender``, ``median_ms``,
         ``ns_per_item``, ``item``, ``ratio`` to the task's first contender.
     """
-    return pd.concat([rows_of(task) for task in tasks()], ignore_index=True)
+    makers = [*_SMALL, *((lambda size=size: _large(size)) for size in LARGE_TASKS if large)]
+    rows = []
+    with Progress(len(makers), progress) as bar:
+        bar.describe("kernels against peers")
+        for make in makers:
+            if task := make():
+                bar.describe(task.name)
+                rows.append(rows_of(task))
+            bar.advance()
+    return pd.concat(rows, ignore_index=True)
 
 
 def missing_peers() -> list[str]:
-    """Name the peer libraries that are not installed and so are left out."""
+    """Return the names of peer libraries that are not installed and so are left out."""
     return [name for name, module in PEERS.items() if _peer(module) is None]
 
 
@@ -66,7 +84,7 @@ def _peer(module: str) -> Any:
 
 
 def rows_of(task: Task) -> pd.DataFrame:
-    """Run the contenders in turns and put their medians into rows."""
+    """Run the contenders in turns and return their medians, one row per contender."""
     for contender in task.contenders.values():
         contender()
     times: dict[str, list[int]] = {name: [] for name in task.contenders}
@@ -89,33 +107,41 @@ def rows_of(task: Task) -> pd.DataFrame:
     )
 
 
-def tasks() -> Iterator[Task]:
-    """Yield the tasks one by one, each with its data made on the spot."""
-    idle = patterns.idle("8GiB", "7GiB")
-    yield Task(IDLE_TASK, "page", idle.size, 31, _encoders(idle))
-    scattered = patterns.random("8GiB", "4GiB")
-    yield Task("encode 4 of 8 GiB, random", "page", scattered.size, 11, _encoders(scattered))
+def _idle() -> Task:
+    pfns = patterns.idle("8GiB", "7GiB")
+    return Task(IDLE_TASK, "page", pfns.size, 31, _encoders(pfns))
+
+
+def _random() -> Task:
+    pfns = patterns.random("8GiB", "4GiB")
+    return Task("encode 4 of 8 GiB, random", "page", pfns.size, 11, _encoders(pfns))
+
+
+def _half_full() -> Task:
     words = np.random.default_rng(0).integers(0, 2**64, HALF_FULL_WORDS, dtype=np.uint64)
-    yield Task(
-        "runs of a half-full bitmap", "run", wire.find_runs(words).size, 11, _run_finders(words)
-    )
-    for size, name in LARGE_TASKS.items():
-        n_pages = (parse_size(size) - GIB) // PAGE_BYTES  # a guest keeps something
-        if available_bytes() < 4 * n_pages * 8:
-            return
-        yield Task(name, "page", n_pages, 5, _large_encoders(size, n_pages))
+    n_runs = wire.find_runs(words).size
+    return Task("runs of a half-full bitmap", "run", n_runs, 11, _run_finders(words))
 
 
-def _large_encoders(size: str, n_pages: int) -> Contenders:
+def _large(size: str) -> Task | None:
+    """Return the task of a large guest; None where its page numbers do not fit."""
+    n_pages = (parse_size(size) - GIB) // PAGE_BYTES  # a guest keeps something
+    if available_bytes() < 4 * n_pages * 8:
+        return None
     pfns = patterns.idle(size, n_pages * PAGE_BYTES)
-    return {
+    contenders: Contenders = {
         "read the PFNs once": lambda: read_once(pfns),
         "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
     }
+    return Task(LARGE_TASKS[size], "page", n_pages, 5, contenders)
+
+
+_SMALL: tuple[Callable[[], Task | None], ...] = (_idle, _random, _half_full)
+"""Each makes its data when its turn comes: they are gone before those of the next are made."""
 
 
 def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:
-    """Ways to turn page numbers into a compact message; peers stop at the bitmap."""
+    """Return ways to turn page numbers into a compact message; peers stop at the bitmap."""
     span = int(pfns.max()) + 1
 
     def with_numpy() -> bytes:
@@ -151,7 +177,7 @@ def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:
 
 
 def _run_finders(words: npt.NDArray[np.uint64]) -> Contenders:
-    """Ways to list the runs of a bitmap; pyroaring has none."""
+    """Return ways to list the runs of a bitmap; pyroaring has none."""
     out = np.zeros(wire.find_runs(words).size + wire.SPARE_RUNS, wire.RANGE)
 
     def with_numpy() -> npt.NDArray[np.int64]:

@@ -29,7 +29,7 @@ MUST_BE_ZERO = ("changed_bytes", "nonzero_bytes")
 
 
 def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.DataFrame:
-    """Fill a guest's RAM, balloon half of it at random, and look at every byte.
+    """Fill a guest's RAM, balloon half of it at random, and compare every byte.
 
     Through every protocol and way to discard: RAM is filled with a pattern in which
     no two words are alike, half of its pages, chosen at random, are inflated and
@@ -57,7 +57,7 @@ def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.Da
     ValueError, MemoryError, NotImplementedError
         As `balloonlab.measure`.
     RuntimeError
-        The device refused what an honest driver told it, or was told other pages.
+        The device refused what an honest driver sent, or other pages were sent.
     """
     check_facilities()
     check_number("seed", seed, 0)
@@ -95,7 +95,7 @@ def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.Da
 def _rounds(
     ram: GuestRam, pages: npt.NDArray[np.uint64], protocol: str, discard: str, bar: Progress
 ) -> Iterator[tuple[str, list[int]]]:
-    """Fill, inflate, look, deflate, look."""
+    """Fill, inflate, compare, deflate, compare."""
     words = ram.memory.ram.view(np.uint64)
     _by_step(ram, bar, "filling", partial(kernels.fill, words))
     ballooned = np.zeros(-(-ram.memory_pages // 64) * 64, bool)
@@ -104,24 +104,24 @@ def _rounds(
     with machine(ram, Buddy.holding(ram.memory_pages, pages), protocol, discard) as both:
         for operation, target in (("inflate", pages.size), ("deflate", 0)):
             done = both.driver.set_target(target)
-            _check_told(pages, done, both.devices[operation])
+            _check_sent(pages, done, both.devices[operation])
             found = np.zeros(4, np.int64)
             look = partial(kernels.compare, words, ballooned=bits, found=found)
             _by_step(ram, bar, "comparing", look)
             yield operation, found.tolist()
 
 
-def _check_told(pages: npt.NDArray[np.uint64], done: Operation, device: BalloonDevice) -> None:
+def _check_sent(pages: npt.NDArray[np.uint64], done: Operation, device: BalloonDevice) -> None:
     bad, errors = device.faults(), device.n_discard_errors
     if bad or errors or not np.array_equal(np.sort(done.pages), np.sort(pages)):
         raise RuntimeError(
             f"the operation went wrong: bad records {bad}, {errors} madvise calls failed, "
-            f"{done.pages.size} of {pages.size} pages told; nothing is reported"
+            f"{done.pages.size} of {pages.size} pages sent; nothing is reported"
         )
 
 
 def _by_step(ram: GuestRam, bar: Progress, text: str, work: Callable[[int, int], object]) -> None:
-    """Go through RAM in steps that Ctrl-C is heard between."""
+    """Go through RAM in steps, so that Ctrl-C is heard between them."""
     with bar.bytes(text, ram.memory_pages * PAGE_BYTES) as advance:
         for first in range(0, ram.memory_pages, STEP_PAGES):
             n_pages = min(STEP_PAGES, ram.memory_pages - first)

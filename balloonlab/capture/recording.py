@@ -1,4 +1,4 @@
-"""Capture: boot a guest, bring it into a state, move its balloon, keep what it told."""
+"""Capture: boot a guest, bring it into a state, move its balloon, keep the pages it sent."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..measurement.resources import OVERHEAD_BYTES, available_bytes
 from ..pages import traces
 from ..sizes import PAGE_BYTES, Size, format_size
 from ..terminal import Progress
-from . import kernel as kernels
+from . import linux_image
+from .booted import ACCELERATORS, PATIENCE_S, QEMU, BootedGuest, missing
 from .errors import CaptureError
-from .guest import ACCELERATORS, PATIENCE_S, QEMU, Guest, missing
-from .kernel import Kernel
+from .linux_image import Kernel
 from .planning import Planned
-from .session import Captured, Report, describe, operate
+from .session import Captured, Report, describe, run_session
 from .states import STATES
 
 
@@ -38,7 +38,7 @@ def record(
 ) -> Captured:
     """Boot a Linux guest, bring it into a state, inflate its balloon and deflate it again.
 
-    The pages are those that the guest's own driver tells an unmodified QEMU's device, in
+    The pages are those that the guest's own driver sends to an unmodified QEMU's device, in
     that order, read from QEMU's trace events.
 
     Parameters
@@ -75,8 +75,8 @@ def record(
     MemoryError
         The guest does not fit the memory that is available.
     CaptureError
-        Something is missing, QEMU or the guest ended or hung, or pages were told that cannot
-        be; nothing keeps running then.
+        Something is missing, QEMU or the guest ended or hung, or pages came that are not RAM;
+        nothing keeps running then.
     """
     wanted = Planned.make(state, memory, share, seed)
     if accelerator is not None and accelerator not in ACCELERATORS:
@@ -90,14 +90,14 @@ def record(
             f"memory={format_size(wanted.memory_bytes)} needs {format_size(needed)}, but only "
             f"{format_size(available)} are available here"
         )
-    which = kernels.find(kernel, modules)
+    which = linux_image.find(kernel, modules)
     choices = [accelerator] if accelerator else ["kvm", "tcg"] if _may_kvm() else ["tcg"]
     began = monotonic()
     with TemporaryDirectory(prefix="balloonlab-") as folder:
         report(f"{wanted.name}: boots")
         with _boot(which, wanted, choices, Path(folder), qemu, patience_s) as (guest, used):
             facts = describe(wanted, guest) | {"accelerator": used}
-            captured = operate(wanted, guest, report)
+            captured = run_session(wanted, guest, report)
     return Captured(
         {**facts, "seconds": round(monotonic() - began, 1), **captured.guest}, captured.pages
     )
@@ -110,12 +110,12 @@ def record_all(
     progress: bool = True,
     **how: Any,
 ) -> Iterator[tuple[Planned, Captured | None]]:
-    """Capture into a folder of traces, one guest after the other; those there are passed over.
+    """Capture into a folder of traces, one guest after the other; skip those that it has.
 
     Parameters
     ----------
     wanted : iterable of Planned
-        As `plan` lists them.
+        As `plan` returns them.
     out : path-like
         Folder for the traces, made if need be. A finished capture is on disk before the next
         one starts, and is not made again.
@@ -155,12 +155,12 @@ def _boot(
     folder: Path,
     qemu: str,
     patience_s: float,
-) -> Iterator[tuple[Guest, str]]:
-    """Boot with the first accelerator that works: that there is a KVM does not say it does."""
+) -> Iterator[tuple[BootedGuest, str]]:
+    """Boot with the first accelerator that works: a KVM that is there may still fail."""
     memory_pages, disk = wanted.memory_bytes // PAGE_BYTES, STATES[wanted.state].disk
     for accelerator in accelerators:
         try:
-            guest = Guest(which, memory_pages, accelerator, folder, disk, qemu, patience_s)
+            guest = BootedGuest(which, memory_pages, accelerator, folder, disk, qemu, patience_s)
         except CaptureError:
             if accelerator == accelerators[-1]:
                 raise

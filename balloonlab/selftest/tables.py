@@ -1,4 +1,4 @@
-"""The tables that the self-tests' commands print."""
+"""The tables that the self-tests' commands print: they fit 80 columns, and no cell is cut."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .benchmark import IDLE_TASK, LARGE_TASKS
 
 
 def render_fuzz(rows: pd.DataFrame) -> Table:
-    """Build the table of ``balloonlab fuzz``."""
+    """Return the table of ``balloonlab fuzz``."""
     view = Table(title="The device against a hostile guest (lab)", box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("")
     counts = rows.pivot_table(
@@ -27,13 +27,13 @@ def render_fuzz(rows: pd.DataFrame) -> Table:
 
 
 def render_contents(rows: pd.DataFrame) -> Table:
-    """Build the table of ``balloonlab verify``."""
+    """Return the table of ``balloonlab verify``."""
     memory = format_size(int(rows["memory_bytes"].iloc[0]))
     title = f"Every byte of a guest of {memory}, half of it ballooned at random (lab)"
     view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("")
     view.add_column("after")
-    for heading in ("outside the balloon", "of it changed", "ballooned", "of it not 0"):
+    for heading in ("outside\nthe balloon", "of it\nchanged", "ballooned", "of it\nnot 0"):
         view.add_column(heading, justify="right", no_wrap=True)
     for row in rows.itertuples():
         sizes = (row.kept_bytes, row.changed_bytes, row.ballooned_bytes, row.nonzero_bytes)
@@ -42,11 +42,12 @@ def render_contents(rows: pd.DataFrame) -> Table:
     return view
 
 
-def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
-    """Build the report of ``balloonlab bench``."""
-    view = Table(title="Kernels against memory and peers, this machine (lab)", box=SIMPLE_HEAD)
+def render_bench(rows: pd.DataFrame, missing: list[str], large: bool) -> Group:
+    """Return the report of ``balloonlab bench``."""
+    title = "Kernels against memory and peers, this machine (lab)"
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("task", "contender"):
-        view.add_column(heading, no_wrap=True)
+        view.add_column(heading)
     for heading in ("ms", "ns", "x reading"):
         view.add_column(heading, justify="right", no_wrap=True)
     for task, group in rows.groupby("task", sort=False):
@@ -56,7 +57,7 @@ def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
                 str(task) if i == 0 else "",
                 str(row.contender),
                 f"{row.median_ms:.3g}",
-                f"{row.ns_per_item:.2f} a {row.item}",
+                f"{row.ns_per_item:.2f} per {row.item}",
                 f"{row.ratio:.2f}",
                 end_section=i == last,
             )
@@ -66,14 +67,14 @@ def render_bench(rows: pd.DataFrame, missing: list[str]) -> Group:
         "x reading: time over that of reading the input once, round by round.",
     ]
     ours = rows[rows["contender"] == "balloonlab"].set_index("task")["ns_per_item"]
-    large = {size: task for size, task in LARGE_TASKS.items() if task in ours.index}
+    timed = {size: task for size, task in LARGE_TASKS.items() if task in ours.index}
     lines += [
-        f"{size} takes {ours[task] / ours[IDLE_TASK]:.2f} times the ns a page of 8GiB."
-        for size, task in large.items()
+        f"{size} takes {ours[task] / ours[IDLE_TASK]:.2f} times the ns per page of 8GiB."
+        for size, task in timed.items()
     ]
-    left_out = ", ".join(size for size in LARGE_TASKS if size not in large)
-    if left_out:
-        lines.append(f"Left out, page numbers do not fit the available memory: {left_out}.")
+    if left_out := ", ".join(size for size in LARGE_TASKS if size not in timed):
+        why = "page numbers do not fit the available memory" if large else "--large adds them"
+        lines.append(f"Left out, {why}: {left_out}.")
     if missing:
         lines.append(f"Left out, not installed: {', '.join(missing)} (pip install -e '.[test]').")
     return Group(view, Text("\n".join(lines)))

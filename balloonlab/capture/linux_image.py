@@ -47,7 +47,7 @@ def find(kernel: str | os.PathLike[str] | None, modules: str | os.PathLike[str] 
     Raises
     ------
     CaptureError
-        None is to be had; says what is missing.
+        There is none; the message names what is missing.
     """
     if (kernel is None) != (modules is None):
         raise CaptureError("kernel and modules must be given together: they belong to one version")
@@ -61,7 +61,7 @@ def find(kernel: str | os.PathLike[str] | None, modules: str | os.PathLike[str] 
 
 
 def obstacle() -> str | None:
-    """Say why no kernel can be found here, without downloading one; None where one can."""
+    """Return why no kernel can be found here, without downloading one; None where one can."""
     if _newest(BOOT, MODULES) or _cached() or _can_download():
         return None
     return (
@@ -71,7 +71,7 @@ def obstacle() -> str | None:
 
 
 def _newest(boot: Path, modules: Path) -> Kernel | None:
-    """Take the newest readable kernel of a folder that has its modules, too."""
+    """Return the newest readable kernel of a folder that has its modules, too."""
 
     def version(image: Path) -> list[int]:
         return [int(number) for number in re.findall(r"\d+", image.name)]
@@ -84,12 +84,25 @@ def _newest(boot: Path, modules: Path) -> Kernel | None:
 
 
 def cache_folder() -> Path:
-    """Where downloaded kernels are kept: ``BALLOONLAB_CACHE``, or the user's cache folder."""
-    own = os.environ.get("BALLOONLAB_CACHE")
-    if own:
-        return Path(own) / "kernels"
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(user) / "balloonlab" / "kernels"
+    """Return where downloaded kernels are kept.
+
+    ``BALLOONLAB_CACHE``, or ``balloonlab`` in ``XDG_CACHE_HOME`` or ``~/.cache``. Relative paths
+    in the latter two are ignored (XDG Base Directory Specification).
+
+    Raises
+    ------
+    CaptureError
+        None of them is set to an absolute folder.
+    """
+    if own := os.environ.get("BALLOONLAB_CACHE"):
+        return Path(own).absolute() / "kernels"
+    xdg, home = (os.environ.get(name, "") for name in ("XDG_CACHE_HOME", "HOME"))
+    for folder in (Path(xdg), Path(home, ".cache")):
+        if folder.is_absolute():
+            return folder / "balloonlab" / "kernels"
+    raise CaptureError(
+        "downloaded kernels need a folder: set BALLOONLAB_CACHE, or HOME to an absolute path"
+    )
 
 
 def _cached() -> Kernel | None:
@@ -124,7 +137,7 @@ def _download() -> Kernel:
         for own in (Path("lib/modules") / release.name, Path("boot") / f"vmlinuz-{release.name}"):
             (top / own).parent.mkdir(parents=True, exist_ok=True)
             if not (top / own).exists():
-                (draft / own).rename(top / own)  # the image last: it says that all is there
+                (draft / own).rename(top / own)  # the image last: with it all is there
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     kernel = _cached()
@@ -180,7 +193,7 @@ def read_modules(folder: Path, names: tuple[str, ...]) -> list[bytes]:
 
 
 def depends(module: bytes) -> list[str]:
-    """List the modules that one needs first, from its ``.modinfo`` section."""
+    """Return the modules that one needs first, from its ``.modinfo`` section."""
     found = re.search(rb"\0depends=([^\0]*)\0", module)
     return [_module(name) for name in found[1].decode().split(",") if name] if found else []
 

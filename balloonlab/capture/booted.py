@@ -1,4 +1,4 @@
-"""A Linux guest in QEMU that does what it is told and whose balloon is listened to."""
+"""A booted Linux guest in QEMU: takes commands, and every page of its balloon is recorded."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from ..sizes import MIB, PAGE_BYTES
-from . import initramfs, kernel
+from . import initramfs, linux_image
 from .errors import CaptureError
-from .kernel import Kernel
+from .linux_image import Kernel
 from .qmp import Monitor
 from .trace_events import EVENTS, Listener
 
@@ -27,7 +27,7 @@ COMMAND_LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off"
 """A panic ends QEMU, which is started with ``-no-reboot``; nothing is placed at random."""
 
 PATIENCE_S = 120.0
-"""Seconds of silence after which a guest counts as hung; it says something 50 times a command."""
+"""Seconds of silence after which a guest counts as hung; it reports 50 times per command."""
 
 LAST_WORDS = 12
 """Lines of the guest's console in an error message."""
@@ -37,7 +37,7 @@ DISK_BYTES = 64 * MIB
 
 
 def missing(qemu: str = QEMU, with_kernel: bool = True) -> list[str]:
-    """List what a capture needs and this machine lacks; empty where all is there.
+    """Return what a capture needs and this machine lacks; empty where all is there.
 
     Parameters
     ----------
@@ -51,11 +51,11 @@ def missing(qemu: str = QEMU, with_kernel: bool = True) -> list[str]:
         lacks.append(f"QEMU, {qemu} (Debian: apt-get install qemu-system-x86)")
     if initramfs.compiler() is None:
         lacks.append("a C compiler (Debian: apt-get install gcc libc6-dev)")
-    problem = kernel.obstacle() if with_kernel else None
+    problem = linux_image.obstacle() if with_kernel else None
     return [*lacks, problem] if problem else lacks
 
 
-class Guest:
+class BootedGuest:
     """A booted guest. Ends, with its QEMU, at the end of the ``with`` block.
 
     Parameters
@@ -76,7 +76,7 @@ class Guest:
     ----------
     monitor : Monitor
     listener : Listener
-        What the balloon device was told.
+        Records the pages that the balloon device received.
 
     Raises
     ------
@@ -98,8 +98,10 @@ class Guest:
         self._patience_s = patience_s
         self._console, self._errors = folder / "console", folder / "errors"
         self._console.touch()
-        needed = kernel.BALLOON + ((*kernel.ONLY_IF_THERE, *kernel.DISK) if disk else ())
-        modules = kernel.read_modules(which.modules, needed)
+        needed = linux_image.BALLOON + (
+            (*linux_image.ONLY_IF_THERE, *linux_image.DISK) if disk else ()
+        )
+        modules = linux_image.read_modules(which.modules, needed)
         (folder / "initramfs").write_bytes(initramfs.build(modules))
         devices = _disk(folder) if disk else []
         command = [
@@ -126,11 +128,11 @@ class Guest:
         """Start QEMU, connected to us by sockets and a pipe, and wait until the guest is up."""
         self._wire, wire = socket.socketpair()
         own, monitor = socket.socketpair()
-        source, told = os.pipe()
+        source, events = os.pipe()
         with ExitStack() as theirs:
             for end in (wire, monitor):
                 theirs.callback(end.close)
-            theirs.callback(os.close, told)
+            theirs.callback(os.close, events)
             for end in (self._wire, own):
                 self._open.callback(end.close)
                 end.settimeout(self._patience_s)
@@ -138,7 +140,7 @@ class Guest:
                 *command,
                 *("-chardev", f"socket,id=wire,fd={wire.fileno()}", "-serial", "chardev:wire"),
                 *("-chardev", f"socket,id=qmp,fd={monitor.fileno()}", "-mon", "qmp,mode=control"),
-                *("-D", f"/dev/fd/{told}"),
+                *("-D", f"/dev/fd/{events}"),
             ]
             self.listener = Listener(source)
             self._open.callback(self.listener.join)
@@ -149,7 +151,7 @@ class Guest:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=errors,
-                    pass_fds=(wire.fileno(), monitor.fileno(), told),
+                    pass_fds=(wire.fileno(), monitor.fileno(), events),
                 )
             except OSError as error:
                 raise CaptureError(f"{command[0]} could not be started: {error}") from None
@@ -178,7 +180,7 @@ class Guest:
         return self._from_wire(lambda: self._lines.read(n_bytes)).decode()
 
     def available_bytes(self) -> int:
-        """Tell the guest's ``MemAvailable``."""
+        """Return the guest's ``MemAvailable`` in bytes."""
         found = re.search(r"MemAvailable:\s+(\d+) kB", self.read("/proc/meminfo"))
         if not found:
             raise CaptureError("the guest's /proc/meminfo has no MemAvailable: Linux 3.14 or later")
@@ -187,7 +189,7 @@ class Guest:
     def set_balloon(
         self, memory_pages: int, n_pages: int, patience_s: float, report: Callable[[float], None]
     ) -> None:
-        """Set the balloon's size and wait until it has it, or told nothing for `patience_s`."""
+        """Set the balloon's size and wait until it has it, or no page came for `patience_s`."""
         self.monitor.command("balloon", value=(memory_pages - n_pages) * PAGE_BYTES)
         self.listener.wait(n_pages, patience_s, report)
         self._check_alive()
@@ -226,11 +228,11 @@ class Guest:
             raise self._explained(CaptureError("QEMU ended while the balloon changed its size"))
 
     def _explained(self, error: CaptureError) -> CaptureError:
-        """Add what QEMU and the guest's kernel said last."""
+        """Add the last lines of QEMU and of the guest's kernel."""
         texts = [path.read_text("utf-8", "replace") for path in (self._errors, self._console)]
-        said = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
-        panics = [line for line in said[1][:-LAST_WORDS] if "Kernel panic" in line]
-        lines = [*said[0][-LAST_WORDS:], *panics, *said[1][-LAST_WORDS:]]
+        ends = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
+        panics = [line for line in ends[1][:-LAST_WORDS] if "Kernel panic" in line]
+        lines = [*ends[0][-LAST_WORDS:], *panics, *ends[1][-LAST_WORDS:]]
         return CaptureError("\n".join([str(error), *lines]))
 
     def __enter__(self) -> Self:
@@ -246,12 +248,12 @@ class Guest:
 
 
 def _dies_with_us() -> list[str]:
-    """Have the kernel end QEMU with this process, whatever ends that."""
+    """Return the words that have the kernel end QEMU with this process, whatever ends that."""
     return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def _disk(folder: Path) -> list[str]:
-    """Make a disk with an empty ext4."""
+    """Make a disk with an empty ext4; return QEMU's arguments for it."""
     sbin = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     mke2fs = shutil.which("mke2fs", path=sbin)
     if mke2fs is None:
