@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import capture, datasets, figures, model, qemu, reproduction, results, selftest, wire
     from .main_job import reproduce
-    from .measurement import compare, load, load_timeline, measure, pool, sweep, timeline, totals
+    from .measurement import (
+        compare,
+        load,
+        load_timeline,
+        measure,
+        pool,
+        ratios,
+        sweep,
+        timeline,
+        totals,
+    )
     from .pages import patterns, traces
 
 __all__ = [
@@ -35,6 +45,7 @@ __all__ = [
     "patterns",
     "pool",
     "qemu",
+    "ratios",
     "reproduce",
     "reproduction",
     "results",
@@ -48,7 +59,7 @@ __all__ = [
 
 _MEASUREMENT = ("compare", "load", "load_timeline", "measure", "pool", "sweep", "timeline")
 _HOMES = {
-    **dict.fromkeys((*_MEASUREMENT, "totals"), "measurement"),
+    **dict.fromkeys((*_MEASUREMENT, "ratios", "totals"), "measurement"),
     "patterns": "pages",
     "reproduce": "main_job",
     "traces": "pages",

@@ -123,14 +123,14 @@ def _shares(repeat: pd.DataFrame) -> str:
 
 
 def _memory_findings(result: Reproduction) -> list[str]:
-    touched = [check for check in result.meta["checks"] if check["touched"]]
-    if not touched:
+    touched = result.checks[result.checks["touched"]]
+    if touched.empty:
         return []
-    falls = [100 * c["rss_fall_bytes"] / (c["balloon_pages"] * PAGE_BYTES) for c in touched]
-    lost = sum(check["lost_pages"] for check in touched)
+    falls = 100 * touched["rss_fall_bytes"] / (touched["balloon_pages"] * PAGE_BYTES)
+    lost = touched["lost_pages"].sum()
     kernel = "QEMU's pagemap" if result.source == "qemu" else "mincore"
     return [
-        f"{result.source}, touched: RSS fell by {min(falls):.2f} to {max(falls):.2f} % of the "
+        f"{result.source}, touched: RSS fell by {falls.min():.2f} to {falls.max():.2f} % of the "
         f"balloon in {len(touched)} repeats; {kernel} finds no ballooned page backed; "
         f"{lost} pages outside the balloon lost their contents."
     ]

@@ -13,8 +13,9 @@ import pandas as pd
 from .. import datasets
 from ..datasets import published
 from ..measurement.floor import PROTOCOL as FLOOR
-from ..measurement.stages import COLUMNS, STAGES
-from ..measurement.store import load
+from ..measurement.tables import COLUMNS
+from ..measurement.reading import load
+from ..measurement.stages import STAGES
 from ..sizes import GIB
 
 STAGE_LABELS = {
@@ -39,20 +40,23 @@ class Reproduction:
     frame : pandas.DataFrame
         Every raw repeat; columns as in `balloonlab.measure`.
     meta : dict
-        Machine, versions, commit, arguments, checks.
+        Machine, versions, commit, arguments.
+    checks : pandas.DataFrame
+        As of `balloonlab.measurement.Run`.
     folder : pathlib.Path or None
         Where ``timings.csv``, ``meta.json`` and the figure are.
     """
 
     frame: pd.DataFrame
     meta: dict[str, Any] = field(repr=False)
+    checks: pd.DataFrame = field(repr=False)
     folder: Path | None = None
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Reproduction:
         """Read a stored reproduction."""
         run = load(folder)
-        return cls(run.frame, run.meta, Path(folder))
+        return cls(run.frame, run.meta, run.checks, Path(folder))
 
     @property
     def source(self) -> str:

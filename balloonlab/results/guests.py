@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import datasets
-from ..measurement.store import load
+from ..measurement.reading import load
 from ..pages import traces
 from .number import SHORT, Named, Number
 from .sweeps import median_ms
