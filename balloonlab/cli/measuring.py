@@ -24,7 +24,11 @@ def _help(row: Row) -> str:
     """Return the first sentence of an option's help, its words and its default."""
     text = row.help.partition(". ")[0].rstrip(".").replace("`", "")
     words = f": {', '.join(row.choices)}" if row.choices else ""
-    default = {True: "yes", False: "no"}.get(row.default, row.default) if row.kind is bool else row.default
+    default = (
+        {True: "yes", False: "no"}.get(row.default, row.default)
+        if row.kind is bool
+        else row.default
+    )
     return f"{text}{words}" + ("" if default is None else f" ({default})")
 
 
@@ -167,7 +171,9 @@ def _read_pages(path: Path) -> npt.NDArray[np.uint64]:
     try:
         return np.array([int(line) for line in path.read_text().split()], np.uint64)
     except (ValueError, OverflowError) as error:
-        raise ValueError(f"pattern-file {path} must have one page number per line: {error}") from None
+        raise ValueError(
+            f"pattern-file {path} must have one page number per line: {error}"
+        ) from None
 
 
 def _print_sweep(result: Run) -> None:

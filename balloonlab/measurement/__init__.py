@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import compare, measure, sweep
-    from .tables import columns
     from .ratio import ratios
     from .reading import load, pool
     from .run import Run, totals
+    from .tables import columns
     from .timelines import load_timeline, timeline
 
 __all__ = [

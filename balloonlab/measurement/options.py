@@ -77,7 +77,7 @@ class Options(TypedDict, Generic[M], total=False):
     """The table. `M` is what an option takes besides one value: lists of them in a sweep."""
 
     memory: Annotated[
-        Size | None | M,
+        Size | M | None,
         Option(
             None,
             "RAM of the guest. Bytes or a string such as ``8GiB``; by default 8 GiB, or that of "
@@ -86,7 +86,7 @@ class Options(TypedDict, Generic[M], total=False):
         ),
     ]
     balloon: Annotated[
-        Size | float | None | M,
+        Size | float | M | None,
         Option(
             None,
             "Size of the balloon, or a share of the memory such as 0.5. A share is above 0 and "
@@ -108,7 +108,7 @@ class Options(TypedDict, Generic[M], total=False):
         ),
     ]
     protocol: Annotated[
-        str | None | M,
+        str | M | None,
         Option(
             None,
             "How pages are sent. With ``host='lab'`` one of `balloonlab.wire.formats`, by default "
@@ -122,7 +122,7 @@ class Options(TypedDict, Generic[M], total=False):
         ),
     ]
     discard: Annotated[
-        Literal["page", "range", "single"] | None | M,
+        Literal["page", "range", "single"] | M | None,
         Option(
             None,
             "How the host applies a message. By default as the protocol's hosts do: ``page`` for "

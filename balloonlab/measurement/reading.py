@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from .run import Run
+from .setups import parts_of
 from .tables import (
     CHECK_COLUMNS,
     COLUMNS,
@@ -22,8 +24,6 @@ from .tables import (
     empty,
     stack,
 )
-from .run import Run
-from .setups import parts_of
 
 TIMINGS, META, CHECKS, SKIPPED = "timings.csv", "meta.json", "checks.csv", "skipped.csv"
 
@@ -258,7 +258,9 @@ def _typed(path: Path, cells: pd.Series) -> pd.Series:
         valid = cells.isin(["True", "False"])
         typed = cells == "True"
     else:
-        numbers = pd.to_numeric(cells.replace("", "nan") if cells.name in _SPARSE else cells, "coerce")
+        numbers = pd.to_numeric(
+            cells.replace("", "nan") if cells.name in _SPARSE else cells, "coerce"
+        )
         valid = cells.str.fullmatch(r"-?\d+(\.0)?") | (cells.name in _SPARSE) & (cells == "")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)
     if not valid.all():

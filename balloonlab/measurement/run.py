@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ..sizes import format_size
-from .tables import SKIPPED_COLUMNS, empty
 from .frame import as_frame
+from .tables import SKIPPED_COLUMNS, empty
 
 CASE = SKIPPED_COLUMNS[1:-2]
 """Columns that say which case a row is of."""

@@ -23,7 +23,6 @@ import pandas as pd
 from ..pages import Buddy
 from ..terminal import Progress
 from .case import Case, digest
-from .tables import COLUMNS, SKIPPED_COLUMNS, check_columns, empty, stack
 from .provenance import describe_machine
 from .reading import CHECKS, META, SKIPPED, load
 from .resources import check_available, check_facilities, needed_bytes
@@ -31,6 +30,7 @@ from .run import Run
 from .setups import check_rules, describe_setups, setup_of
 from .stages import WARM_UP, Repeat
 from .store import Store, check_out
+from .tables import COLUMNS, SKIPPED_COLUMNS, check_columns, empty, stack
 
 _MEASURING = threading.Lock()
 

@@ -15,7 +15,7 @@ from ..host import DISCARDS
 from ..pages import as_pfns, patterns
 from ..qemu import find, protocols
 from ..qemu.process import check_memory
-from ..sizes import PAGE_BYTES, Size, parse_pages
+from ..sizes import Size, parse_pages
 from . import floor, on_lab, on_qemu
 from .case import CUSTOM, Case, default_memory, digest
 from .options import TABLE, Options, balloon_pages, check_options
@@ -212,9 +212,7 @@ def check_rules(case: Case) -> None:
         for name, (only, reason) in rules.get(scope, {}).items():
             value = getattr(case, name)
             if value != only:
-                raise ValueError(
-                    f"{name} must be {only!r} with {where}, got {value!r}: {reason}"
-                )
+                raise ValueError(f"{name} must be {only!r} with {where}, got {value!r}: {reason}")
 
 
 def describe_setups(cases: Iterable[Case]) -> dict[str, Any]:

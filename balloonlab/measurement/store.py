@@ -17,9 +17,9 @@ from typing import Any
 
 import pandas as pd
 
-from .tables import SKIPPED_COLUMNS, empty
 from .reading import CHECKS, META, SKIPPED, TIMINGS, check_alike, read_meta, read_run
 from .run import Run
+from .tables import SKIPPED_COLUMNS, empty
 
 FIGURE = "headline"
 OWN = (TIMINGS, META, CHECKS, SKIPPED, f"{FIGURE}.svg", f"{FIGURE}.png")
@@ -209,9 +209,7 @@ class Store:
         finally:
             os.close(folder)
 
-    def begin(
-        self, meta: dict[str, Any], check_columns: list[str], set_aside: bool = False
-    ) -> Run:
+    def begin(self, meta: dict[str, Any], check_columns: list[str], set_aside: bool = False) -> Run:
         """Start the run that `meta` describes, or go on with it; only whole repeats stay.
 
         Parameters

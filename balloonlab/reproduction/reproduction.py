@@ -13,9 +13,9 @@ import pandas as pd
 from .. import datasets
 from ..datasets import published
 from ..measurement.floor import PROTOCOL as FLOOR
-from ..measurement.tables import COLUMNS
 from ..measurement.reading import load
 from ..measurement.stages import STAGES
+from ..measurement.tables import COLUMNS
 from ..sizes import GIB
 
 STAGE_LABELS = {
