@@ -15,6 +15,7 @@ from .app import app, console, reported
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import pandas as pd
     from rich.table import Table
 
     from ..measurement.run import Run
@@ -24,11 +25,9 @@ def _help(row: Row) -> str:
     """Return the first sentence of an option's help, its words and its default."""
     text = row.help.partition(". ")[0].rstrip(".").replace("`", "")
     words = f": {', '.join(row.choices)}" if row.choices else ""
-    default = (
-        {True: "yes", False: "no"}.get(row.default, row.default)
-        if row.kind is bool
-        else row.default
-    )
+    default = row.default
+    if row.flags:
+        default = row.flags.split("/")[not default].removeprefix("--")
     return f"{text}{words}" + ("" if default is None else f" ({default})")
 
 
@@ -133,7 +132,7 @@ def sweep(
         given = _given(options)
         if "balloon" in given:
             given["balloon"] = [_size_or_share(text) for text in given["balloon"]]
-        patterns = [_in_folder(name, traces) for name in given.get("pattern", [])]
+        patterns: list[Any] = [_in_folder(name, traces) for name in given.get("pattern", [])]
         patterns += [_read_pages(path) for path in pattern_file or []]
         if patterns:
             given["pattern"] = patterns
@@ -177,42 +176,60 @@ def _read_pages(path: Path) -> npt.NDArray[np.uint64]:
 
 
 def _print_sweep(result: Run) -> None:
+    from rich.console import Console
+
     from ..measurement.run import constants
 
     n_cases = result.frame["run_id"].nunique()
     if n_cases:
-        console().print(", ".join(constants(result.frame)), highlight=False)
-        console().print(_table(result))
+        typer.echo(", ".join(constants(result.frame)))
+        view = Console()
+        view.width = max(80, view.width)
+        view.print(_table(result))
     for (outcome, reason), rows in result.skipped.groupby(["outcome", "reason"]):
         typer.echo(f"{outcome}, {len(rows)} cases: {reason}")
-    typer.echo(f"{n_cases} cases measured, {len(result.skipped)} left out.")
+    sources = "".join(f" ({source})" for source in result.frame["source"].unique())
+    typer.echo(f"{n_cases} cases measured, {len(result.skipped)} left out{sources}.")
+
+
+def _spread(value: float, low: float, high: float) -> str:
+    return f"{value:.3g} ({low:.3g}-{high:.3g})"
+
+
+def _ratios(result: Run) -> pd.DataFrame | None:
+    from ..measurement import ratios
+
+    try:
+        return ratios(result)
+    except ValueError:  # no pfn, or several that nothing in the frame tells apart
+        return None
 
 
 def _table(result: Run) -> Table:
     """Return totals as a table for the terminal, with ratios over pfn where they say anything."""
     from rich.table import Table
 
-    from ..measurement import ratios, totals
+    from ..measurement import totals
     from ..measurement.run import readable
 
     table = totals(result)
     text = readable(table)
-    text["range_ms"] = text.pop("min_ms") + " to " + text.pop("max_ms")
-    try:
-        over = ratios(result)
-    except ValueError:  # no pfn, or several that nothing in the frame tells apart
-        over = None
-    if over is not None and len(over):
+    names = ["median_ms", "min_ms", "max_ms"]
+    text["time, ms"] = [_spread(*times) for times in table[names].itertuples(index=False)]
+    text = text.drop(columns=[*names, "repeats"])
+    pairs = result.frame[["protocol", "discard"]].drop_duplicates()
+    if "discard" in text and pairs["protocol"].is_unique:
+        text = text.drop(columns="discard")
+    if (over := _ratios(result)) is not None:
         shared = [name for name in table.columns if name in over.columns]
-        over["ratio to pfn"] = [
-            f"{ratio:.3g} ({low:.3g} to {high:.3g})"
-            for ratio, low, high in zip(over["ratio"], over["low"], over["high"], strict=True)
+        merged = table.merge(over, on=shared, how="left")
+        text["ratio to pfn"] = [
+            "" if row.n != row.n else _spread(row.ratio, row.low, row.high)
+            for row in merged.itertuples()
         ]
-        merged = table.merge(over, on=shared, how="left", sort=False)
-        text["ratio to pfn"] = merged["ratio to pfn"].fillna("").to_numpy()
     view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in text.columns:
-        view.add_column(name.replace("_ms", ", ms"), overflow="fold")
+        view.add_column(name, overflow="fold")
     for row in text.itertuples(index=False):
         view.add_row(*row)
     return view

@@ -83,13 +83,10 @@ def ratios(
 
 def _default_by(frame: pd.DataFrame) -> list[str]:
     differ = [name for name in differing(frame) if name != "protocol"]
-    per_protocol = frame.groupby("protocol")
-    follows = ("discard", "negotiated_protocol", "n_bitmaps")
-    return [
-        name
-        for name in differ
-        if name not in follows or (name == "discard" and (per_protocol[name].nunique() > 1).any())
-    ]
+    follows = {"negotiated_protocol", "n_bitmaps"}
+    if frame[["protocol", "discard"]].drop_duplicates()["protocol"].is_unique:
+        follows.add("discard")
+    return [name for name in differ if name not in follows]
 
 
 def _ratio(

@@ -258,10 +258,9 @@ def _typed(path: Path, cells: pd.Series) -> pd.Series:
         valid = cells.isin(["True", "False"])
         typed = cells == "True"
     else:
-        numbers = pd.to_numeric(
-            cells.replace("", "nan") if cells.name in _SPARSE else cells, "coerce"
-        )
-        valid = cells.str.fullmatch(r"-?\d+(\.0)?") | (cells.name in _SPARSE) & (cells == "")
+        blank = (cells == "") & (cells.name in _SPARSE)
+        valid = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?")
+        numbers = pd.to_numeric(cells, errors="coerce")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)
     if not valid.all():
         row = int((~valid).to_numpy().argmax())

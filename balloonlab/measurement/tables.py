@@ -36,7 +36,7 @@ def _of_option(row: Row) -> Column:
 
 _CHOSEN = sorted(
     (row for row in TABLE.values() if row.column),
-    key=lambda row: str(row.column).endswith("_bytes"),
+    key=lambda row: str(row.column).endswith("_bytes"),  # sizes last
 )
 _RUN = Column("run_id", str, "Names a case of one run.")
 _SOURCE = Column("source", str, "Who measured: lab or qemu (see guest and host).")
