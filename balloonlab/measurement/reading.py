@@ -188,7 +188,7 @@ def read_run(folder: Path, meta: dict[str, Any]) -> Run:
             folder, len(bad), ", ".join(shown), more,
         )  # fmt: skip
     tables = [
-        table[[key not in bad for key in zip(table["run_id"], table["repeat"], strict=True)]]
+        table.loc[[key not in bad for key in zip(table["run_id"], table["repeat"], strict=True)]]
         for table in (frame, checks)
     ]
     frame, checks = (table.reset_index(drop=True) for table in tables)

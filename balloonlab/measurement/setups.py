@@ -154,7 +154,8 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
     if protocol != protocols.REPORTING:
         chosen["block_order"] = 0
     memory: Size | None = chosen.pop("memory")
-    memory_pages = parse_pages(default_memory(pattern) if memory is None else memory, "memory")
+    usual = default_memory(pattern)  # also checks the spelling
+    memory_pages = parse_pages(usual if memory is None else memory, "memory")
     setup.check_pages(memory_pages)
     given = None
     if not isinstance(pattern, str):

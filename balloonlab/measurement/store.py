@@ -267,7 +267,7 @@ class Store:
         stored = read_meta(self.folder, required=())
         if stored.get("command") != meta["command"]:
             raise ValueError(
-                f"{where} holds a run of {stored.get('command', 'another command')}, not of "
+                f"{where} holds a run of {stored.get('command', 'another command')}, not a "
                 f"{meta['command']}: choose another folder"
             )
         stored = read_meta(self.folder, RESUMABLE)
