@@ -134,7 +134,9 @@ def test_an_aged_guest_is_aged_once_and_keeps_its_other_free_memory(monkeypatch)
     free = case.allocator().free_blocks()
     assert free.tolist() == guests[0].buddy.free_blocks().tolist()
     assert free @ (1 << np.arange(free.size)) > case.balloon_pages
-    sorted_case = make_case(memory="16MiB", balloon="8MiB", pattern="aged", order="ascending").with_pages()
+    sorted_case = make_case(
+        memory="16MiB", balloon="8MiB", pattern="aged", order="ascending"
+    ).with_pages()
     assert sorted_case.allocator().free_blocks()[0] == case.balloon_pages
 
 

@@ -204,8 +204,8 @@ def test_the_same_call_goes_on_where_it_stopped(turns, tmp_path):
     assert len(numbers) == 2 + 3
     assert len(repeats_of(run)) == len(run.checks) == 6
     assert len(run.meta["sessions"]) == 2
-    kept = run.frame.head(len(stopped.frame))
-    assert_frame_equal(kept, stopped.frame)
+    assert len(run.frame.merge(stopped.frame)) == len(stopped.frame)
+    assert run.frame["protocol"].unique().tolist() == SMALL["protocol"]  # case by case at the end
     begun.clear()
     assert_frame_equal(bl.sweep(**SMALL, out=tmp_path).frame, run.frame)
     assert begun == []
@@ -344,7 +344,7 @@ def test_folders_of_others_are_left_alone(tmp_path):
     with pytest.raises(ValueError, match=r"timings.csv without meta.json"):
         bl.sweep(**SMALL, out=tmp_path)
     (tmp_path / "meta.json").write_text('{"command": "reproduce"}')
-    with pytest.raises(ValueError, match="balloonlab reproduce, not a sweep"):
+    with pytest.raises(ValueError, match="a run of reproduce, not a sweep"):
         bl.sweep(**SMALL, out=tmp_path)
     with store.Store(tmp_path).locked(), pytest.raises(ValueError, match="by another process"):
         bl.sweep(**SMALL, out=tmp_path)
@@ -362,8 +362,8 @@ def test_pool_puts_runs_of_one_machine_together(stored, tmp_path):
     assert pooled.frame.dtypes.equals(run.frame.dtypes)
     assert pooled.meta["cpu_model"] == run.meta["cpu_model"]
     assert "arguments" not in pooled.meta
-    assert [meta["sweep_id"] for meta in pooled.meta["pooled"]] == [
-        run.meta["sweep_id"], second.meta["sweep_id"],
+    assert [meta["id"] for meta in pooled.meta["pooled"]] == [
+        run.meta["id"], second.meta["id"],
     ]  # fmt: skip
     shutil.copytree(out, tmp_path / "copy")
     with pytest.raises(ValueError, match="hold the same run"):
@@ -374,14 +374,16 @@ def test_pool_puts_runs_of_one_machine_together(stored, tmp_path):
         bl.pool(str(out))
 
 
-def test_an_array_is_one_pattern(tmp_path):
+def test_arrays_are_patterns_with_names_of_their_own(tmp_path):
     pages = np.random.default_rng(3).permutation(2048)[:500]
-    grid = {"memory": "8MiB", "pattern": ["idle", pages], "order": ["as is", "shuffled"]}
+    more = np.random.default_rng(4).permutation(2048)[:500]
+    grid = {"memory": "8MiB", "pattern": ["idle", pages, more], "order": ["as is", "shuffled"]}
     run = bl.sweep(**grid, repeats=1, out=tmp_path)
     sizes = run.frame.drop_duplicates("run_id").groupby("pattern")["n_pages"].unique()
-    assert sizes["custom"].tolist() == [500]
-    assert sizes["idle"].tolist() == [1792]
-    grid["pattern"] = ["idle", pages[::-1]]
+    assert sizes.pop("idle").tolist() == [1792]
+    assert sizes.index.str.match("custom:[0-9a-f]{12}$").all()
+    assert [n.tolist() for n in sizes] == [[500], [500]]
+    grid["pattern"] = ["idle", pages[::-1], more]
     with pytest.raises(ValueError, match="holds a sweep with pattern="):
         bl.sweep(**grid, repeats=1, out=tmp_path)
 
@@ -397,7 +399,11 @@ def test_an_array_is_one_pattern(tmp_path):
         ({"memory": []}, ValueError, "memory must have at least one value"),
         ({"balloon": 1.5}, ValueError, "above 0 and below 1 as a share"),
         ({"pattern": [1, 2, 3]}, TypeError, r"give page numbers as numpy.array"),
-        ({"pattern": [np.arange(3), np.arange(4)]}, ValueError, "at most one array"),
+        ({"protocl": "pfn"}, TypeError, "unknown argument protocl: did you mean protocol"),
+        ({"pattern": ["idle", "idel"]}, ValueError, "pattern must be one of"),
+        ({"order": "shufled"}, ValueError, "did you mean 'shuffled'"),
+        ({"protocol": "bitmap-v3"}, ValueError, "did you mean 'bitmap-v4'"),
+        ({"out": ""}, ValueError, "out must name a folder"),
         ({"pattern": np.array([0.5])}, TypeError, "pattern must be an array of integers"),
         ({"repeats": 0}, ValueError, "repeats must be"),
         ({"seed": -1}, ValueError, "seed must be"),
