@@ -9,17 +9,13 @@ columns that say which case a row is of. `balloonlab.measurement.case.Case` has 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import wraps
-from inspect import Parameter, cleandoc, signature
-from textwrap import fill, indent
 from typing import (
     Annotated,
     Any,
     Generic,
     Literal,
-    ParamSpec,
     TypedDict,
     TypeVar,
     Union,
@@ -37,8 +33,6 @@ Pattern = str | npt.ArrayLike
 Guest = Literal["thread"]
 Host = Literal["lab", "qemu"]
 M = TypeVar("M")
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -73,159 +67,96 @@ class Option:
     listed: bool = True
 
 
+# fmt: off
 class Options(TypedDict, Generic[M], total=False):
     """The table. `M` is what an option takes besides one value: lists of them in a sweep."""
 
-    memory: Annotated[
-        Size | M | None,
-        Option(
-            None,
-            "RAM of the guest. Bytes or a string such as ``8GiB``; by default 8 GiB, or that of "
-            "the guest that a trace was recorded from.",
-            column="memory_bytes",
-        ),
-    ]
-    balloon: Annotated[
-        Size | float | M | None,
-        Option(
-            None,
-            "Size of the balloon, or a share of the memory such as 0.5. A share is above 0 and "
-            "below 1, and rounded down to whole pages. By default 7/8 of the memory, or the size "
-            "of the trace or array.",
-            column="balloon_bytes",
-        ),
-    ]
-    guest: Annotated[
-        Guest | M,
-        Option("thread", "Who runs the driver. ``thread``: a thread of compiled code."),
-    ]
-    host: Annotated[
-        Host | M,
-        Option(
-            "lab",
-            "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
-            "``qemu-system-x86_64``, 6.0 or later (``qemu``).",
-        ),
-    ]
-    protocol: Annotated[
-        str | M | None,
-        Option(
-            None,
-            "How pages are sent. With ``host='lab'`` one of `balloonlab.wire.formats`, by default "
-            "``bitmap-v4``, or ``madvise``: no message, one call over as many bytes, the floor. "
-            "In QEMU ``pfn``, the default there, or ``reporting``: up to 32 free blocks per kick, "
-            "a descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no "
-            "deflation. The pattern's pages are free in the guest's allocator (``aged``: all that "
-            "are), merged as far as they adjoin; whole blocks are reported up to the balloon's "
-            "size, and ``n_pages`` and ``balloon_bytes`` count what was reported.",
-            column="protocol",
-        ),
-    ]
-    discard: Annotated[
-        Literal["page", "range", "single"] | M | None,
-        Option(
-            None,
-            "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
-            "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else.",
-            column="discard",
-        ),
-    ]
-    pattern: Annotated[
-        Pattern | M,
-        Option(
-            "idle",
-            "Which pages. A spelling that `balloonlab.patterns.make` takes (``idle``, ``random``, "
-            "``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or an array of "
-            "page numbers, which stands in the frame as ``custom:`` and its digest. What is drawn "
-            "is drawn with ``rng=0``: the same arguments give the same pages everywhere.",
-            column="pattern",
-        ),
-    ]
-    order: Annotated[
-        Literal["as is", "ascending", "descending", "shuffled"] | M,
-        Option(
-            "as is",
-            "In which order the allocator hands the pages out. ``as is`` is the pattern's own, or "
-            "the array's. ``idle`` and ``aged`` then come from an allocator in that state, all "
-            "else from a free list of exactly these pages. Shuffled with ``rng=0``.",
-            column="order",
-        ),
-    ]
-    operation: Annotated[
-        Literal["inflate", "deflate"] | M,
-        Option(
-            "inflate",
-            "What is timed. A deflation empties a full balloon, newest pages first: they are "
-            "announced with ``MADV_WILLNEED`` and released to the allocator (stage ``release`` "
-            "in the place of ``allocate``).",
-            column="operation",
-        ),
-    ]
-    touched: Annotated[
-        bool | M,
-        Option(
-            True,
-            "Whether the host backs all of the guest's RAM beforehand.",
-            column="touched",
-            flags="--touched/--untouched",
-        ),
-    ]
-    thp: Annotated[
-        bool | M,
-        Option(
-            False,
-            "Whether the host may use transparent huge pages for the guest's RAM.",
-            column="thp",
-            flags="--thp/--no-thp",
-        ),
-    ]
-    wait: Annotated[
-        Literal["block", "busy"] | M,
-        Option(
-            "block",
-            "Whether the driver sleeps or polls until the host has answered. A driver that polls "
-            "saves wake-ups but stays on its processor, which every ``madvise`` must then "
-            "interrupt to flush its TLB: discarding touched memory per page took seven times as "
-            "long.",
-            column="wait",
-        ),
-    ]
-    steps: Annotated[
-        int | M,
-        Option(
-            1,
-            "In how many equal steps the balloon gets to its size. Times and counts are sums.",
-            least=1,
-            column="steps",
-        ),
-    ]
-    bitmaps: Annotated[
-        int | M,
-        Option(
-            32,
-            "Bitmaps of 32 KiB that the guest has memory for, each for 1 GiB of page numbers. A "
-            "driver short of them works in smaller windows; without a single one it falls back "
-            "to ``pfn``. The frame's ``negotiated_protocol`` and ``n_bitmaps`` say what was used.",
-            least=0,
-            most=32,
-            column="bitmaps",
-            skipped_only=True,
-        ),
-    ]
-    block_order: Annotated[
-        int | M,
-        Option(
-            9,
-            "Order of the blocks under ``reporting``: ``2**block_order`` pages. Linux reports "
-            "those of 9 and up (``pageblock_order``). The checks have it.",
-            least=0,
-            most=10,
-        ),
-    ]
-    repeats: Annotated[
-        int | M,
-        Option(5, "Measured repeats of each case, after a warm-up.", least=1, listed=False),
-    ]
+    memory: Annotated[Size | M | None, Option(None,
+        "RAM of the guest. Bytes or a string such as ``8GiB``; by default 8 GiB, or that of "
+        "the guest that a trace was recorded from.",
+        column="memory_bytes",
+    )]
+    balloon: Annotated[Size | float | M | None, Option(None,
+        "Size of the balloon, or a share of the memory such as 0.5. A share is above 0 and "
+        "below 1, and rounded down to whole pages. By default 7/8 of the memory, or the size "
+        "of the trace or array.",
+        column="balloon_bytes",
+    )]
+    guest: Annotated[Guest | M, Option(
+        "thread", "Who runs the driver. ``thread``: a thread of compiled code.",
+    )]
+    host: Annotated[Host | M, Option("lab",
+        "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
+        "``qemu-system-x86_64``, 6.0 or later (``qemu``).",
+    )]
+    protocol: Annotated[str | M | None, Option(None,
+        "How pages are sent. With ``host='lab'`` one of `balloonlab.wire.formats`, by default "
+        "``bitmap-v4``, or ``madvise``: no message, one call over as many bytes, the floor. "
+        "In QEMU ``pfn``, the default there, or ``reporting``: up to 32 free blocks per kick, "
+        "a descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no "
+        "deflation. The pattern's pages are free in the guest's allocator (``aged``: all that "
+        "are), merged as far as they adjoin; whole blocks are reported up to the balloon's "
+        "size, and ``n_pages`` and ``balloon_bytes`` count what was reported.",
+        column="protocol",
+    )]
+    discard: Annotated[Literal["page", "range", "single"] | M | None, Option(None,
+        "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
+        "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else.",
+        column="discard",
+    )]
+    pattern: Annotated[Pattern | M, Option("idle",
+        "Which pages. A spelling that `balloonlab.patterns.make` takes (``idle``, ``random``, "
+        "``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or an array of "
+        "page numbers, which stands in the frame as ``custom:`` and its digest. What is drawn "
+        "is drawn with ``rng=0``: the same arguments give the same pages everywhere.",
+        column="pattern",
+    )]
+    order: Annotated[Literal["as is", "ascending", "descending", "shuffled"] | M, Option("as is",
+        "In which order the allocator hands the pages out. ``as is`` is the pattern's own, or "
+        "the array's. ``idle`` and ``aged`` then come from an allocator in that state, all "
+        "else from a free list of exactly these pages. Shuffled with ``rng=0``.",
+        column="order",
+    )]
+    operation: Annotated[Literal["inflate", "deflate"] | M, Option("inflate",
+        "What is timed. A deflation empties a full balloon, newest pages first: they are "
+        "announced with ``MADV_WILLNEED`` and released to the allocator (stage ``release`` "
+        "in the place of ``allocate``).",
+        column="operation",
+    )]
+    touched: Annotated[bool | M, Option(True,
+        "Whether the host backs all of the guest's RAM beforehand.",
+        column="touched", flags="--touched/--untouched",
+    )]
+    thp: Annotated[bool | M, Option(False,
+        "Whether the host may use transparent huge pages for the guest's RAM.",
+        column="thp", flags="--thp/--no-thp",
+    )]
+    wait: Annotated[Literal["block", "busy"] | M, Option("block",
+        "Whether the driver sleeps or polls until the host has answered. A driver that polls "
+        "saves wake-ups but stays on its processor, which every ``madvise`` must then "
+        "interrupt to flush its TLB: discarding touched memory per page took seven times as "
+        "long.",
+        column="wait",
+    )]
+    steps: Annotated[int | M, Option(1,
+        "In how many equal steps the balloon gets to its size. Times and counts are sums.",
+        least=1, column="steps",
+    )]
+    bitmaps: Annotated[int | M, Option(32,
+        "Bitmaps of 32 KiB that the guest has memory for, each for 1 GiB of page numbers. A "
+        "driver short of them works in smaller windows; without a single one it falls back "
+        "to ``pfn``. The frame's ``negotiated_protocol`` and ``n_bitmaps`` say what was used.",
+        least=0, most=32, column="bitmaps", skipped_only=True,
+    )]
+    block_order: Annotated[int | M, Option(9,
+        "Order of the blocks under ``reporting``: ``2**block_order`` pages. Linux reports "
+        "those of 9 and up (``pageblock_order``). The checks have it.",
+        least=0, most=10,
+    )]
+    repeats: Annotated[int | M, Option(
+        5, "Measured repeats of each case, after a warm-up.", least=1, listed=False,
+    )]
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -318,64 +249,3 @@ def balloon_pages(balloon: Size | float, memory_pages: int) -> int:
             )
         return int(memory_pages * balloon)
     return parse_pages(balloon, "balloon")
-
-
-def takes_options(lists: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Give a function that takes ``**options`` their signature, and their part of its docstring.
-
-    Parameters
-    ----------
-    lists : bool
-        Whether each option may also be a list of values.
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        kept = [p for p in signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        own = [p for p in kept if p.kind is p.KEYWORD_ONLY]
-        options = [
-            Parameter(
-                name,
-                Parameter.POSITIONAL_OR_KEYWORD
-                if name in ("memory", "balloon") and len(own) == len(kept)
-                else Parameter.KEYWORD_ONLY,
-                default=row.default,
-                annotation=_annotation(row, lists),
-            )
-            for name, row in TABLE.items()
-        ]
-        first = [p for p in kept if p.kind is not p.KEYWORD_ONLY]
-        whole = signature(function).replace(parameters=[*first, *options, *own])
-
-        @wraps(function)
-        def taking(*args: P.args, **kwargs: P.kwargs) -> R:
-            check_known(kwargs, whole.parameters)
-            bound = whole.bind(*args, **kwargs).arguments
-            return function(
-                *[bound.pop(p.name) for p in first if p.name in bound],
-                **bound,
-            )
-
-        taking.__signature__ = whole  # type: ignore[attr-defined]
-        if taking.__doc__:
-            taking.__doc__ = cleandoc(taking.__doc__).replace("{options}", _documented(lists))
-        return taking
-
-    return decorate
-
-
-def _annotation(row: Row, lists: bool) -> Any:
-    return row.hint | list[row.hint] if lists and row.listed else row.hint  # type: ignore[name-defined]
-
-
-def _documented(lists: bool) -> str:
-    """Return the options as numpydoc has them."""
-    entries = []
-    for name, row in TABLE.items():
-        size = "int or str" if name == "memory" else "int, str or float"
-        kinds = {"memory": size, "balloon": size, "pattern": "str or array-like of int"}
-        one = "{" + ", ".join(map(repr, row.choices)) + "}" if row.choices else row.kind.__name__
-        kind = kinds.get(name, one) + (", or a list of them" if lists and row.listed else "")
-        kind += ", optional" if row.default is None else f", default {row.default!r}"
-        limits = "" if row.most is None else f" From {row.least} to {row.most}."
-        entries.append(f"{name} : {kind}\n{indent(fill(row.help + limits, 90), '    ')}")
-    return "\n".join(entries)

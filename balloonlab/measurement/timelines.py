@@ -15,12 +15,13 @@ from ..kernels import clock
 from .case import Case
 from .floor import PROTOCOL as FLOOR
 from .on_lab import check_balloon, check_before, check_sent, operate
-from .options import Options, takes_options
+from .options import Options
 from .provenance import describe_machine
 from .reading import META
 from .resources import check_available, check_facilities
 from .runner import alone
 from .setups import check_rules, make_case
+from .signatures import takes_options
 from .store import check_out, write_table
 
 TIMELINE = "timeline.csv"
