@@ -45,7 +45,8 @@ def test_it_leaves_raw_repeats_metadata_and_figure(outcome):
     for key in ("cpu_model", "kernel", "thp", "memory_bytes", "versions", "commit", "utc_time"):
         assert key in loaded.meta
     assert loaded.meta["arguments"] == {
-        "guest": "thread", "host": "lab", "memory_bytes": 32 << 20, "balloon_bytes": 28 << 20, "repeats": 2,
+        "guest": "thread", "host": "lab", "memory_bytes": 32 << 20, "balloon_bytes": 28 << 20,
+        "repeats": 2,
     }  # fmt: skip
     assert loaded.meta["finished"]
     assert len(loaded.checks) == 10

@@ -94,7 +94,7 @@ def test_a_damaged_repeat_is_dropped_named_and_measured_again(whole, copy, caplo
 def test_times_that_are_gone_are_measured_again(whole, copy, caplog, how):
     path = copy / "timings.csv"
     path.unlink() if how == "deleted" else path.write_text("")
-    with pytest.raises((ValueError, FileNotFoundError), match="holds no run|is empty"):
+    with pytest.raises((ValueError, FileNotFoundError), match=r"holds no run|is empty"):
         bl.load(copy)
     run = bl.sweep(**ARGUMENTS, out=copy)
     assert "its times are missing" in caplog.text

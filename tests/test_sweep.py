@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import balloonlab as bl
 from balloonlab.cli.commands import app
-from balloonlab.measurement import reading, setups, store, tables
+from balloonlab.measurement import reading, store, tables
 from balloonlab.measurement import runner as module
 from balloonlab.measurement.case import Case
 from balloonlab.sizes import MIB

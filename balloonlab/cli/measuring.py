@@ -176,16 +176,12 @@ def _read_pages(path: Path) -> npt.NDArray[np.uint64]:
 
 
 def _print_sweep(result: Run) -> None:
-    from rich.console import Console
-
     from ..measurement.run import constants
 
     n_cases = result.frame["run_id"].nunique()
     if n_cases:
         typer.echo(", ".join(constants(result.frame)))
-        view = Console()
-        view.width = max(80, view.width)
-        view.print(_table(result))
+        console().print(_table(result))
     for (outcome, reason), rows in result.skipped.groupby(["outcome", "reason"]):
         typer.echo(f"{outcome}, {len(rows)} cases: {reason}")
     sources = "".join(f" ({source})" for source in result.frame["source"].unique())

@@ -51,12 +51,12 @@ class Run:
     def __repr__(self) -> str:
         if self.frame.empty:
             return f"<Run: {self._headline()}>"
-        return f"<Run: {self._headline()}>\n{readable_totals(self.frame).to_string(index=False)}"
+        return f"<Run: {self._headline()}>\n{readable(totals(self.frame)).to_string(index=False)}"
 
     def _repr_html_(self) -> str:
         from html import escape
 
-        table = "" if self.frame.empty else readable_totals(self.frame).to_html(index=False)
+        table = "" if self.frame.empty else readable(totals(self.frame)).to_html(index=False)
         return f"<p>{escape(self._headline())}</p>{table}"
 
     def _headline(self) -> str:
@@ -148,11 +148,6 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
         max_ms=by_case.max(),
     )
     return table.sort_values(differ or "median_ms", ignore_index=True)
-
-
-def readable_totals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return `totals` as text: sizes with units, times to three digits."""
-    return readable(totals(frame))
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
