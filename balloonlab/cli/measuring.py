@@ -197,7 +197,7 @@ def _ratios(result: Run) -> pd.DataFrame | None:
 
     try:
         return ratios(result)
-    except ValueError:  # no pfn, or several that nothing in the frame tells apart
+    except ValueError:  # no pfn, or several that the frame cannot distinguish
         return None
 
 

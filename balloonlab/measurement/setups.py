@@ -73,16 +73,16 @@ _BLOCKS = "a guest takes a reported page back without a message"
 
 SETUPS = {
     ("thread", "lab"): Setup(
-        "lab",
-        {
+        source="lab",
+        protocols={
             **{name: _lab_discards(name) for name in wire.formats()},
             floor.PROTOCOL: (floor.DISCARD,),
         },
-        "bitmap-v4",
-        on_lab.share,
-        on_lab.use,
-        on_lab.operate_in_lab,
-        {
+        default="bitmap-v4",
+        share=on_lab.share,
+        use=on_lab.use,
+        operate=on_lab.operate_in_lab,
+        rules={
             floor.PROTOCOL: {
                 "operation": ("inflate", _FLOOR),
                 "pattern": ("idle", _FLOOR),
@@ -93,13 +93,13 @@ SETUPS = {
         },
     ),
     ("thread", "qemu"): Setup(
-        "qemu",
-        {name: (discard,) for name, discard in protocols.DISCARDS.items()},
-        "pfn",
-        on_qemu.share,
-        on_qemu.use,
-        on_qemu.operate_in_qemu,
-        {
+        source="qemu",
+        protocols={name: (discard,) for name, discard in protocols.DISCARDS.items()},
+        default="pfn",
+        share=on_qemu.share,
+        use=on_qemu.use,
+        operate=on_qemu.operate_in_qemu,
+        rules={
             "": {
                 "wait": ("block", "its answer is waited for in a system call"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of its device has bitmaps"),
@@ -110,9 +110,9 @@ SETUPS = {
                 "order": ("as is", "blocks come as the allocator has them"),
             },
         },
-        check_memory,
-        True,
-        lambda: {"qemu": ".".join(map(str, find()[1]))},
+        check_pages=check_memory,
+        by_difference=True,
+        describe=lambda: {"qemu": ".".join(map(str, find()[1]))},
     ),
 }
 
