@@ -74,6 +74,7 @@ def test_it_works_without_docstrings():
         ),
         ({"protocol": "bitmapv4"}, ValueError, "did you mean 'bitmap-v4'"),
         ({"guest": "kvm"}, ValueError, "guest must be one of thread, got 'kvm'"),
+        ({"pattern": "idel"}, ValueError, "idle"),
         ({"repeat": 3}, TypeError, "unknown argument repeat: did you mean repeats"),
         ({"balloon": 1.0}, ValueError, "above 0 and below 1 as a share of memory, got 1.0"),
         ({"protocol": "madvise", "operation": "deflate"}, ValueError, "one call over as many"),
@@ -287,6 +288,21 @@ def test_page_numbers_come_from_files(tmp_path):
         assert result.exit_code == 2
         assert name in result.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_traces_come_from_a_folder_of_ones_own(tmp_path):
+    folder, name = bl.datasets.path("traces"), "idle-2GiB-25-inflate"
+    result = invoke(
+        "sweep", "--traces", folder, "--pattern", f"trace:{name}", "--untouched", "--repeats", 1,
+        "--out", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0
+    run = bl.load(tmp_path)
+    assert set(run.frame["pattern"]) == {f"trace:{folder}/{name}"}
+    assert set(run.frame["n_pages"]) == {bl.traces.load(name).size}
+    result = invoke("sweep", "--traces", tmp_path, "--pattern", "trace:none", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert str(tmp_path) in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -92,12 +92,7 @@ class Case:
             sizes exclude each other; the message says what would fit.
         """
         self._check_sizes()
-        try:
-            start = self._make_start() if start is None else start
-        except ValueError as error:
-            if self.given is None:
-                raise
-            raise ValueError(str(error).replace("pfns", "pattern")) from None
+        start = self._make_start() if start is None else start
         n_pages = self._reported_pages(start) if self.protocol == REPORTING else self.balloon_pages
         return replace(self, start=start, balloon_pages=n_pages)
 
@@ -136,8 +131,9 @@ class Case:
         if self.order == "as is" and self.pattern == "aged":
             return self._aged()
         if self.protocol == REPORTING:
-            return Buddy.joining(self.memory_pages, self._pages())
-        return Buddy.holding(self.memory_pages, patterns.ordered(self._pages(), self.order))
+            return Buddy.joining(self.memory_pages, self._pages(), "pattern")
+        pages = patterns.ordered(self._pages(), self.order)
+        return Buddy.holding(self.memory_pages, pages, "pattern")
 
     def _aged(self) -> Buddy:
         buddy = age(self.memory_bytes).buddy

@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Never, Unpack
 
-import numpy as np
-
 from .. import wire
 from ..host import DISCARDS
 from ..pages import as_pfns, patterns
@@ -159,10 +157,6 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
     setup.check_pages(memory_pages)
     given = None
     if not isinstance(pattern, str):
-        if np.ma.is_masked(pattern):
-            raise ValueError(
-                "pattern must not have masked entries: leave them out (pattern.compressed())"
-            )
         given = as_pfns(pattern, "pattern")
         chosen["pattern"] = f"{CUSTOM}:{digest(given.tobytes())}"
     balloon = chosen.pop("balloon")

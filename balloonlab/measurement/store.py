@@ -76,54 +76,6 @@ def _refuse_foreign(folder: Path, table: str) -> None:
     )
 
 
-def check_out(out: str | os.PathLike[str], table: str = TIMINGS) -> Path:
-    """Check a folder for results before any work starts; nothing is made or changed.
-
-    Parameters
-    ----------
-    out : path-like
-        What a user gave as ``out`` or ``--out``.
-    table : str
-        The table that is to be written. Beside another command's the folder is refused.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        `out` is empty, a file, below a file, cannot be written, or holds another command's run.
-    """
-    if not os.fspath(out):
-        raise ValueError("out must name a folder for results, got ''")
-    folder = Path(out)
-    place = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
-    if not place.is_dir():
-        raise ValueError(f"out must be a folder, but {place} is a file: choose another one")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"out must be a folder that can be written, but {place} cannot")
-    if (folder / META).exists() and not (folder / table).exists():
-        others = [name for name in (TIMINGS, *_tables(folder)) if (folder / name).exists()]
-        if others and table not in others:
-            _refuse_foreign(folder, others[0])
-    elif (folder / META).exists() and table != TIMINGS and (folder / TIMINGS).exists():
-        _refuse_foreign(folder, TIMINGS)
-    return folder
-
-
-def _tables(folder: Path) -> list[str]:
-    mine = (CHECKS, SKIPPED)
-    return sorted(path.name for path in folder.glob("*.csv") if path.name not in mine)
-
-
-def _refuse_foreign(folder: Path, table: str) -> None:
-    raise ValueError(
-        f"out={str(folder)!r} holds the {META} of another run ({table}), which is not overwritten: "
-        "choose another folder"
-    )
-
-
 class Store:
     """A folder that takes the rows of a run as they come.
 
