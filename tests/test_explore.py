@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import balloonlab as bl
-from balloonlab.figures.explore import PROTOCOLS, QUANTITIES, scattered
+from balloonlab.figures.sliders import PROTOCOLS, QUANTITIES, scattered
 from balloonlab.model import CostModel, cost
 
 pytestmark = pytest.mark.once

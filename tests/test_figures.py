@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import balloonlab as bl
 from balloonlab.address_map import HIGH_RAM_START, LOW_RAM_END
 from balloonlab.figures.how_it_works import MAX_WORDS
-from balloonlab.figures.scaling import median_interval
+from balloonlab.figures.lines import median_interval
 from balloonlab.model.accounting import COUNTS
 
 from . import naive

@@ -10,7 +10,7 @@ import pytest
 import balloonlab as bl
 from balloonlab.results import Number
 from balloonlab.results.export import JSON, LATEX, to_json, to_latex
-from balloonlab.results.sweeps import median_ms
+from balloonlab.results.sweep_numbers import median_ms
 
 from .readme import TOP, prose
 

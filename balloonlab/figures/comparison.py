@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .scaling import TIMES, scaling
-from .stages import stages
+from .lines import TIMES, scaling
+from .stage_bars import stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,12 +17,12 @@ from ..measurement.store import load
 from ..measurement.timelines import load_timeline
 from ..pages import patterns as page_sets
 from .comparison import density, grid, runs, sizes
-from .headline import headline, qemu_headline
+from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
-from .patterns import occupancy, patterns
-from .style import save
-from .timeline import timeline
-from .traces import guests, traces
+from .page_maps import occupancy, patterns
+from .looks import save
+from .lanes import timeline
+from .guest_bars import guests, traces
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,7 @@ from .. import wire
 from ..kernels.bitmap import WORD
 from ..model.accounting import discards, messages
 from ..pages.checks import as_pfns
-from .style import LOOKS, style
+from .looks import LOOKS, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

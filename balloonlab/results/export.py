@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from . import guests, headline, predictions, sweeps
+from . import guest_numbers, headline_numbers, model_numbers, sweep_numbers
 from .number import Number
 
 JSON, LATEX = "numbers.json", "numbers.tex"
 
-PARTS = (headline.numbers, sweeps.numbers, predictions.numbers, guests.numbers)
+PARTS = (headline_numbers, sweep_numbers, model_numbers, guest_numbers)
 
 
 @cache
@@ -25,7 +25,7 @@ def all_numbers() -> dict[str, Number]:
     -------
     dict of str to Number
     """
-    return dict(pair for part in PARTS for pair in part())
+    return dict(pair for part in PARTS for pair in part.numbers())
 
 
 class Rendered(str):

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..sizes import GIB, format_size
-from .style import style
+from .looks import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..measurement.case import check_number
 from ..pages import as_pfns, metrics
 from ..sizes import PAGE_BYTES, format_size
-from .style import style
+from .looks import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from .. import datasets
 from ..measurement.store import load
 from ..pages import traces
 from .number import SHORT, Named, Number
-from .sweeps import median_ms
+from .sweep_numbers import median_ms
 
 
 def numbers() -> Named:

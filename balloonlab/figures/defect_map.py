@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..sizes import format_size
 from ..wire.defects import TOLD_ONCE
-from .style import style
+from .looks import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

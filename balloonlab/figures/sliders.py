@@ -13,8 +13,8 @@ from ..model import CostModel, forecast
 from ..model.accounting import counts
 from ..pages import patterns
 from ..sizes import GIB, MIB, PAGE_BYTES, Size, format_size, parse_pages
-from .stages import stages
-from .style import style
+from .stage_bars import stages
+from .looks import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,8 @@ import pandas as pd
 
 from ..pages import metrics
 from ..pages import traces as recorded
-from .stages import stages
-from .style import style
+from .stage_bars import stages
+from .looks import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from .scaling import median_interval
-from .style import LOOKS, style
+from .lines import median_interval
+from .looks import LOOKS, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..sizes import format_size
-from .style import LOOKS, style
+from .looks import LOOKS, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
