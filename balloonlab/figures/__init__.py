@@ -1,17 +1,17 @@
 """Figures for write-ups: one function a figure, frame in, Axes out."""
 
 from .comparison import density, grid, runs, sizes
-from .sliders import explore
+from .defect_map import defect_rates
 from .gallery import draw_all
+from .guest_bars import guests, traces
 from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
-from .page_maps import occupancy, patterns
-from .defect_map import defect_rates
-from .lines import scaling
-from .stage_bars import stages
-from .looks import panels, save, style
 from .lanes import timeline
-from .guest_bars import guests, traces
+from .lines import scaling
+from .looks import panels, save, style
+from .page_maps import occupancy, patterns
+from .sliders import explore
+from .stage_bars import stages
 
 __all__ = [
     "defect_rates",

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..sizes import format_size
 from ..wire.defects import TOLD_ONCE
-from .looks import style
+from .looks import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,6 @@ def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ValueError
         `frame` has no rows.
     """
-    import matplotlib.pyplot as plt
-
     if frame.empty:
         raise ValueError("frame must have rows, as balloonlab.wire.defect_rates returns them")
     struck = frame.assign(struck=frame["outcome"] != TOLD_ONCE)
@@ -51,10 +49,7 @@ def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         aggfunc={"struck": "mean", "told_share": "median"},
     )
     struck_share, told = cells["struck"], cells["told_share"]
-    with style():
-        if ax is None:
-            size = (1.5 + 0.8 * told.shape[1], 1.2 + 0.42 * told.shape[0])
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+    with canvas(ax, 1.5 + 0.8 * told.shape[1], 1.2 + 0.42 * told.shape[0]) as ax:
         ax.imshow(told, cmap="Blues_r", vmin=-0.35, vmax=1, aspect="auto")
         for y in range(told.shape[0]):
             for x in range(told.shape[1]):

@@ -136,7 +136,7 @@ def _draw(bars: list[Bar], note: str, frame: pd.DataFrame, ax: Axes | None) -> A
         what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
         ax.set_xlabel(f"{what} ({note})")
         first = frame.iloc[0]
-        balloon, memory = (format_size(int(first[f"{part}_bytes"])) for part in ("balloon", "memory"))
+        balloon, memory = (format_size(int(first[f"{of}_bytes"])) for of in ("balloon", "memory"))
         ax.set_title(f"Inflating {balloon} of a guest's {memory} (paper: 7 GiB of 8 GiB)")
         explain_stages(ax, {stage for bar in bars for stage in bar.stages})
     return ax

@@ -12,7 +12,7 @@ from .. import wire
 from ..kernels.bitmap import WORD
 from ..model.accounting import discards, messages
 from ..pages.checks import as_pfns
-from .looks import LOOKS, style
+from .looks import LOOKS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,18 +55,13 @@ def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
         No pages, too wide a set, or as `balloonlab.wire.encode` (of both formats, so
         page numbers are below 2**32).
     """
-    import matplotlib.pyplot as plt
-
     pages = as_pfns(pfns)
     _check_width(pages)
     first_pfn, words = wire.pack(pages)
     counts = messages(pages)
     legacy, seed = counts.loc["pfn"], counts.loc["bitmap-v4"]
     sent = wire.records(wire.encode(pages, "bitmap-v4"))
-    with style():
-        if ax is None:
-            size = (7.2, 0.45 + 0.19 * (len(sent) + 13.4))
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+    with canvas(ax, 7.2, 0.45 + 0.19 * (len(sent) + 13.4)) as ax:
         lanes = _Lanes(ax, first_pfn, len(words))
         lanes.heading(f"a  Guest memory: {_count(pages.size, 'page')} (dark) for the balloon")
         lanes.runs("guest pages", first_pfn, words, frames=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,7 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     from matplotlib.axes import Axes
 
     if not isinstance(ax, Axes | None):
-        raise TypeError(f"ax must be one matplotlib Axes, got {type(ax).__name__}: pass one of them")
+        raise TypeError(f"ax must be one matplotlib Axes, got {type(ax).__name__}: pass one")
     with style():
         if ax is None:
             _, ax = plt.subplots(figsize=(width, height), layout="constrained")
@@ -102,10 +103,18 @@ def explain_stages(ax: Axes, stages: Iterable[str]) -> None:
     legend_below(ax, handles=handles)
 
 
+def rank(value: Any) -> Any:
+    """Order cases and series: what was measured, ``pfn`` and untouched memory come first."""
+    if not isinstance(value, str):
+        return value
+    numbers = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", value)]
+    return (value in ("model", "touched"), value != "pfn", numbers)
+
+
 def legend_below(ax: Axes, n_columns: int = 6, **options: Any) -> None:
     """Put the legend below the axis' label: its distance is in font sizes, not in axes."""
-    where = {"loc": "upper center", "bbox_to_anchor": (0.4, 0), "borderaxespad": 4.5}
-    ax.legend(**where, ncols=n_columns, **options)
+    options = {"bbox_to_anchor": (0.4, 0), "borderaxespad": 4.5, **options}
+    ax.legend(loc="upper center", ncols=n_columns, **options)
 
 
 def beside(ax: Axes, text: str, x: float, y: float, **options: Any) -> None:

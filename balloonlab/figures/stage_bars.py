@@ -3,104 +3,140 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
+from ..measurement.frame import as_frame
+from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
-from .looks import LOOKS, style
+from .looks import beside, canvas, explain_stages, rank, stack
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GRID = ("touched", "protocol", "discard")
-"""Columns that separate what the message won from what the bulk call won."""
+"""Columns that separate what the message won from what the discard by range won."""
+
+AXES = (
+    *("source", "pattern", "order", "memory_bytes", "balloon_bytes", "operation"),
+    *("touched", "thp", "protocol", "discard", "wait", "steps"),
+)
+"""Columns in which cases may differ, as a bar's label has them."""
+
+Per: TypeAlias = Literal["operation", "GiB", "page"]
+
+LABELS = {
+    "operation": ("time of the operation, ms", "ms"),
+    "GiB": ("time per GiB of balloon, ms", "ms/GiB"),
+    "page": ("time per page, ns", "ns"),
+}
 
 
 def stages(
-    frame: pd.DataFrame, by: Sequence[str] = GRID, title: str = "", ax: Axes | None = None
+    frame: Any,
+    by: Sequence[str] | None = None,
+    title: str = "",
+    per: Per | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Draw the stages of each case as a stacked bar: medians over the repeats.
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        A tidy frame, as `balloonlab.measure` and its kin return it.
-    by : sequence of str
-        Columns that tell the cases apart. Cases that differ in others must be selected
-        before: what is left is taken for repeats of one case.
+    frame : Run or pandas.DataFrame
+        As `balloonlab.measure` and its kin return it.
+    by : sequence of str, optional
+        Columns that tell the cases apart; by default those in which they differ.
     title : str
         What is compared.
+    per : {"operation", "GiB", "page"}, optional
+        What times are divided by; GiB of balloon by default where balloons differ in size, else
+        nothing.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     matplotlib.axes.Axes
-        Bars from top to bottom in the frame's order, with the median total in ms and its
-        95 % bootstrap interval; a stage's part is its median, scaled so that the parts
-        sum to that.
+        Bars in the order of `by` (``pfn`` first), with the median total and its 95 % bootstrap
+        interval; a stage's part is its median, scaled so that the parts sum to that.
 
     Raises
     ------
-    ValueError
-        A column is missing, or a case has more than one ``run_id``.
-    """
-    import matplotlib.pyplot as plt
-    from matplotlib.patches import Patch
+    TypeError, ValueError
+        `frame` is no tidy frame, a column is missing, or a bar has more than one ``run_id``.
 
-    missing = [name for name in by if name not in frame.columns]
+    Examples
+    --------
+    >>> from balloonlab import datasets, load
+    >>> ax = stages(load(datasets.path("headline")))
+    >>> ax.get_yticklabels()[0].get_text()
+    'untouched, pfn'
+    """
+    frame = as_frame(frame)
+    columns = _differing(frame) if by is None else [by] if isinstance(by, str) else list(by)
+    missing = [name for name in (*columns, "run_id", "stage") if name not in frame.columns]
     if missing or frame.empty:
-        raise ValueError(f"frame must have rows and the columns {', '.join(by)} to be drawn")
-    cases = list(frame.groupby(list(by), sort=False))
-    mixed = [key for key, rows in cases if len(set(rows["run_id"])) > 1]
-    if mixed:
-        raise ValueError(
-            f"frame holds several cases for {', '.join(by)} = {mixed[0]}: select one, or name the "
-            "columns in which they differ in by="
-        )
-    with style():
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7.2, 1.1 + 0.3 * len(cases)), layout="constrained")
+        what = f"the columns {', '.join(missing)}" if missing else "rows"
+        raise ValueError(f"frame must have {what} to be drawn, and has not")
+    cases = sorted(frame.groupby(columns, sort=False), key=lambda case: [*map(rank, case[0])])
+    for key, rows in cases:
+        if len(set(rows["run_id"])) > 1:
+            raise ValueError(
+                f"frame holds several cases for {', '.join(columns)} = {key}: select one, or "
+                "name the columns in which they differ in by="
+            )
+    if per is None:
+        per = "GiB" if len(set(frame.get("balloon_bytes", []))) > 1 else "operation"
+    if per not in LABELS:
+        raise ValueError(f"per must be one of {', '.join(get_args(Per))}, got {per!r}")
+    label, unit = LABELS[per]
+    with canvas(ax, 7.2, 1.1 + 0.3 * len(cases)) as ax:
         for y, (_, rows) in enumerate(cases):
-            _draw(ax, y, rows)
-        ax.set_yticks(range(len(cases)), [_label(by, key) for key, _ in cases])
+            _draw(ax, y, rows, per, unit)
+        ax.set_yticks(range(len(cases)), [_label(columns, key) for key, _ in cases])
         ax.tick_params(axis="y", length=0)
         ax.invert_yaxis()
         ax.set_xlim(0, ax.get_xlim()[1] * 1.1)
-        ax.set_xlabel("time of the operation, ms (median, 95 % interval of the total)")
-        ax.set_title(f"{title} ({', '.join(frame['source'].unique())})".lstrip())
-        drawn = [look for stage, look in LOOKS.items() if (frame["stage"] == stage).any()]
-        handles = [Patch(facecolor=c, hatch=h, edgecolor="black") for _, c, h in drawn]
-        names = [name for name, _, _ in drawn]
-        # Below the axis' label, however few the bars: distances in font sizes, not in axes.
-        ax.legend(
-            handles, names, ncols=6, loc="upper center", bbox_to_anchor=(0.4, 0), borderaxespad=4.5
-        )
+        ax.set_xlabel(f"{label} (median, 95 % interval of the total)")
+        ax.set_title(f"{title or 'Time by stage'} ({', '.join(frame['source'].unique())})")
+        explain_stages(ax, frame["stage"])
     return ax
 
 
-def _draw(ax: Axes, y: int, rows: pd.DataFrame) -> None:
-    totals = rows.groupby("repeat")["time_ns"].sum() / 1e6
-    low, middle, high = median_interval(totals)
-    parts = rows.groupby(["stage", "repeat"])["time_ns"].sum().groupby("stage").median() / 1e6
-    left = 0.0
-    for stage, (_, colour, hatch) in LOOKS.items():
-        width = parts.get(stage, 0.0) * middle / parts.sum()
-        if width:
-            ax.barh(y, width, left=left, color=colour, hatch=hatch, edgecolor="black")
-        left += width
+def _differing(frame: pd.DataFrame) -> list[str]:
+    """List the fewest columns that tell the cases of a frame apart."""
+    cases = frame.drop_duplicates("run_id") if "run_id" in frame else frame
+    columns = [name for name in AXES if name in frame and len(set(cases[name])) > 1]
+    for name in columns[::-1]:
+        fewer = [other for other in columns if other != name]
+        if fewer and len(cases.drop_duplicates(fewer)) == len(cases):
+            columns = fewer
+    return columns or ["protocol"]
+
+
+def _draw(ax: Axes, y: int, rows: pd.DataFrame, per: Per, unit: str) -> None:
+    scale = {"operation": 1e6, "GiB": 1e6, "page": 1}[per]
+    if per != "operation":
+        scale *= rows["n_pages"].iloc[0] if per == "page" else rows["balloon_bytes"].iloc[0] / GIB
+    low, middle, high = median_interval(rows.groupby("repeat")["time_ns"].sum() / scale)
+    parts = rows.groupby(["stage", "repeat"])["time_ns"].sum().groupby("stage").median()
+    stack(ax, y, (parts * middle / parts.sum()).to_dict())
     ax.errorbar(middle, y, xerr=[[middle - low], [high - middle]], color="black", capsize=2)
-    text = f"{middle:,.0f} ms" if middle >= 100 else f"{middle:.3g} ms"
-    ax.annotate(text, (high, y), (5, 0), textcoords="offset points", va="center")
+    beside(ax, f"{format_number(middle)} {unit}", high, y)
 
 
-def _label(by: Sequence[str], key: tuple[object, ...]) -> str:
-    """Name a case: flags by their column's name, the rest by value."""
+def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:
+    """Name a case: flags by their column's name, sizes with their unit, the rest by value."""
     words = []
     for name, value in zip(by, key, strict=True):
-        if isinstance(value, bool) or name in ("touched", "thp"):
-            words.append(name if value else {"touched": "untouched"}.get(name, f"no {name}"))
+        if name in ("touched", "thp"):
+            no = {"touched": "untouched", "thp": "no huge pages"}
+            words.append({"thp": "huge pages"}.get(name, name) if value else no[name])
+        elif name.endswith("_bytes"):
+            words.append(format_size(int(value)))
         else:
-            words.append(f"by {value}" if name == "discard" else str(value))
+            said = {"discard": f"by {value}", "steps": f"steps: {value}"}
+            words.append(said.get(name, str(value)))
     return ", ".join(words)

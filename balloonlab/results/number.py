@@ -36,10 +36,15 @@ class Number(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The number as prose has it: three digits, of most per cents two, and the unit."""
+        """The number as prose has it: three digits, of most percentages two, and the unit."""
         nearly_all = 99 < self.value < 100  # "100 %" would be wrong
         digits = 2 if self.unit == "%" and not nearly_all else 3
         return f"{format_number(self.value, digits)} {self.unit}".rstrip()
+
+
+def number(source: str, data: str, value: float, unit: str, *means: str) -> Number:
+    """Make a number whose meaning is put together of several parts."""
+    return Number(float(value), unit, source, data, ", ".join(means))
 
 
 Named: TypeAlias = Iterator[tuple[str, Number]]

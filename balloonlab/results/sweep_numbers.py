@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
@@ -9,17 +12,19 @@ from .. import datasets
 from ..measurement.api import totals
 from ..measurement.store import load
 from ..sizes import GIB, PAGE_BYTES
-from .number import SHORT, STATES, Named, Number
+from .number import SHORT, STATES, Named, number
+
+_lab = partial(number, "lab")
 
 
 def numbers() -> Named:
-    """Compute what the sweeps found: by size, run length and density; message and call apart."""
+    """Compute what the sweeps found: by size, run length and density; message and discard apart."""
     for part in (_sizes, _runs, _density, _cases, _grid):
         yield from part()
 
 
 def median_ms(frame: pd.DataFrame, **case: object) -> float:
-    """Take the median total of a case's repeats.
+    """Return the median total of a case's repeats.
 
     Parameters
     ----------
@@ -40,48 +45,33 @@ def median_ms(frame: pd.DataFrame, **case: object) -> float:
     return float(rows.groupby("repeat")["time_ns"].sum().median() / 1e6)
 
 
-def _lab(data: str, value: float, unit: str, *means: str) -> Number:
-    return Number(float(value), unit, "lab", data, ", ".join(means))
+def both_ms(frame: pd.DataFrame, **case: object) -> dict[str, float]:
+    """Return the median total of ``pfn`` and of ``bitmap-v4`` in one case."""
+    return {name: median_ms(frame, protocol=name, **case) for name in ("pfn", "bitmap-v4")}
 
 
 def _sizes() -> Named:
     frame = load(datasets.path("sizes")).frame
     memories = sorted(frame["memory_bytes"].unique())
-    for thp in (False, True):
-        for touched, state in STATES.items():
-            prefix = f"sizes_{state}_{'thp_' if thp else ''}"
-            means = f"idle, {state}, {'huge pages' if thp else 'no huge pages'}"
-            common = {"touched": touched, "thp": thp}
-            totals = {
-                protocol: np.array(
-                    [
-                        median_ms(frame, protocol=protocol, memory_bytes=size, **common)
-                        for size in memories
-                    ]
-                )
-                for protocol in ("pfn", "bitmap-v4")
-            }
-            pages = np.array(memories) * 7 / 8 / PAGE_BYTES
-            for protocol, ms in totals.items():
-                ns = 1e6 * ms / pages
-                name = f"{prefix}{SHORT[protocol]}"
-                yield (
-                    f"{name}_least_ns",
-                    _lab("sizes", ns.min(), "ns", means, f"a page, {protocol}"),
-                )
-                yield f"{name}_most_ns", _lab("sizes", ns.max(), "ns", means, f"a page, {protocol}")
-                power = np.polyfit(np.log(pages), np.log(ms), 1)[0]
-                yield (
-                    f"{name}_power",
-                    _lab("sizes", power, "", means, f"time ~ memory^, {protocol}"),
-                )
-            ratios = totals["pfn"] / totals["bitmap-v4"]
-            for size, ratio in zip(memories, ratios, strict=True):
-                name = f"{prefix}{size // GIB}gib_ratio"
-                yield (
-                    name,
-                    _lab("sizes", ratio, "times", means, f"pfn over bitmap-v4, {size // GIB} GiB"),
-                )
+    for thp, (touched, state) in product((False, True), STATES.items()):
+        prefix = f"sizes_{state}_{'thp_' if thp else ''}"
+        means = f"idle, {state}, {'huge pages' if thp else 'no huge pages'}"
+        case = {"touched": touched, "thp": thp}
+        ms = pd.DataFrame(
+            [both_ms(frame, memory_bytes=size, **case) for size in memories], memories
+        )
+        pages = np.array(memories) * 7 / 8 / PAGE_BYTES
+        for protocol, times in ms.items():
+            ns = 1e6 * times / pages
+            name, about = f"{prefix}{SHORT[str(protocol)]}", (means, f"per page, {protocol}")
+            yield f"{name}_least_ns", _lab("sizes", ns.min(), "ns", *about)
+            yield f"{name}_most_ns", _lab("sizes", ns.max(), "ns", *about)
+            power = np.polyfit(np.log(pages), np.log(times), 1)[0]
+            yield f"{name}_power", _lab("sizes", power, "", means, f"time ~ memory^, {protocol}")
+        for size, ratio in (ms["pfn"] / ms["bitmap-v4"]).items():
+            gib = size // GIB
+            about = (means, f"pfn over bitmap-v4, {gib} GiB")
+            yield f"{prefix}{gib}gib_ratio", _lab("sizes", ratio, "times", *about)
 
 
 def _runs() -> Named:
@@ -117,43 +107,35 @@ def _cases() -> Named:
 
 
 def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Named:
-    """Both protocols on one touched page set: times, and what they are made of."""
+    """Both protocols on one touched page set, and their ratio."""
     means = ", ".join(f"{column} {value}" for column, value in case.items())
-    ms = {}
-    for protocol in ("pfn", "bitmap-v4"):
-        ms[protocol] = median_ms(frame, protocol=protocol, **case)
-        full = f"{name}_{SHORT[protocol]}_ms"
-        yield full, _lab(data, ms[protocol], "ms", means, protocol)
+    ms = both_ms(frame, **case)
+    for protocol, time_ms in ms.items():
+        yield f"{name}_{SHORT[protocol]}_ms", _lab(data, time_ms, "ms", means, protocol)
     ratio = ms["pfn"] / ms["bitmap-v4"]
     yield f"{name}_ratio", _lab(data, ratio, "times", means, "pfn over bitmap-v4")
 
 
 def _grid() -> Named:
     frame = load(datasets.path("patterns")).frame
-    for pattern in sorted(frame["pattern"].unique()):
-        for touched, state in STATES.items():
-            case = {"pattern": pattern, "touched": touched}
-            name = f"grid_{pattern.replace(':', '_')}_{state}"
-            ms = {
-                (protocol, discard): median_ms(frame, protocol=protocol, discard=discard, **case)
-                for protocol in ("pfn", "bitmap-v4")
-                for discard in ("page", "range")
-            }
-            old = ms["pfn", "page"]
-            both = old - ms["bitmap-v4", "range"]
-            about = f"{pattern}, {state}"
-            # The mean of both orders: the message first, or the message last.
-            first = old - ms["bitmap-v4", "page"]
-            last = ms["pfn", "range"] - ms["bitmap-v4", "range"]
-            part = 100 * (first + last) / 2 / both
-            yield f"{name}_part_percent", _lab("patterns", part, "%", "the message's part", about)
-            gain = old / ms["bitmap-v4", "range"]
-            yield f"{name}_gain", _lab("patterns", gain, "times", "pfn over bitmap-v4", about)
-            for what, pair in (
-                ("message", ("bitmap-v4", "page")),
-                ("range", ("pfn", "range")),
-                ("both", ("bitmap-v4", "range")),
-            ):
-                saved = 100 * (1 - ms[pair] / old)
-                means = f"of pfn by page saved by {pair[0]} by {pair[1]}"
-                yield f"{name}_{what}_percent", _lab("patterns", saved, "%", means, about)
+    for pattern, (touched, state) in product(sorted(set(frame["pattern"])), STATES.items()):
+        name, about = f"grid_{pattern.replace(':', '_')}_{state}", f"{pattern}, {state}"
+        case = {"pattern": pattern, "touched": touched}
+        ms = {
+            pair: median_ms(frame, protocol=pair[0], discard=pair[1], **case)
+            for pair in product(("pfn", "bitmap-v4"), ("page", "range"))
+        }
+        old, new = ms["pfn", "page"], ms["bitmap-v4", "range"]
+        # The mean of both orders: the message first, or the message last.
+        first, last = old - ms["bitmap-v4", "page"], ms["pfn", "range"] - new
+        part = 100 * (first + last) / 2 / (old - new)
+        yield f"{name}_part_percent", _lab("patterns", part, "%", "the message's part", about)
+        yield f"{name}_gain", _lab("patterns", old / new, "times", "pfn over bitmap-v4", about)
+        for what, pair in (
+            ("message", ("bitmap-v4", "page")),
+            ("range", ("pfn", "range")),
+            ("both", ("bitmap-v4", "range")),
+        ):
+            saved = 100 * (1 - ms[pair] / old)
+            means = f"of pfn by page saved by {pair[0]} by {pair[1]}"
+            yield f"{name}_{what}_percent", _lab("patterns", saved, "%", means, about)
