@@ -67,6 +67,7 @@ def measure_headline(
     result = Reproduction(
         pd.concat([repeat.frame for repeat in done], ignore_index=True),
         meta,
+        pd.DataFrame(meta["checks"]),
         store.folder if store else None,
     )
     if store:
