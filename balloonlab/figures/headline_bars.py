@@ -131,8 +131,8 @@ def _draw(bars: list[Bar], note: str, frame: pd.DataFrame, ax: Axes | None) -> A
         names = [f"{bar.group}: {LABELS.get(bar.protocol, bar.protocol)}" for bar in bars]
         ax.set_yticks(range(len(bars)), names)
         ax.tick_params(axis="y", length=0)
-        ax.invert_yaxis()
-        ax.set_xlim(0, ax.dataLim.xmax * 1.14)
+        ax.set_ylim(len(bars) - 0.4, -0.6)
+        ax.set_xlim(0, ax.dataLim.xmax * 1.2)
         what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
         ax.set_xlabel(f"{what} ({note})")
         first = frame.iloc[0]

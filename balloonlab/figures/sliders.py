@@ -93,8 +93,8 @@ def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
     ax.set_xscale("log")
-    ax.set_xlim(1, 1e12)  # room for the legend; and fixed, so that it is the bars that move
-    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlim(1, 1e11)  # room for the legend; and fixed, so that it is the bars that move
+    ax.set_xticks([1, 100, 10**4, 10**6, 10**8], ["1", "100", "10,000", "1,000,000", "100,000,000"])
     ax.set_xlabel("counted, nothing measured")
     ax.legend(loc="lower right")
     return ax
@@ -131,14 +131,13 @@ class Explorer:
             raise ValueError(f"density must be 0.01 to 0.95, got {density!r}")
         look = {"continuous_update": False, "style": {"description_width": "9em"}}
         look["layout"] = {"width": "34em"}
-        named = [(format_size(size), size) for size in sizes]
+        sized = {"options": [(format_size(size), size) for size in sizes], "value": memory_bytes}
         ends = {"min": 0.01, "max": 0.95, "step": 0.01, "readout_format": ".0%"}
+        long = {"options": lengths, "value": mean_run}
         self.sliders = {
-            "memory": SelectionSlider(named, value=memory_bytes, description="memory", **look),
+            "memory": SelectionSlider(description="memory", **sized, **look),
             "density": FloatSlider(density, description="share ballooned", **ends, **look),
-            "mean_run": SelectionSlider(
-                lengths, value=mean_run, description="mean run, pages", **look
-            ),
+            "mean_run": SelectionSlider(description="mean run, pages", **long, **look),
         }
         self._box = VBox(list(self.sliders.values()))
         for slider in self.sliders.values():

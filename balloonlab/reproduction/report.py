@@ -86,10 +86,7 @@ def render_ranges(result: Reproduction) -> Table:
     for stage in ranges.columns.unique(level=0):
         name = STAGE_LABELS.get(stage, f"{stage}, ms")
         ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
-        view.add_row(
-            name,
-            *(f"{format_number(least)} to {format_number(greatest)}" for least, greatest in ends),
-        )
+        view.add_row(name, *(" to ".join(map(format_number, pair)) for pair in ends))
     return view
 
 
