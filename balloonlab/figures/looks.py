@@ -161,10 +161,11 @@ def save(
     Examples
     --------
     >>> import tempfile
+    >>> from balloonlab.figures import page_strip
     >>> ax = page_strip(range(128, 448))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     [path.name for path in save(ax, f"{folder}/strip", ["svg"])]
-    ['strip.svg']
+    ...     save(ax, f"{folder}/strip", ["svg"])
+    [PosixPath('/.../strip.svg')]
     """
     chosen = list(endings)
     if unknown := [ending for ending in chosen if ending not in METADATA]:
