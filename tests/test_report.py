@@ -30,7 +30,7 @@ def test_readable_takes_a_reproduction_or_columns_of_its_table(shipped):
     cells = readable(some).to_numpy().ravel()
     assert not [cell for cell in cells if "e-" in cell or "e+" in cell or cell == "-0.0"]
     for wrong in (result.frame, [1], None):
-        with pytest.raises(TypeError, match="table must be a reproduction or its table()"):
+        with pytest.raises(TypeError, match="table must be a reproduction or its table"):
             readable(wrong)
 
 
