@@ -1,4 +1,4 @@
-"""Figures for write-ups: one function a figure, frame in, Axes out."""
+"""Figures for write-ups: one function per figure, run or frame in, Axes out."""
 
 from .comparison import density, grid, runs, sizes
 from .defect_map import defect_rates

@@ -65,7 +65,7 @@ def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
         lanes = _Lanes(ax, first_pfn, len(words))
         lanes.heading(f"a  Guest memory: {_count(pages.size, 'page')} (dark) for the balloon")
         lanes.runs("guest pages", first_pfn, words, frames=1)
-        lanes.heading(f"b  Pack: one bit a page, {WORD} bits a word")
+        lanes.heading(f"b  Pack: one bit per page, {WORD} bits per word")
         lanes.runs("bits", first_pfn, words, frames=len(words))
         _draw_words(lanes, first_pfn, words)
         lanes.heading(
@@ -150,7 +150,7 @@ class _Lanes:
         frames: int,
         name: str = "",
     ) -> None:
-        """Draw the pages or bits that are set, in one frame or in one a word."""
+        """Draw the pages or bits that are set, in one frame or in one per word."""
         y = self.next(label)
         span = words.size * WORD // frames
         look = {"color": OTHER, "edgecolor": FRAME, "label": name}
@@ -181,7 +181,7 @@ class _Lanes:
 
 
 def _draw_words(lanes: _Lanes, first_pfn: int, words: npt.NDArray[np.uint64]) -> None:
-    """Tell full, mixed and empty words apart."""
+    """Draw full, mixed and empty words."""
     y = lanes.next("words")
     for word, value in enumerate(words.tolist()):
         n_set = value.bit_count()
@@ -191,7 +191,7 @@ def _draw_words(lanes: _Lanes, first_pfn: int, words: npt.NDArray[np.uint64]) ->
 
 
 def _draw_records(lanes: _Lanes, sent: pd.DataFrame) -> None:
-    """Draw a record a lane: a word with its bits, or a block as one piece."""
+    """Draw one record per lane: a word with its bits, or a block as one piece."""
     for number, row in sent.iterrows():
         if row["kind"] == "word":
             label = f"{number}: head + word, {row['wire_bytes']} bytes"
@@ -204,7 +204,7 @@ def _draw_records(lanes: _Lanes, sent: pd.DataFrame) -> None:
 
 
 def _draw_discards(lanes: _Lanes, pages: npt.NDArray[np.uint64], protocol: str) -> None:
-    """Draw a box a call of madvise, with the calls' order where there is room."""
+    """Draw one box per call of madvise, with the calls' order where there is room."""
     calls = discards(wire.encode(pages, protocol), protocol)
     starts, lengths = (calls[name].astype(np.int64) for name in ("start_pfn", "n_pages"))
     y = lanes.next("host discards")

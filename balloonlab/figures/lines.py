@@ -26,7 +26,7 @@ MARKS = (
     ("X", "-.", "#8fbbe0"),
     ("*", ":", "black"),
 )
-"""Marker, line and colour of each series: told apart without colour."""
+"""Marker, line and colour of each series: distinct without colour."""
 
 LABELS = {
     "memory_bytes": "memory of the guest",

@@ -51,7 +51,7 @@ def patterns(
         Page sets by name, in the order in which they are drawn. A name should carry
         its source, as in ``"aged (model)"``.
     n_pages : int
-        So many pages are shown, 512 a row (2 MiB), as many rows as it takes.
+        So many pages are shown, 512 per row (2 MiB).
     first_pfn : int
         The first of them.
     ax : matplotlib.axes.Axes, optional

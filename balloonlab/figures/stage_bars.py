@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GRID = ("touched", "protocol", "discard")
-"""Columns that separate what the message won from what the discard by range won."""
+"""Columns that separate what the message saves from what ranges save."""
 
 AXES = (
     *("source", "pattern", "order", "memory_bytes", "balloon_bytes", "operation"),
@@ -47,7 +47,7 @@ def stages(
     frame : Run or pandas.DataFrame
         As `balloonlab.measure` and its kin return it.
     by : sequence of str, optional
-        Columns that tell the cases apart; by default those in which they differ.
+        Columns that distinguish the cases; by default those in which they differ.
     title : str
         What is compared.
     per : {"operation", "GiB", "page"}, optional
@@ -106,7 +106,7 @@ def stages(
 
 
 def _differing(frame: pd.DataFrame) -> list[str]:
-    """List the fewest columns that tell the cases of a frame apart."""
+    """Return the fewest columns that distinguish the cases of a frame."""
     cases = frame.drop_duplicates("run_id") if "run_id" in frame else frame
     columns = [name for name in AXES if name in frame and len(set(cases[name])) > 1]
     for name in columns[::-1]:
