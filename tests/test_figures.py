@@ -233,6 +233,18 @@ def test_stages_of_a_sweep_are_sorted_named_and_per_gib(closed):
     assert texts(per_page)[0] == "5,120,000,000 ns"
 
 
+def test_a_deflation_shows_its_release(closed):
+    frame = timings(1).query("memory_bytes == 1024").replace({"stage": {"send": "release"}})
+    ax = bl.figures.stages(frame)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a release", "d discard"]
+    assert len([bar for bars in ax.containers for bar in getattr(bars, "patches", [])]) == 4
+
+
+def test_public_names_are_functions_not_modules():
+    for part in (bl.figures, bl.model, bl.results, bl.reproduction):
+        assert all(callable(getattr(part, name)) for name in part.__all__)
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 def test_nothing_is_cut_off_in_axes_of_the_users_own(closed, columns):
     figure, axes = plt.subplots(1, columns, figsize=(7 * columns, 4.8), squeeze=False)

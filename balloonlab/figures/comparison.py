@@ -26,7 +26,7 @@ def sizes(frame: Any, y: Quantity = "time_ns", thp: bool = False, ax: Axes | Non
     frame : Run or pandas.DataFrame
         Of each protocol the cases with its usual discard are drawn.
     y : str
-        One of `balloonlab.figures.scaling.QUANTITIES`.
+        One of `balloonlab.figures.lines.QUANTITIES`.
     thp : bool
         With huge pages or without; they are never in one figure.
     ax : matplotlib.axes.Axes, optional
