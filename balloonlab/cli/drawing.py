@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .app import app, reported
 
 
 @app.command()
@@ -31,15 +31,12 @@ def figures(
     from ..results import write
 
     drawn = 0
-    try:
+    with reported(lambda: f"{drawn} figures are in {out}." if drawn else ""):
         for name, problem in draw_all(out, run, only or ()):
             drawn += problem is None
             typer.echo(f"{name}: {f'skipped, {problem}' if problem else 'drawn'}")
         if run is None and not only:
             write(out)
-    except (ValueError, OSError) as error:
-        typer.echo(f"balloonlab: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"{drawn} figures in {out}")
     if not drawn:
         raise typer.Exit(2)

@@ -124,6 +124,8 @@ def draw_all(
             nearest = difflib.get_close_matches(name, drawers, 3, 0) if drawers else []
             raise ValueError(f"only must name figures, got {name!r}; similar: {', '.join(nearest)}")
     folder = Path(out)
+    if folder.is_file():
+        raise NotADirectoryError(f"out must be a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):  # can it be written? Known before anything is drawn
         pass
