@@ -31,7 +31,17 @@ if TYPE_CHECKING:
         wire,
     )
     from .main_job import reproduce
-    from .measurement import compare, load, load_timeline, measure, pool, sweep, timeline, totals
+    from .measurement import (
+        compare,
+        load,
+        load_timeline,
+        measure,
+        pool,
+        ratios,
+        sweep,
+        timeline,
+        totals,
+    )
     from .pages import patterns, traces
 
 __all__ = [
@@ -46,6 +56,7 @@ __all__ = [
     "patterns",
     "pool",
     "qemu",
+    "ratios",
     "reproduce",
     "reproduction",
     "results",
@@ -60,7 +71,7 @@ __all__ = [
 
 _MEASUREMENT = ("compare", "load", "load_timeline", "measure", "pool", "sweep", "timeline")
 _HOMES = {
-    **dict.fromkeys((*_MEASUREMENT, "totals"), "measurement"),
+    **dict.fromkeys((*_MEASUREMENT, "ratios", "totals"), "measurement"),
     "patterns": "pages",
     "reproduce": "main_job",
     "traces": "pages",

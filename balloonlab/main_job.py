@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from .figures import headline, qemu_headline, save
+from .measurement.options import Guest, Host
 from .measurement.store import FIGURE
 from .reproduction import Reproduction
 from .reproduction.cases import measure_headline
@@ -17,15 +18,16 @@ def reproduce(
     repeats: int = 3,
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    host: str = "lab",
+    host: Host = "lab",
+    guest: Guest = "thread",
 ) -> Reproduction:
     """Measure the headline comparison on this machine.
 
-    ``pfn`` with page-wise discard against ``bitmap-v4`` with range discard, on
+    ``pfn`` with discard per page against ``bitmap-v4`` with discard per range, on
     memory that the host backs (touched) and does not (untouched), without huge
     pages, and one ``madvise`` over the same bytes as the floor. Each case has one
     warm-up and `repeats` measured repeats. In an unmodified QEMU, ``pfn`` against
-    ``reporting``, today's bulk path.
+    ``reporting``, today's path for ranges.
 
     Parameters
     ----------
@@ -36,11 +38,13 @@ def reproduce(
     repeats : int
         Measured repeats of each case.
     out : path-like, optional
-        Folder for ``timings.csv`` (each repeat is on disk before the next starts),
-        ``meta.json`` and the figure as SVG and PNG. Nothing is written without.
+        Folder for ``timings.csv`` (each repeat is on disk before the next starts), ``checks.csv``,
+        ``meta.json`` and the figure as SVG and PNG. Nothing is written without. An unfinished run
+        of the same arguments, machine and code goes on; any other is moved into a folder
+        ``earlier-<time>`` beside.
     progress : bool
         Show progress bars.
-    host : {"lab", "qemu"}
+    host, guest : str
         As in `balloonlab.measure`.
 
     Returns
@@ -54,7 +58,7 @@ def reproduce(
     """
     import matplotlib.pyplot as plt
 
-    result = measure_headline(memory, balloon, repeats, out, progress, host)
+    result = measure_headline(memory, balloon, repeats, out, progress, host, guest)
     if result.folder is not None:
         ax = (qemu_headline if host == "qemu" else headline)(result.frame)
         save(ax, result.folder / FIGURE)

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 import balloonlab as bl
 from balloonlab.cli.commands import app
-from balloonlab.measurement import store
-from balloonlab.measurement.stages import COLUMNS
+from balloonlab.measurement import reading, store
+from balloonlab.measurement.tables import COLUMNS
 from balloonlab.reproduction import cases
 from balloonlab.selftest import benchmark as bench
 
@@ -45,10 +45,11 @@ def test_it_leaves_raw_repeats_metadata_and_figure(outcome):
     for key in ("cpu_model", "kernel", "thp", "memory_bytes", "versions", "commit", "utc_time"):
         assert key in loaded.meta
     assert loaded.meta["arguments"] == {
-        "host": "lab", "memory_bytes": 32 << 20, "balloon_bytes": 28 << 20, "repeats": 2,
+        "guest": "thread", "host": "lab", "memory_bytes": 32 << 20, "balloon_bytes": 28 << 20,
+        "repeats": 2,
     }  # fmt: skip
     assert loaded.meta["finished"]
-    assert len(loaded.meta["checks"]) == 10
+    assert len(loaded.checks) == 10
     assert (out / "headline.svg").read_text().startswith("<?xml")
     assert (out / "headline.png").read_bytes().startswith(b"\x89PNG")
 
@@ -79,13 +80,13 @@ def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
     assert not (tmp_path / "timings.csv").exists()
     assert (tmp_path / "thesis.tex").read_text() == "mine"
     with pytest.raises(FileNotFoundError, match=r"must contain timings.csv and meta.json"):
-        store.load(tmp_path)
+        reading.load(tmp_path)
     (tmp_path / "timings.csv").write_text("")
     with pytest.raises(ValueError, match="no repeat was finished"):
-        store.load(tmp_path)
+        reading.load(tmp_path)
     (tmp_path / "timings.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="lacks the columns run_id"):
-        store.load(tmp_path)
+        reading.load(tmp_path)
 
 
 def test_a_sweep_in_the_same_folder_is_set_aside_whole(tmp_path):

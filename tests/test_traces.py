@@ -14,7 +14,7 @@ from balloonlab import traces
 from balloonlab.address_map import LOW_RAM_END
 from balloonlab.cli.commands import app
 from balloonlab.figures.guest_bars import largest
-from balloonlab.measurement.case import Case
+from balloonlab.measurement.setups import make_case
 from balloonlab.pages import check_in_ram, codec, metrics
 
 from .strategies import page_sets
@@ -206,11 +206,11 @@ def test_a_trace_is_a_pattern_with_sizes_of_its_own(own):
     assert "trace:NAME" in bl.patterns.names()
     assert np.array_equal(bl.patterns.make(name, "256MiB", pages.size * 4096), pages)
     assert np.array_equal(bl.patterns.make(name, "256MiB", "4MiB"), pages[:1024])
-    case = Case.make(pattern=name)
+    case = make_case(pattern=name).with_pages()
     assert (case.memory_bytes, case.balloon_pages) == (GIB // 4, pages.size)
     assert np.array_equal(case.allocator().take(case.balloon_pages), pages)
-    assert Case.make(pattern="idle", memory="8MiB").balloon_pages == 7 * 256
-    assert Case.plan(pattern="idle").memory_bytes == Case.plan(pattern=[1]).memory_bytes == 8 * GIB
+    assert make_case(pattern="idle", memory="8MiB").balloon_pages == 7 * 256
+    assert make_case(pattern="idle").memory_bytes == make_case(pattern=[1]).memory_bytes == 8 * GIB
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_trace_is_a_pattern_with_sizes_of_its_own(own):
 )
 def test_what_a_trace_does_not_have_is_refused(own, arguments, message):
     with pytest.raises(ValueError, match=message):
-        Case.make(**{"pattern": "trace:idle-256MiB-50-inflate", **arguments})
+        make_case(**{"pattern": "trace:idle-256MiB-50-inflate", **arguments}).with_pages()
 
 
 def test_traces_are_measured_compared_and_swept(own):

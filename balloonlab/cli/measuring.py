@@ -2,166 +2,151 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .app import app, console
+from ..measurement.options import TABLE, Row
+from .app import app, console, reported
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+    from rich.table import Table
+
+    from ..measurement.run import Run
+
+
+def _help(row: Row) -> str:
+    """Return the first sentence of an option's help, its words and its default."""
+    text = row.help.partition(". ")[0].rstrip(".").replace("`", "")
+    words = f": {', '.join(row.choices)}" if row.choices else ""
+    default = row.default
+    if row.flags:
+        default = row.flags.split("/")[not default].removeprefix("--")
+    return f"{text}{words}" + ("" if default is None else f" ({default})")
+
+
+def _parameter(row: Row, listed: bool) -> Parameter:
+    """Return an option of the table as typer takes it."""
+    flags = row.flags or f"--{row.name.replace('_', '-')}"
+    choices: dict[str, Any] = {}
+    if row.choices:
+        choices["autocompletion"] = lambda: list(row.choices)
+    kind = list[row.kind] if listed else row.kind  # type: ignore[name-defined]
+    hint = Annotated[kind | None, typer.Option(flags, help=_help(row), **choices)]  # type: ignore[valid-type]
+    return Parameter(row.name, Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+
+
+def _takes(*names: str, listed: bool) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of these names, before its own."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = Signature.from_callable(command, eval_str=True).parameters.values()
+        rows = (TABLE[name] for name in names)
+        generated = [_parameter(row, listed and row.listed) for row in rows]
+        kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.kind is not p.VAR_KEYWORD]
+        command.__signature__ = Signature([*generated, *kept])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*generated, *kept]}
+        return command
+
+    return decorate
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value not in (None, [])}
+
+
+def _kept(out: str, advice: str = "") -> Callable[[], str]:
+    """Return what says whether repeats were finished since now, and where they are."""
+    checks = Path(out) / "checks.csv"
+
+    def state() -> tuple[int, int] | None:
+        if not checks.is_file() or checks.read_bytes().count(b"\n") < 2:
+            return None
+        return checks.stat().st_ino, checks.stat().st_size
+
+    before = state()
+    finished = f"Finished repeats are in {Path(out) / 'timings.csv'}{advice}."
+    return lambda: "No repeat was finished." if state() in (None, before) else finished
 
 
 @app.command()
+@_takes("memory", "balloon", "guest", "host", listed=False)
 def reproduce(
-    memory: Annotated[
-        str | None, typer.Option(help="RAM of the guest (default: 8GiB, less where it is short)")
-    ] = None,
-    balloon: Annotated[
-        str | None, typer.Option(help="Size of the balloon (default: 7/8 of the memory)")
-    ] = None,
     repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 3,
-    out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-reproduce"),
-    host: Annotated[
-        str, typer.Option(help="The device: lab (balloonlab's own) or qemu (unmodified)")
-    ] = "lab",
+    out: Annotated[str, typer.Option(help="Folder for results")] = "balloonlab-reproduce",
+    **options: Any,
 ) -> None:
     """Measure the 4126 ms -> 590 ms comparison of 2016 on this machine's memory.
 
-    Inflates a balloon page by page and in bulk, on touched and untouched memory;
-    prints stages beside the paper's; leaves timings.csv, meta.json and the figure
-    in the folder. About two minutes at 8 GiB.
+    Inflates a balloon with PFNs and with bitmaps, on touched and untouched memory;
+    prints stages beside the paper's; leaves timings.csv, checks.csv, meta.json and the figure
+    in the folder. About two minutes at 8 GiB. An unfinished run in the folder goes on.
 
-    With --host qemu the same in an unmodified QEMU, the bulk path being free page reporting.
+    With --host qemu the same in an unmodified QEMU, with free page reporting for the bitmaps.
     """
     from ..main_job import reproduce as run
     from ..reproduction.report import render
+    from ..terminal import WIDTH
 
-    begin = time.time()
-    try:
-        result = run(memory, balloon, repeats, out, host=host)
-    except KeyboardInterrupt:
-        typer.echo(f"Interrupted. {_kept(out, begin)}", err=True)
-        raise typer.Exit(130) from None
-    except RuntimeError as error:  # in the middle of it
-        typer.echo(f"balloonlab: {error}. {_kept(out, begin)}", err=True)
-        raise typer.Exit(2) from None
-    except (ValueError, TypeError, MemoryError, OSError) as error:
-        typer.echo(f"balloonlab: {error}", err=True)
-        raise typer.Exit(2) from None
-    view = console()
-    view.print(render(result))
-    view.print(f"Results: {out}", soft_wrap=True)
-
-
-def _kept(out: Path, since: float) -> str:
-    """Say where the repeats are that were finished since a time; an earlier run may be there."""
-    kept = out / "timings.csv"
-    finished = kept.exists() and kept.stat().st_mtime >= since
-    return f"Finished repeats are in {kept}." if finished else "No repeat was finished."
+    with reported(_kept(out, "; the same command goes on from there")):
+        result = run(**_given(options), repeats=repeats, out=out)
+        view = console()
+        view.width = max(view.width, WIDTH)  # the report's; cells are not cut
+        view.print(render(result))
+        view.print(f"Results: {out}", soft_wrap=True)
 
 
 @app.command()
+@_takes(*TABLE, listed=True)
 def sweep(
-    memory: Annotated[
-        list[str] | None, typer.Option(help="RAM of the guest (8GiB, or that of the trace)")
+    pattern_file: Annotated[
+        list[Path] | None,
+        typer.Option(help="File of page numbers as a pattern: text, one per line, or .npy"),
     ] = None,
-    balloon: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Size of the balloon, or a share of memory such as 0.5 (7/8, or all of the trace)"
-        ),
+    traces: Annotated[
+        str | None, typer.Option(help="Folder of the traces that --pattern trace:NAME names")
     ] = None,
-    protocol: Annotated[
-        list[str] | None,
-        typer.Option(help="How pages are told: pfn, bitmap-v4 (bitmap-v4); in QEMU pfn, reporting"),
-    ] = None,
-    pattern: Annotated[
-        list[str] | None,
-        typer.Option(help="idle, random, huge, aged, every:K, geometric:MEAN, trace:NAME (idle)"),
-    ] = None,
-    order: Annotated[
-        list[str] | None, typer.Option(help="as is, ascending, descending, shuffled (as is)")
-    ] = None,
-    operation: Annotated[list[str] | None, typer.Option(help="inflate, deflate (inflate)")] = None,
-    touched: Annotated[
-        list[bool] | None,
-        typer.Option("--touched/--untouched", help="Whether the host backs the RAM (touched)"),
-    ] = None,
-    thp: Annotated[
-        list[bool] | None,
-        typer.Option("--thp/--no-thp", help="Whether huge pages may back it (no-thp)"),
-    ] = None,
-    discard: Annotated[
-        list[str] | None, typer.Option(help="How it is applied: page, range (by protocol)")
-    ] = None,
-    wait: Annotated[
-        list[str] | None, typer.Option(help="How the driver waits: block, busy (block)")
-    ] = None,
-    bitmaps: Annotated[
-        list[int] | None, typer.Option(help="Bitmaps the guest has memory for, 0 to 32 (32)")
-    ] = None,
-    steps: Annotated[
-        list[int] | None, typer.Option(help="Equal steps to the balloon's size (1)")
-    ] = None,
-    block_order: Annotated[
-        list[int] | None, typer.Option(help="Of the blocks under reporting, 0 to 10 (9)")
-    ] = None,
-    host: Annotated[str, typer.Option(help="The device: lab, qemu")] = "lab",
-    repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 5,
-    out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-sweep"),
+    out: Annotated[str, typer.Option(help="Folder for results")] = "balloonlab-sweep",
     seed: Annotated[int, typer.Option(help="Of the order in which cases are measured")] = 0,
+    **options: Any,
 ) -> None:
     """Measure every combination of the options' values; go on where the same command stopped.
 
-    All options but the last four may be given several times:
+    All options but the repeats and the last ones may be given several times:
 
         balloonlab sweep --memory 1GiB --memory 4GiB --pattern idle --pattern random
 
         balloonlab sweep --memory 2GiB --touched --untouched --discard page --discard range
 
     Each repeat is on disk before the next one starts: after Ctrl-C, a crash or a reboot
-    the same command goes on. What cannot be measured is skipped, and listed with the reason.
+    the same command goes on. What cannot be measured is skipped, and listed with the reason;
+    where nothing could be measured the command fails.
     """
-    from ..measurement.api import totals
-    from ..measurement.sweeps import sweep as run
+    from ..measurement import sweep as run
 
-    axes = {
-        "memory": memory,
-        "balloon": [_size_or_share(text) for text in balloon or []],
-        "protocol": protocol,
-        "pattern": pattern,
-        "order": order,
-        "operation": operation,
-        "touched": touched,
-        "thp": thp,
-        "discard": discard,
-        "wait": wait,
-        "bitmaps": bitmaps,
-        "steps": steps,
-        "block_order": block_order,
-    }
-    given: dict[str, Any] = {name: values for name, values in axes.items() if values}
-    try:
-        result = run(**given, host=host, repeats=repeats, out=out, seed=seed)
-    except KeyboardInterrupt:
-        typer.echo(
-            f"Interrupted. Finished repeats are in {out}; the same command goes on from there.",
-            err=True,
-        )
-        raise typer.Exit(130) from None
-    except (ValueError, TypeError, MemoryError, OSError, RuntimeError) as error:
-        typer.echo(f"balloonlab: {error}", err=True)
-        raise typer.Exit(2) from None
-    if len(result.frame):
-        typer.echo(totals(result.frame).to_string(index=False, float_format="%.4g"))
-    for (outcome, reason), rows in result.skipped.groupby(["outcome", "reason"]):
-        typer.echo(f"{outcome}, {len(rows)} cases: {reason}")
-    n_cases = len(result.frame["run_id"].unique())
-    typer.echo(f"{n_cases} cases measured, {len(result.skipped)} left out ({host}). Results: {out}")
+    with reported(_kept(out, "; the same command goes on from there")):
+        given = _given(options)
+        if "balloon" in given:
+            given["balloon"] = [_size_or_share(text) for text in given["balloon"]]
+        patterns: list[Any] = [_in_folder(name, traces) for name in given.get("pattern", [])]
+        patterns += [_read_pages(path) for path in pattern_file or []]
+        if patterns:
+            given["pattern"] = patterns
+        result = run(**given, out=out, seed=seed)
+        _print_sweep(result)
+        typer.echo(f"Results: {out}")
+        if result.frame.empty:
+            raise typer.Exit(1)
 
 
 def _size_or_share(text: str) -> str | float:
-    """Tell a share of the memory, ``0.5``, from a size, ``512MiB``."""
+    """Return a share of the memory, ``0.5``, as a number, and a size, ``512MiB``, as it is."""
     try:
         share = float(text)
     except ValueError:
@@ -169,25 +154,100 @@ def _size_or_share(text: str) -> str | float:
     return share if 0 < share < 1 else text
 
 
-@app.command()
-def timeline(
-    memory: Annotated[str, typer.Option(help="RAM of the guest")] = "64MiB",
-    protocol: Annotated[str, typer.Option(help="How pages are told")] = "pfn",
-    touched: Annotated[
-        bool, typer.Option("--touched/--untouched", help="Whether the host backs the RAM")
-    ] = True,
-    out: Annotated[Path, typer.Option(help="Folder for results")] = Path("balloonlab-timeline"),
-) -> None:
-    """Record every interval of one inflation, guest and host: timeline.csv and meta.json."""
-    from ..measurement.provenance import describe_machine
-    from ..measurement.store import write_table
-    from ..measurement.timelines import TIMELINE
-    from ..measurement.timelines import timeline as run
+def _in_folder(pattern: str, folder: str | None) -> str:
+    if folder is None or not pattern.startswith("trace:"):
+        return pattern
+    return f"trace:{Path(folder) / pattern.removeprefix('trace:')}"
+
+
+def _read_pages(path: Path) -> npt.NDArray[np.uint64]:
+    """Read page numbers from a file; errors name it."""
+    import numpy as np
+
+    if path.suffix == ".npy":
+        try:
+            return np.load(path)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"pattern-file {path} must be an array of numpy's: {error}") from None
+    try:
+        return np.array([int(line) for line in path.read_text().split()], np.uint64)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(
+            f"pattern-file {path} must have one page number per line: {error}"
+        ) from None
+
+
+def _print_sweep(result: Run) -> None:
+    from ..measurement.run import constants
+
+    n_cases = result.frame["run_id"].nunique()
+    if n_cases:
+        typer.echo(", ".join(constants(result.frame)))
+        console().print(_table(result))
+    for (outcome, reason), rows in result.skipped.groupby(["outcome", "reason"]):
+        typer.echo(f"{outcome}, {len(rows)} cases: {reason}")
+    sources = "".join(f" ({source})" for source in result.frame["source"].unique())
+    typer.echo(f"{n_cases} cases measured, {len(result.skipped)} left out{sources}.")
+
+
+def _spread(value: float, low: float, high: float) -> str:
+    return f"{value:.3g} ({low:.3g}-{high:.3g})"
+
+
+def _ratios(result: Run) -> pd.DataFrame | None:
+    from ..measurement import ratios
 
     try:
-        frame = run(memory=memory, protocol=protocol, touched=touched)
-        write_table(frame, describe_machine() | {"case": frame.attrs}, out, TIMELINE)
-    except (ValueError, TypeError, MemoryError, OSError, RuntimeError) as error:
-        typer.echo(f"balloonlab: {error}", err=True)
-        raise typer.Exit(2) from None
-    typer.echo(f"{len(frame)} intervals (lab). Results: {out}")
+        return ratios(result)
+    except ValueError:  # no pfn, or several that the frame cannot distinguish
+        return None
+
+
+def _table(result: Run) -> Table:
+    """Return totals as a table for the terminal, with ratios over pfn where they say anything."""
+    from rich.table import Table
+
+    from ..measurement import totals
+    from ..measurement.run import readable
+
+    table = totals(result)
+    text = readable(table)
+    names = ["median_ms", "min_ms", "max_ms"]
+    text["time, ms"] = [_spread(*times) for times in table[names].itertuples(index=False)]
+    text = text.drop(columns=[*names, "repeats"])
+    pairs = result.frame[["protocol", "discard"]].drop_duplicates()
+    if "discard" in text and pairs["protocol"].is_unique:
+        text = text.drop(columns="discard")
+    if (over := _ratios(result)) is not None:
+        shared = [name for name in table.columns if name in over.columns]
+        merged = table.merge(over, on=shared, how="left")
+        text["ratio to pfn"] = [
+            "" if row.n != row.n else _spread(row.ratio, row.low, row.high)
+            for row in merged.itertuples()
+        ]
+    view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in text.columns:
+        view.add_column(name, overflow="fold")
+    for row in text.itertuples(index=False):
+        view.add_row(*row)
+    return view
+
+
+@app.command()
+@_takes(*(name for name in TABLE if name not in ("host", "repeats")), listed=False)
+def timeline(
+    out: Annotated[str, typer.Option(help="Folder for results")] = "balloonlab-timeline",
+    **options: Any,
+) -> None:
+    """Record every interval of one inflation, guest and host: timeline.csv and meta.json.
+
+    By default of 64 MiB with pfn.
+    """
+    from ..measurement import timeline as run
+
+    with reported(out=Path(out)):
+        given = {"memory": "64MiB", "protocol": "pfn", **_given(options)}
+        if "balloon" in given:
+            given["balloon"] = _size_or_share(given["balloon"])
+        frame = run(**given, out=out)
+        typer.echo(f"{len(frame)} intervals (lab). Results: {out}")

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import datasets
-from ..measurement.store import load
+from ..measurement.reading import load
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
 from .comparison import density, grid, runs, sizes

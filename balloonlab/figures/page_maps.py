@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..measurement.case import check_number
+from ..measurement.options import check_number
 from ..pages import as_pfns, metrics
 from ..sizes import PAGE_BYTES, format_number, format_size
 from .looks import beside, canvas

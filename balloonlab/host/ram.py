@@ -32,6 +32,8 @@ _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
 
 TOUCH_STEP_PAGES = 64 * MIB // PAGE_BYTES
 THP_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+THP_SIZE_SWITCH = THP_SWITCH.parent / "hugepages-2048kB" / "enabled"
+_PR_GET_THP_DISABLE = 42  # of prctl(2); 1 is off for good, 3 (Linux 6.18) off but where advised
 
 
 class GuestRam:
@@ -186,11 +188,38 @@ def missing_facilities() -> list[str]:
     return missing
 
 
-def check_thp() -> None:
-    """Refuse ``thp=True`` where the kernel has no huge pages to give (ValueError)."""
-    state = THP_SWITCH.read_text() if THP_SWITCH.exists() else "absent"
-    if state == "absent" or "[never]" in state:
+def thp_state() -> str:
+    """Return the setting for 2 MiB pages: always, madvise, never or absent.
+
+    That of their own size where it is not ``inherit`` (Linux 6.8 and later), else the global one.
+    """
+    for switch in (THP_SIZE_SWITCH, THP_SWITCH):
+        try:
+            state = switch.read_text().split("[")[1].split("]")[0]
+        except (OSError, IndexError):
+            continue
+        if state != "inherit":
+            return state
+    return "absent"
+
+
+def check_thp(own_process: bool = True) -> None:
+    """Refuse ``thp=True`` where the kernel has no huge pages to give (ValueError).
+
+    Parameters
+    ----------
+    own_process : bool
+        Whether they are for this process, in which PR_SET_THP_DISABLE may be set.
+    """
+    state = thp_state()
+    if state in ("absent", "never"):
         raise ValueError(
-            f"thp=True needs transparent huge pages, but {THP_SWITCH} says {state.strip()!r}: "
-            "write 'madvise' there, or measure with thp=False"
+            f"thp=True needs transparent huge pages, but {THP_SWITCH} and {THP_SIZE_SWITCH} make "
+            f"{state!r} of 2 MiB pages: write 'madvise' there, or measure with thp=False"
+        )
+    if own_process and ctypes.CDLL(None).prctl(_PR_GET_THP_DISABLE, 0, 0, 0, 0) == 1:
+        raise ValueError(
+            "thp=True needs transparent huge pages, but they are switched off for this process "
+            "(PR_SET_THP_DISABLE, which children inherit): start it without, or measure with "
+            "thp=False"
         )

@@ -1,77 +1,29 @@
-"""Measure balloons on real memory: one call, one tidy frame."""
+"""Measure balloons on real memory: a case, several, or every combination; one tidy frame."""
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from itertools import product
+from typing import Any, Never, Unpack
 
-import pandas as pd
+import numpy as np
 
-from ..kernels.bitmap_v4 import MAX_BITMAPS
-from ..qemu.protocols import PAGEBLOCK_ORDER
-from ..sizes import Size
-from ..terminal import Progress
-from .case import Case, Pattern, make_case
-from .hosts import describe_hosts, operate_once
-from .provenance import describe_machine
-from .runner import Trial, count_steps, run_trials
-from .stages import SKIPPED_COLUMNS, check_columns, empty
+from ..sizes import PAGE_BYTES, parse_pages
+from .case import digest
+from .options import TABLE, Options, check_known, check_number
+from .run import Run
+from .runner import run_cases
+from .setups import make_case
+from .signatures import takes_options
 
-
-@dataclass(frozen=True)
-class Run:
-    """What a measurement gave.
-
-    Attributes
-    ----------
-    frame : pandas.DataFrame
-        One row for each case, repeat, stage and part; see
-        `balloonlab.measurement.stages.COLUMNS`. ``time_ns`` of a repeat's rows sums to its
-        wall time.
-    meta : dict
-        Machine, versions (QEMU's too, where it was the host), commit and UTC time.
-    checks : pandas.DataFrame
-        One row a repeat: pages backed by the host before and after, fall of the
-        process's RSS, pages outside the balloon that lost their contents. Of repeats in
-        QEMU also `balloonlab.measurement.stages.QEMU_CHECK_COLUMNS`: order of the blocks, quartiles
-        of single round trips (empty, full but passed over, their difference, real), and
-        QEMU's processor time a kick.
-    skipped : pandas.DataFrame
-        One row a case that a sweep could not measure, with the ``reason``; see
-        `SKIPPED_COLUMNS`. Nothing in `frame` is of these cases.
-    """
-
-    frame: pd.DataFrame
-    meta: dict[str, Any] = field(repr=False)
-    checks: pd.DataFrame = field(repr=False)
-    skipped: pd.DataFrame = field(default_factory=lambda: empty(SKIPPED_COLUMNS), repr=False)
-
-    def measured(self) -> Run:
-        """Leave out the repeats that a case made before it failed."""
-        frame = self.frame[~self.frame["run_id"].isin(self.skipped["run_id"])]
-        checks = self.checks[~self.checks["run_id"].isin(self.skipped["run_id"])]
-        tables = (frame.reset_index(drop=True), checks.reset_index(drop=True))
-        return Run(tables[0], self.meta, tables[1], self.skipped)
+PathLike = str | os.PathLike[str]
 
 
+@takes_options()
 def measure(
-    memory: Size | None = None,
-    balloon: Size | None = None,
-    protocol: str | None = None,
-    pattern: Pattern = "idle",
-    order: str = "as is",
-    operation: str = "inflate",
-    touched: bool = True,
-    thp: bool = False,
-    repeats: int = 5,
-    host: str = "lab",
-    discard: str | None = None,
-    wait: str = "block",
-    bitmaps: int = MAX_BITMAPS,
-    steps: int = 1,
-    block_order: int = PAGEBLOCK_ORDER,
-    progress: bool = True,
+    *, out: PathLike | None = None, progress: bool = True, **options: Unpack[Options[Never]]
 ) -> Run:
     """Inflate or deflate a balloon in a guest of real memory and time every stage.
 
@@ -82,59 +34,11 @@ def measure(
 
     Parameters
     ----------
-    memory : int or str, optional
-        RAM of the guest, bytes or a string such as ``"8GiB"``; by default 8 GiB, or that of the
-        guest that a trace was recorded from.
-    balloon : int or str, optional
-        Size of the balloon; by default 7/8 of the memory, or the size of the trace or array.
-    protocol : str, optional
-        How pages are told: one of `balloonlab.wire.formats`, by default ``"bitmap-v4"``. In
-        QEMU ``"pfn"``, the default there, or ``"reporting"``: up to 32 free blocks a kick, a
-        descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no
-        deflation: a guest takes its pages back without a word. The pattern's pages are free
-        in the guest's allocator (``aged``: all that are), joined as far as they join; whole
-        blocks are told up to the balloon's size, and ``n_pages`` and ``balloon_bytes`` count
-        what was told.
-    pattern : str or array-like of int
-        Which pages: a spelling that `balloonlab.patterns.make` takes (``idle``, ``random``,
-        ``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or page numbers. What
-        is drawn is drawn with ``rng=0``: the same arguments give the same pages everywhere.
-    order : {"as is", "ascending", "descending", "shuffled"}
-        In which order the allocator hands them out; ``"as is"`` is the pattern's own, or the
-        array's. ``idle`` and ``aged`` then come from an allocator in that state, everything
-        else (any other order, too) from a free list of exactly these pages. Shuffled with
-        ``rng=0``.
-    operation : {"inflate", "deflate"}
-        What is timed. A deflation starts from a full balloon and empties it: pages are
-        told newest first, announced with ``MADV_WILLNEED`` and released to the
-        allocator (stage ``release`` in the place of ``allocate``).
-    touched : bool
-        Whether the host has pages behind all of the guest's RAM beforehand.
-    thp : bool
-        Whether the host may use transparent huge pages for the guest's RAM.
-    repeats : int
-        Measured repeats.
-    host : {"lab", "qemu"}
-        The device: balloonlab's own, or that of ``qemu-system-x86_64`` (6.0 or later).
-    discard : {"page", "range"}, optional
-        How the host applies the message; by default as the protocol's hosts do:
-        ``"page"`` for ``pfn``, else ``"range"``. QEMU does nothing else.
-    wait : {"block", "busy"}
-        Whether the driver sleeps or polls until the host has answered. A driver that
-        polls saves wake-ups but stays on its processor, which every ``madvise`` must
-        then interrupt to flush its TLB (one shootdown a page in ``/proc/interrupts``):
-        page-wise discard of touched memory took seven times as long.
-    bitmaps : int
-        Bitmaps of 32 KiB, each for 1 GiB of page numbers, that the guest has memory for,
-        0 to 32. A driver short of them works in smaller windows; without a single one it
-        falls back to ``pfn``. The frame's ``negotiated_protocol`` and ``n_bitmaps`` say
-        what was used.
-    steps : int
-        In how many equal steps the balloon gets to its size; times and counts are sums. QEMU
-        takes one step, waits by blocking and has no bitmaps: other values are refused.
-    block_order : int
-        Under ``"reporting"`` blocks have ``2**block_order`` pages, 0 to 10. Linux reports those
-        of 9 and up (``pageblock_order``). The checks' ``block_order`` tells it.
+    {options}
+    out : path-like, optional
+        Folder for ``timings.csv``, ``checks.csv``, ``skipped.csv`` and ``meta.json``; each repeat
+        is on disk before the next one starts, and the same call goes on where it stopped. Nothing
+        is written without.
     progress : bool
         Show a progress bar when standard error is a terminal or in a notebook.
 
@@ -145,14 +49,14 @@ def measure(
     Raises
     ------
     ValueError, TypeError
-        An argument breaks a rule; the message names it.
+        An argument breaks a rule; the message names it. `out` holds another run.
     MemoryError
         The guest does not fit the memory that is available (or a cgroup's limit).
     NotImplementedError
         The platform lacks what measuring needs; the message lists it.
     RuntimeError
-        Memory did not change as it must have, or ``bitmap-v4-posted`` crashed its guest or
-        left pages out; nothing is reported then.
+        Memory did not change as it must have, another thread of this process is measuring, or
+        ``bitmap-v4-posted`` crashed its guest or left pages out; nothing is reported then.
     balloonlab.qemu.QemuError
         QEMU is missing, older than 6.0, died, or answered with an error; a ``RuntimeError``.
 
@@ -163,31 +67,28 @@ def measure(
     are written into the guest's memory by the same compiled code. A kick is a line of text
     over a socket (qtest) to QEMU's main thread: a wake-up there and back, as an ioeventfd
     has, but no exit from a guest. The used ring is looked at after every kick, the process's
-    RSS and pages before and after. Rows have ``source="qemu"``; its stages are told apart by
+    RSS and pages before and after. Rows have ``source="qemu"``; its stages are separated by
     difference, as `balloonlab.measurement.stages_by_difference` describes.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> run = bl.measure(memory="8MiB", protocol="pfn", repeats=1, progress=False)
+    >>> int(run.frame["n_kicks"].iloc[0])
+    7
     """
-    case = Case.make(
-        memory=memory,
-        balloon=balloon,
-        protocol=protocol,
-        pattern=pattern,
-        order=order,
-        operation=operation,
-        touched=touched,
-        thp=thp,
-        repeats=repeats,
-        host=host,
-        discard=discard,
-        wait=wait,
-        bitmaps=bitmaps,
-        steps=steps,
-        block_order=block_order,
-    )
-    return _collect([case], progress)
+    case = make_case(**options)
+    arguments = _spelled(options)
+    return run_cases([case], "measure", arguments, out=out, progress=progress)
 
 
-def compare(cases: Iterable[Mapping[str, Any]], progress: bool = True, **common: Any) -> Run:
-    """Measure several cases into one frame.
+def compare(
+    cases: Iterable[Mapping[str, Any]],
+    progress: bool = True,
+    out: PathLike | None = None,
+    **common: Any,
+) -> Run:
+    """Measure several cases into one frame; they take turns, as in `sweep`.
 
     Parameters
     ----------
@@ -195,13 +96,21 @@ def compare(cases: Iterable[Mapping[str, Any]], progress: bool = True, **common:
         Arguments of `measure` in which the cases differ.
     progress : bool
         As in `measure`.
+    out : path-like, optional
+        As in `measure`.
     **common
         Arguments of `measure` that all cases share.
 
     Returns
     -------
     Run
-        Each case has a ``run_id`` of its own in the frame.
+        Each case has a ``run_id`` of its own in the frame, where they stand in the order of
+        `cases`; equal ones are measured once.
+
+    Raises
+    ------
+    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
+        As `measure`; what cannot be is found before anything is measured.
 
     Examples
     --------
@@ -214,51 +123,131 @@ def compare(cases: Iterable[Mapping[str, Any]], progress: bool = True, **common:
             "cases must be a list of dicts of arguments, as in [{'protocol': 'pfn'}]; "
             f"got {cases!r}"
         )
-    made = [make_case({**common, **case}) for case in cases]
-    if not made:
+    if not cases:
         raise ValueError("cases must hold at least one case, got none")
-    return _collect(made, progress)
+    given = [{**common, **case} for case in cases]
+    made = [make_case(**case) for case in given]
+    arguments = {"cases": [_spelled(case) for case in given]}
+    return run_cases(made, "compare", arguments, out=out, progress=progress)
 
 
-def totals(frame: pd.DataFrame) -> pd.DataFrame:
-    """Sum up a frame, a row a case: what the cases differ in, and the median total.
+@takes_options(lists=True)
+def sweep(
+    *,
+    out: PathLike | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Unpack[Options[list[Any] | tuple[Any, ...]]],
+) -> Run:
+    """Measure every combination of the arguments' values into one frame.
+
+    Each argument takes one value, or a list or tuple of them; the cases are the product. A case
+    that cannot be (the pattern has not as many pages, the guest does not fit the memory
+    that is free) is skipped, one that fails its checks is left out, and both are listed
+    with the reason; the others go on.
+
+    With ``out=`` each repeat is on disk before the next one starts. Interrupt the sweep when you
+    like, with Ctrl-C or worse, and repeat the same call: it goes on where it stopped, and tries
+    again what was skipped or failed. What is finished is only read; a repeat whose rows were
+    damaged is named in the log and measured again.
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        Of `balloonlab.measure`, `balloonlab.compare` or `balloonlab.sweep`.
+    {options}
+    out : path-like, optional
+        Folder for ``timings.csv``, ``checks.csv``, ``skipped.csv`` and ``meta.json``; see
+        `balloonlab.load` and `balloonlab.pool`. Nothing is written without.
+    seed : int
+        Of the order in which cases are measured. Page sets do not depend on it: they are
+        drawn with ``rng=0``.
+    progress : bool
+        Show a progress bar with the time left, as `balloonlab.measure` does.
 
     Returns
     -------
-    pandas.DataFrame
-        The columns of the case in which not all rows are alike (``negotiated_protocol`` and
-        ``n_bitmaps`` where a protocol has several), ``repeats``, and the median, least and
-        greatest total of a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
+    Run
+        ``frame`` and ``checks`` hold all finished cases, those of earlier calls too; a case
+        has a ``run_id``. ``skipped`` has a row for each case without a result.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument breaks a rule by itself; `out` holds a run of another machine, of other code
+        or other arguments (times of unlike machines are never put together).
+    NotImplementedError
+        The platform lacks what measuring needs; the message lists it.
+    RuntimeError
+        Another thread of this process is measuring.
+    balloonlab.qemu.QemuError
+        QEMU is missing or too old. A case in which it dies fails, as any other.
+    KeyboardInterrupt
+        Ctrl-C; everything finished is in `out`.
+
+    Notes
+    -----
+    Page numbers must come as an array, since a list is one of patterns. How cases take turns, and
+    why, is described in `balloonlab.measurement.runner`.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> run = bl.sweep(memory="8MiB", protocol=["pfn", "bitmap-v4"], pattern=["idle", "every:2"],
+    ...                repeats=1, progress=False)
+    >>> run.frame.groupby("protocol")["n_kicks"].first()
+    protocol
+    bitmap-v4    1
+    pfn          7
+    Name: n_kicks, dtype: int64
+    >>> run.skipped[["protocol", "pattern", "outcome"]]
+        protocol  pattern  outcome
+    0        pfn  every:2  skipped
+    1  bitmap-v4  every:2  skipped
+    >>> print(run.skipped["reason"].iloc[0])
+    balloon must be at most 4 MiB (1024 pages) with pattern every:2 and memory='8MiB', got '7MiB'...
+
+    A long one, which survives; ``bl.totals`` gives a line per case:
+
+    >>> run = bl.sweep(memory=["1GiB", "2GiB", "4GiB"], balloon=[0.25, 0.5],
+    ...                pattern=["idle", "random", "aged"], protocol=["pfn", "bitmap-v4"],
+    ...                touched=[True, False], out="sizes")            # doctest: +SKIP
+    >>> bl.totals(run)                                            # doctest: +SKIP
     """
-    case = [name for name in SKIPPED_COLUMNS[1:] if name in frame.columns]
-    differ = [name for name in case if len(frame[name].unique()) > 1]
-    for name in ("negotiated_protocol", "n_bitmaps"):
-        if len(frame.drop_duplicates(["protocol", name])) > len(frame["protocol"].unique()):
-            differ.append(name)
-    by_repeat = frame.groupby(["run_id", "repeat"], sort=False)["time_ns"].sum() / 1e6
-    by_case = by_repeat.groupby("run_id", sort=False)
-    table = frame.drop_duplicates("run_id").set_index("run_id")[differ]
-    table = table.assign(
-        repeats=by_case.size(),
-        median_ms=by_case.median(),
-        min_ms=by_case.min(),
-        max_ms=by_case.max(),
-    )
-    return table.sort_values(differ or "median_ms", ignore_index=True)
+    check_number("seed", seed, 0)
+    axes = {name: _values(name, options.get(name, row.default)) for name, row in TABLE.items()}
+    pairs = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    cases = [make_case(**arguments) for arguments in pairs]
+    arguments = {
+        name: [_plain(name, value) for value in values] if TABLE[name].listed else values[0]
+        for name, values in axes.items()
+    }
+    return run_cases(
+        cases, "sweep", {**arguments, "seed": seed},
+        out=out, seed=seed, strict=False, progress=progress,
+    )  # fmt: skip
 
 
-def _collect(cases: list[Case], show: bool) -> Run:
-    trials = [Trial(case, operate_once) for case in cases]
-    hosts = {case.host for case in cases}
-    with Progress(count_steps(trials), show) as progress:
-        repeats = list(run_trials(trials, progress))
-    return Run(
-        pd.concat([repeat.frame for repeat in repeats], ignore_index=True),
-        describe_machine() | describe_hosts(hosts),
-        pd.DataFrame([repeat.check for repeat in repeats], columns=check_columns(hosts)),
-    )
+def _values(name: str, value: Any) -> list[Any]:
+    """Return the values of an option in a sweep."""
+    values = list(value) if isinstance(value, list | tuple) and TABLE[name].listed else [value]
+    if not values:
+        raise ValueError(f"{name} must have at least one value, got an empty list")
+    if name == "pattern" and any(isinstance(one, int | np.integer) for one in values):
+        raise TypeError(
+            "pattern must be spellings or an array; a list is one of several patterns: "
+            "give page numbers as numpy.array(...)"
+        )
+    return values
+
+
+def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a case such that equal ones read the same in ``meta.json``."""
+    check_known(options, TABLE)
+    return {name: _plain(name, options.get(name, row.default)) for name, row in TABLE.items()}
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name in ("memory", "balloon") and value is not None and not isinstance(value, float):
+        return parse_pages(value, name) * PAGE_BYTES
+    if name == "pattern" and not isinstance(value, str):
+        return digest(np.asarray(value, np.uint64).tobytes())
+    return json.loads(json.dumps(value, default=lambda number: number.item()))

@@ -1,61 +1,23 @@
-"""One case of the laboratory: everything that is chosen before it is measured."""
+"""One case: everything that is chosen before it is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from inspect import signature
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .. import wire
 from ..address_map import check_sizes
-from ..host import DISCARDS
-from ..kernels.bitmap_v4 import MAX_BITMAPS
-from ..pages import Buddy, age, as_pfns, patterns
-from ..qemu import protocols as qemu
-from ..qemu.process import check_memory
-from ..sizes import GIB, KIB, MIB, PAGE_BYTES, Size, parse_pages
-from .resources import check_available
-
-OPERATIONS = ("inflate", "deflate")
-DEFAULT_PROTOCOLS = {"lab": "bitmap-v4", "qemu": "pfn"}
-"""The hosts, and what is measured on each when nothing is said."""
-WAITS = ("block", "busy")
+from ..pages import Buddy, age, patterns
+from ..qemu.protocols import REPORTING
+from ..sizes import GIB, KIB, MIB, PAGE_BYTES
+from .options import TABLE, Pattern
 
 CUSTOM = "custom"
-"""What stands in the frame for a pattern that is given as page numbers."""
-
-Pattern = str | npt.ArrayLike
-
-
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    """Check an argument that is one of several words."""
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
-    """Check an argument that counts something."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        limits = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name} must be a whole number {limits}, got {value!r}")
-
-
-def _usual_discard(host: str, protocol: str) -> str:
-    """Tell how a host applies a protocol; refuses those that it does not take."""
-    if host == "qemu":
-        return qemu.DISCARDS[protocol]
-    if protocol == qemu.REPORTING:
-        raise ValueError(
-            f"protocol={protocol!r} is a queue of QEMU's, to be measured with host='qemu': with "
-            f"host='lab' it must be one of {', '.join(wire.formats())}"
-        )
-    return wire.get(protocol).discard
+"""What stands in the frame for page numbers, before a colon and their digest."""
 
 
 def size_literal(n_bytes: int) -> str:
@@ -65,125 +27,58 @@ def size_literal(n_bytes: int) -> str:
     return f"{n_bytes // units[unit]}{unit}"
 
 
+def digest(content: bytes) -> str:
+    """Return 12 hex digits that name a content."""
+    return blake2b(content, digest_size=6).hexdigest()
+
+
 def default_memory(pattern: Pattern) -> int:
-    """Tell the guest's memory in bytes where none is given; checks a pattern's spelling."""
+    """Return the guest's memory in bytes where none is given; checks a pattern's spelling."""
     return patterns.default_memory(pattern) if isinstance(pattern, str) else 8 * GIB
 
 
 @dataclass(frozen=True)
 class Case:
-    """A measurement case; `make` builds one from what users write.
+    """A case, its arguments checked one by one; `balloonlab.measurement.setups.make_case` makes it.
 
     Attributes
     ----------
     block_order : int
-        Order of the blocks that free page reporting tells; 0 for all other protocols.
+        Order of the blocks that free page reporting reports; 0 for all other protocols.
+    source : str
+        What stands in the frame for `guest` and `host`.
     given : uint64 array or None
         The pages that the user gave as the pattern.
+    sized_by_pattern : bool
+        Whether the balloon's size is that of the pattern, since none was given.
     start : balloonlab.pages.Buddy or None
-        The guest's allocator before the operation; None until the case is `ready`. Takes 9
-        bytes for each page of the guest, which a plan of many cases should not hold.
+        The guest's allocator before the operation; None until `with_pages`. Takes 9 bytes for
+        each page of the guest, which a list of many cases should not hold.
     """
 
     memory_pages: int
     balloon_pages: int
+    guest: str
+    host: str
     protocol: str
+    discard: str
     pattern: str
     order: str
-    discard: str
+    operation: str
     touched: bool
     thp: bool
     wait: str
-    repeats: int
-    operation: str
-    host: str
-    bitmaps: int
     steps: int
+    bitmaps: int
     block_order: int
+    repeats: int
+    source: str
     given: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
+    sized_by_pattern: bool = field(default=False, compare=False, repr=False)
     start: Buddy | None = field(default=None, compare=False, repr=False)
 
-    @classmethod
-    def plan(
-        cls,
-        *,
-        memory: Size | None = None,
-        balloon: Size | None = None,
-        protocol: str | None = None,
-        pattern: Pattern = "idle",
-        order: str = "as is",
-        operation: str = "inflate",
-        touched: bool = True,
-        thp: bool = False,
-        repeats: int = 5,
-        host: str = "lab",
-        discard: str | None = None,
-        wait: str = "block",
-        bitmaps: int = MAX_BITMAPS,
-        steps: int = 1,
-        block_order: int = qemu.PAGEBLOCK_ORDER,
-    ) -> Case:
-        """Check each argument of `balloonlab.measure` by itself; makes no pages yet."""
-        check_choice("host", host, tuple(DEFAULT_PROTOCOLS))
-        protocol = DEFAULT_PROTOCOLS[host] if protocol is None else protocol
-        if host == "qemu":
-            can = {"wait": wait, "bitmaps": bitmaps, "steps": steps, "operation": operation}
-            qemu.check_arguments(protocol, discard, **can, order=order)
-        default = _usual_discard(host, protocol)
-        discard = default if discard is None else discard
-        check_choice("order", order, patterns.ORDERS)
-        check_choice("operation", operation, OPERATIONS)
-        check_choice("discard", discard, tuple(DISCARDS))
-        check_choice("wait", wait, WAITS)
-        for name, value in (("touched", touched), ("thp", thp)):
-            if not isinstance(value, bool | np.bool_):
-                raise TypeError(f"{name} must be True or False, got {value!r}")
-        check_number("repeats", repeats, 1)
-        check_number("bitmaps", bitmaps, 0, MAX_BITMAPS)
-        check_number("steps", steps, 1)
-        check_number("block_order", block_order, 0, qemu.LARGEST_ORDER)
-        block_order = int(block_order) if protocol == qemu.REPORTING else 0
-        fitting = default_memory(pattern)
-        memory_pages = parse_pages(fitting if memory is None else memory, "memory")
-        if host == "qemu":
-            check_memory(memory_pages)
-        given = None
-        if not isinstance(pattern, str):
-            given, pattern = as_pfns(pattern, "pattern"), CUSTOM
-        if balloon is not None:
-            balloon_pages = parse_pages(balloon, "balloon")
-        elif given is None:
-            balloon_pages = patterns.default_pages(pattern, memory_pages)
-        else:
-            balloon_pages = given.size
-        return cls(
-            memory_pages=memory_pages,
-            balloon_pages=balloon_pages,
-            protocol=protocol,
-            pattern=pattern,
-            order=order,
-            discard=discard,
-            touched=bool(touched),
-            thp=bool(thp),
-            wait=wait,
-            repeats=int(repeats),
-            operation=operation,
-            host=host,
-            bitmaps=int(bitmaps),
-            steps=int(steps),
-            block_order=block_order,
-            given=given,
-        )
-
-    @classmethod
-    def make(cls, **arguments: Any) -> Case:
-        """Check every argument of `balloonlab.measure`, and that the guest fits; see there."""
-        case = cls.plan(**arguments)
-        check_available(case.memory_bytes, case.touched)
-        return case.ready()
-
-    def ready(self, start: Buddy | None = None) -> Case:
-        """Check that the arguments go together, and make the allocator's state.
+    def with_pages(self, start: Buddy | None = None) -> Case:
+        """Return the case with the allocator's state; checks that the arguments go together.
 
         Parameters
         ----------
@@ -196,37 +91,46 @@ class Case:
             The pattern has no pages for a balloon of that size in such a guest, or the
             sizes exclude each other; the message says what would fit.
         """
-        check_sizes(size_literal(self.memory_bytes), size_literal(self.balloon_bytes))
+        self._check_sizes()
+        start = self._make_start() if start is None else start
+        n_pages = self._reported_pages(start) if self.protocol == REPORTING else self.balloon_pages
+        return replace(self, start=start, balloon_pages=n_pages)
+
+    def _check_sizes(self) -> None:
+        memory, balloon = size_literal(self.memory_bytes), size_literal(self.balloon_bytes)
+        if self.sized_by_pattern and self.balloon_pages >= self.memory_pages:
+            raise ValueError(
+                f"memory must be larger than the {balloon} ({self.balloon_pages} pages) of pattern "
+                f"{self.pattern}, got {memory}: leave memory out, or give a smaller balloon"
+            )
+        check_sizes(memory, balloon)
         if self.balloon_pages == 0:
             raise ValueError("balloon must hold at least one page to be measured, got 0")
         if self.steps > self.balloon_pages:
             raise ValueError(
-                f"steps must be at most {self.balloon_pages}, one a page, got {self.steps}"
+                f"steps must be at most {self.balloon_pages}, one per page, got {self.steps}"
             )
-        start = self._make_start() if start is None else start
-        told = self._count_told(start) if self.protocol == qemu.REPORTING else self.balloon_pages
-        return replace(self, start=start, balloon_pages=told)
 
-    def _count_told(self, start: Buddy) -> int:
-        """Count the pages that the balloon gets: whole free blocks of `block_order`."""
+    def _reported_pages(self, start: Buddy) -> int:
+        """Return the pages that the balloon gets: whole free blocks of `block_order`."""
         pages = 1 << self.block_order
         by_order = start.free_blocks()[self.block_order :]
         free_pages = int(by_order @ (pages << np.arange(by_order.size)))
-        told = min(free_pages, self.balloon_pages // pages * pages)
-        if told == 0:
+        reported = min(free_pages, self.balloon_pages // pages * pages)
+        if reported == 0:
             raise ValueError(
                 f"pattern and balloon must hold a whole block of block_order={self.block_order} "
                 f"({pages} pages, aligned) to be reported, these {self.balloon_pages} pages of "
                 f"pattern {self.pattern} hold none"
             )
-        return told
+        return reported
 
     def _make_start(self) -> Buddy:
         if self.order == "as is" and self.pattern == "idle":
             return Buddy.idle(self.memory_pages)
         if self.order == "as is" and self.pattern == "aged":
             return self._aged()
-        if self.protocol == qemu.REPORTING:
+        if self.protocol == REPORTING:
             return Buddy.joining(self.memory_pages, self._pages(), "pattern")
         pages = patterns.ordered(self._pages(), self.order)
         return Buddy.holding(self.memory_pages, pages, "pattern")
@@ -239,7 +143,7 @@ class Case:
         return buddy
 
     def _pages(self) -> npt.NDArray[np.uint64]:
-        """Make the pages of the balloon in the pattern's own order; drawn ones with ``rng=0``."""
+        """Return the pages of the balloon in the pattern's own order; drawn ones with ``rng=0``."""
         if self.given is None:
             return patterns.make(
                 self.pattern, size_literal(self.memory_bytes), size_literal(self.balloon_bytes)
@@ -248,21 +152,20 @@ class Case:
             raise ValueError(
                 "balloon must be the size of the pages given as pattern= "
                 f"({size_literal(self.given.size * PAGE_BYTES)}, {self.given.size} pages) or left "
-                "out, "
-                f"got {size_literal(self.balloon_bytes)}"
+                f"out, got {size_literal(self.balloon_bytes)}"
             )
         return self.given
 
     @property
-    def memory_key(self) -> tuple[str, int, bool, bool]:
+    def memory_key(self) -> tuple[str, str, int, bool, bool]:
         """What cases that can share a mapping agree in."""
-        return self.host, self.memory_pages, self.thp, self.touched
+        return self.guest, self.host, self.memory_pages, self.thp, self.touched
 
     @property
     def pages_key(self) -> tuple[int, int, str, str, bool]:
         """What cases that start from the same allocator agree in."""
-        joined = self.protocol == qemu.REPORTING
-        return self.memory_pages, self.balloon_pages, self.pattern, self.order, joined
+        merged = self.protocol == REPORTING
+        return self.memory_pages, self.balloon_pages, self.pattern, self.order, merged
 
     @property
     def memory_bytes(self) -> int:
@@ -274,34 +177,23 @@ class Case:
         """Size of the balloon."""
         return self.balloon_pages * PAGE_BYTES
 
+    def described(self, skipped: bool = False) -> dict[str, Any]:
+        """Return the columns that say which case it is, those of a skipped one too if asked."""
+        rows = [row for row in TABLE.values() if skipped or not row.skipped_only]
+        chosen = {row.column: getattr(self, row.column) for row in rows if row.column}
+        return {"source": self.source, **chosen}
+
     def targets(self) -> list[int]:
-        """List the sizes in pages that the balloon is set to, one after the other."""
+        """Return the sizes in pages that the balloon is set to, one after the other."""
         done = [self.balloon_pages * step // self.steps for step in range(1, self.steps + 1)]
         return done if self.operation == "inflate" else [self.balloon_pages - n for n in done]
 
     def allocator(self) -> Buddy:
-        """Copy the allocator that the case starts from, a fresh one for each repeat."""
+        """Return a copy of the allocator that the case starts from, a fresh one for each repeat."""
         return self._make_start() if self.start is None else deepcopy(self.start)
 
     def label(self) -> str:
-        """Name the case on one line, for progress bars."""
+        """Return the case on one line, for progress bars."""
         state = "touched" if self.touched else "untouched"
-        guest = f"{self.host}, {size_literal(self.memory_bytes)} {state}, {self.pattern}"
+        guest = f"{self.source}, {size_literal(self.memory_bytes)} {state}, {self.pattern}"
         return f"{guest}: {self.operation}, {self.protocol} by {self.discard}"
-
-
-def make_case(arguments: Mapping[str, Any]) -> Case:
-    """Make a case from arguments by name; names the unknown ones.
-
-    Raises
-    ------
-    TypeError
-        An argument that no case takes.
-    ValueError, MemoryError
-        As `Case.make`.
-    """
-    known = signature(Case.plan).parameters
-    unknown = [name for name in arguments if name not in known]
-    if unknown:
-        raise TypeError(f"unknown argument {', '.join(unknown)}: a case takes {', '.join(known)}")
-    return Case.make(**arguments)

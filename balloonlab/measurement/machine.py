@@ -51,7 +51,7 @@ def machine(
     buddy : balloonlab.pages.Buddy
         The guest's allocator.
     protocol : str
-        How the driver would tell pages.
+        How the driver would send pages.
     discard : {"page", "range"}, optional
         How the host applies it; by default as the protocol's hosts do.
     wait : {"block", "busy"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,16 +11,34 @@ import numpy as np
 from .. import wire
 from ..address_map import ram_ranges
 from ..guest import REPORTING, BalloonDriver, Operation
+from ..host.ram import check_thp
 from ..kernels.encode import BLOCKS_PER_KICK
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..qemu import FILL, FIRMWARE, NO_RAM_PFN, HostView, QemuProcess, QemuTransport, page_index
 from .case import Case
-from .runner import Repeat
-from .stages import Work, make_frame
+from .resources import check_huge
+from .stages import Repeat, Work
 from .stages_by_difference import PAIRS, Rehearsal, quartiles, round_trips, stage_times
 
 STRAY_PAGES = 256
 """Pages that firmware may have written in a guest that counts as untouched."""
+
+
+def share(case: Case) -> None:
+    """Map nothing: each repeat has a QEMU of its own; refuses huge pages where there are none."""
+    if case.thp:
+        check_thp(own_process=False)
+
+
+@contextmanager
+def use(case: Case, shared: None) -> Iterator[QemuProcess]:
+    """Start a QEMU for one repeat.
+
+    Memory that has lost its huge pages once does not get them back at the next touch, so a
+    second repeat in the same process would be another measurement.
+    """
+    with QemuProcess(case.memory_pages, case.thp) as process:
+        yield process
 
 
 def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) -> Repeat:
@@ -44,11 +64,6 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
         done = driver.set_target(case.balloon_pages if case.operation == "inflate" else 0)
     cpu_ns = process.cpu_ns() - cpu_ns
     check = {
-        "run_id": run_id,
-        "protocol": case.protocol,
-        "operation": case.operation,
-        "touched": case.touched,
-        "repeat": number,
         "rss_fall_bytes": rss - view.rss_bytes(),
         **before,
         **_check_after(case, view, done),
@@ -66,7 +81,7 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
         n_discards=done.n_records,
     )
     times = stage_times(case.operation, driver.log, done, cpu_ns, rehearsal)
-    return Repeat(make_frame(case, run_id, number, work, times), check)
+    return Repeat.of(case, run_id, number, work, times, **check)
 
 
 def _rehearse(driver: BalloonDriver, case: Case, process: QemuProcess) -> Rehearsal:
@@ -98,11 +113,12 @@ def _check_before(case: Case, view: HostView) -> dict[str, Any]:
             f"thp={case.thp}: {resident_pages} of {case.memory_pages} pages are backed, {huge} "
             "bytes by huge pages; is the process being swapped or its memory merged?"
         )
+    check_huge(case.memory_bytes, case.touched and case.thp, huge)
     return {"resident_pages_before": resident_pages, "huge_bytes_before": huge}
 
 
 def _check_after(case: Case, view: HostView, done: Operation) -> dict[str, Any]:
-    """Check that all pages were told, and that exactly those are gone."""
+    """Check that all pages were sent, and that exactly those are gone."""
     first_pages = page_index(done.pages)
     ballooned = np.zeros(case.memory_pages, bool)
     ballooned[(first_pages[:, None] + np.arange(1 << case.block_order)).ravel()] = True
@@ -114,7 +130,7 @@ def _check_after(case: Case, view: HostView, done: Operation) -> dict[str, Any]:
     lost = view.count_other(seen & ~ballooned, FILL) if case.touched else 0
     if missing or left or lost:
         raise RuntimeError(
-            f"the operation went wrong in QEMU: {missing} pages not told, {left} ballooned pages "
+            f"the operation went wrong in QEMU: {missing} pages not sent, {left} ballooned pages "
             f"are still backed, {lost} pages outside the balloon lost their contents; nothing "
             "is reported"
         )

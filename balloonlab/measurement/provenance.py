@@ -13,13 +13,15 @@ from typing import Any
 import psutil
 from numba import config
 
-from ..host.ram import THP_SWITCH
+from .. import kernels
+from ..host.ram import thp_state
+from ..kernels.compile import digest
 
 PACKAGES = ("balloonlab", "numba", "llvmlite", "numpy", "pandas")
 
 
 def cpu_model() -> str:
-    """Name the processor as the kernel does."""
+    """Return the processor's name as the kernel has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -28,16 +30,8 @@ def cpu_model() -> str:
     return names[0] if names else platform.machine()
 
 
-def thp_state() -> str:
-    """Tell the system's setting of transparent huge pages: always, madvise, never or absent."""
-    try:
-        return THP_SWITCH.read_text().split("[")[1].split("]")[0]
-    except (OSError, IndexError):
-        return "absent"
-
-
 def commit() -> str | None:
-    """Tell the commit that this code came from, with ``-dirty`` where files were changed.
+    """Return the commit that this code came from, with ``-dirty`` where files were changed.
 
     None where it is neither a git checkout nor installed from one.
     """
@@ -62,7 +56,7 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Describe what a run of this moment would run on."""
+    """Return what a run of this moment would run on."""
     return {
         "utc_time": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu_model": cpu_model(),
@@ -75,6 +69,7 @@ def describe_machine() -> dict[str, Any]:
         "compiled": not config.DISABLE_JIT,
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": commit(),
+        "kernels": digest(Path(kernels.__path__[0])),
     }
 
 

@@ -1,4 +1,4 @@
-"""How much memory a measurement may take, checked before anything is allocated."""
+"""What a measurement needs of the machine, checked before anything is allocated."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 
+from ..host.ram import HUGE_BYTES, missing_facilities
 from ..sizes import MIB, PAGE_BYTES, format_size
 
 OVERHEAD_BYTES = 512 * MIB
@@ -19,8 +20,27 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_OF_SELF = Path("/proc/self/cgroup")
 
 
+def check_facilities() -> None:
+    """Refuse to measure where the platform cannot (NotImplementedError, naming what is missing)."""
+    missing = missing_facilities()
+    if missing:
+        raise NotImplementedError(
+            f"measuring needs {', '.join(missing)}, missing here; everything except measuring works"
+        )
+
+
+def check_huge(memory_bytes: int, expected: bool, huge_bytes: int) -> None:
+    """Refuse memory that should be on huge pages where the kernel gave none (RuntimeError)."""
+    if expected and not huge_bytes and memory_bytes >= 2 * HUGE_BYTES:
+        raise RuntimeError(
+            "thp=True must be measured on huge pages, but the kernel gave none: is its memory "
+            "fragmented (echo 1 > /proc/sys/vm/compact_memory as root), or are they switched off "
+            "for this process (PR_SET_THP_DISABLE)?"
+        )
+
+
 def available_bytes() -> int:
-    """Tell how much memory can be taken now: free memory or what cgroups leave of it."""
+    """Return how much memory can be taken now: free memory or what cgroups leave of it."""
     return min([psutil.virtual_memory().available, *_cgroup_rooms()])
 
 
@@ -81,17 +101,17 @@ def check_available(memory_bytes: int, touched: bool) -> None:
     """
     needed, available = needed_bytes(memory_bytes, touched), available_bytes()
     if needed > available:
-        fits = max(0, largest_guest(touched, available))
+        fits = largest_guest(touched, available)
+        advice = f"memory={fits // MIB}MiB or less would fit" if fits > 0 else "none would fit"
+        state = "touched" if touched else "untouched"
         raise MemoryError(
-            f"memory={format_size(memory_bytes)} needs {format_size(needed)} "
-            f"({'touched' if touched else 'untouched'}), but only {format_size(available)} are "
-            f"available here (free memory and cgroup limits): memory={fits // MIB}MiB "
-            "or less would fit"
+            f"memory={format_size(memory_bytes)} needs {format_size(needed)} ({state}), but only "
+            f"{format_size(available)} are available here (free memory and cgroup limits): {advice}"
         )
 
 
 def largest_guest(touched: bool, available: int) -> int:
-    """Size in bytes of the largest guest that fits, in whole 64 MiB."""
+    """Return the size in bytes of the largest guest that fits, in whole 64 MiB."""
     per_page = LAB_BYTES_PER_PAGE + (PAGE_BYTES if touched else 0)
     pages = (available - OVERHEAD_BYTES) // per_page
     return pages * PAGE_BYTES // (64 * MIB) * (64 * MIB)

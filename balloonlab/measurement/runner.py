@@ -1,244 +1,278 @@
-"""Trials: the same memory, the cases in turns, repeat by repeat; each in the lab, or in QEMU."""
+"""The one runner: a list of cases, measured in turns, such that an end at any moment costs little.
+
+A machine drifts, so the order of cases is shuffled: first the kinds of memory (guest, host, size,
+huge pages, touched or not), each of which is mapped once, since the first touch of memory takes
+five times as long as later ones; on each kind the cases take turns, one repeat of every case per
+round, in another order each round. Cases with the same pages are neighbours in a round: page sets
+are made when their turn comes, and one is held at a time. A case is warmed up right before its
+first repeat, and again when a run goes on with it.
+"""
 
 from __future__ import annotations
 
+import os
+import threading
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import psutil
 
-from .. import wire
-from ..guest import Operation
-from ..host import BalloonDevice, GuestRam
-from ..host.ram import check_thp, missing_facilities
-from ..kernels.clock import Log
-from ..kernels.faults import DESCRIPTIONS, REPEATED
-from ..qemu import QemuProcess, find
+from ..pages import Buddy
 from ..terminal import Progress
-from .case import Case
-from .machine import machine
-from .stages import Work, make_frame, stage_times
+from .case import Case, digest
+from .provenance import describe_machine
+from .reading import CHECKS, META, SKIPPED, load
+from .resources import check_available, check_facilities, needed_bytes
+from .run import Run
+from .setups import check_rules, describe_setups, setup_of
+from .stages import WARM_UP, Repeat
+from .store import Store, check_out
+from .tables import COLUMNS, SKIPPED_COLUMNS, check_columns, empty, stack
 
-WARM_UP = -1
-"""Stands for the repeat that is made before all others and dropped."""
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """One measured repeat: its rows, and what memory looked like around it."""
-
-    frame: pd.DataFrame
-    check: dict[str, Any]
+_MEASURING = threading.Lock()
 
 
-class Trial(NamedTuple):
-    """A case, and what is done once a repeat: with the lab's RAM, or with a QEMU process."""
-
-    case: Case
-    once: Callable[[Case, Any, str, int], Repeat]
-
-
-def count_steps(trials: list[Trial]) -> int:
-    """Count the repeats and warm-ups of all trials."""
-    return sum(trial.case.repeats + 1 for trial in trials)
-
-
-def _memory_of(trial: Trial) -> tuple[str, int, bool, bool]:
-    return trial.case.memory_key
-
-
-def check_facilities(host: str = "lab") -> None:
-    """Refuse to measure where the platform cannot.
-
-    Raises
-    ------
-    NotImplementedError
-        Naming what is missing.
-    QemuError
-        QEMU is missing or too old.
-    """
-    missing = missing_facilities()
-    if missing:
-        raise NotImplementedError(
-            f"measuring needs {', '.join(missing)}, missing here; everything except measuring works"
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keep other threads of this process from measuring meanwhile (RuntimeError)."""
+    if not _MEASURING.acquire(blocking=False):
+        raise RuntimeError(
+            "measurements of one process must follow each other: another thread is measuring, and "
+            "the two would share processor, page tables and RSS; wait for it"
         )
-    if host == "qemu":
-        find()
+    try:
+        yield
+    finally:
+        _MEASURING.release()
 
 
-def shared_ram(case: Case) -> GuestRam | None:
-    """Map the RAM that cases of one kind share; a QEMU has its own, anew for each repeat.
+def run_cases(
+    cases: list[Case],
+    command: str,
+    arguments: dict[str, Any],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    strict: bool = True,
+    progress: bool = True,
+    set_aside: bool = False,
+    **meta: Any,
+) -> Run:
+    """Measure cases, or what is missing of them in `out`.
+
+    Parameters
+    ----------
+    cases : list of Case
+        Equal ones are measured once.
+    command : str
+        Who asks; a folder of another command's is refused.
+    arguments : dict
+        As JSON holds them. A run in `out` goes on if it has the same.
+    out : path-like, optional
+        Folder for the tables and ``meta.json``. Nothing is written without.
+    seed : int
+        Of the order in which cases are measured. Page sets do not depend on it.
+    strict : bool
+        Whether a case that cannot be, or fails, ends the run; those that cannot be are found
+        before anything is measured. Else the case is a row of `Run.skipped`.
+    progress : bool
+        Show a progress bar.
+    set_aside : bool
+        Whether an earlier run in `out` that is finished or another one makes room, or is refused.
+    **meta
+        Metadata besides.
+
+    Returns
+    -------
+    Run
+        Rows of a case follow each other, in the order of `cases`.
 
     Raises
     ------
-    MemoryError, ValueError
-        As `balloonlab.host.GuestRam`.
+    ValueError, MemoryError, RuntimeError, NotImplementedError
+        See `balloonlab.measure`.
     """
-    if case.host == "lab":
-        return GuestRam(case.memory_pages, case.thp)
-    if case.thp:
-        check_thp()
-    return None
+    if out is not None:
+        check_out(out)
+    cases = list(dict.fromkeys(cases))
+    check_facilities()
+    machine = describe_machine() | describe_setups(cases)
+    meta = {
+        **machine,
+        "command": command,
+        "arguments": arguments,
+        **meta,
+        "id": uuid.uuid4().hex,
+        "sessions": [machine],
+        "finished": False,
+    }
+    columns = check_columns(case.source for case in cases)
+    with alone():
+        pages = _Pages()
+        if strict:
+            _check_all(cases, pages)
+        if out is None:
+            run = Run(empty(COLUMNS), meta, empty(columns))
+            return _Runner(cases, run, None, seed, strict, pages).measure(progress)
+        store = Store(out)
+        with store.locked():
+            run = store.begin(meta, columns, set_aside)
+            return _Runner(cases, run, store, seed, strict, pages).measure(progress)
 
 
-def run_trials(trials: list[Trial], progress: Progress) -> Iterator[Repeat]:
-    """Run every trial's repeats after one warm-up each, which is dropped.
+class _Pages:
+    """The allocator's state of one page set: that which was asked for last."""
 
-    Trials on the same kind of memory share one mapping and take turns, so that a
-    drifting machine and the history of its memory are the same for all of them.
-    """
-    for host in {trial.case.host for trial in trials}:
-        check_facilities(host)
-    ids = {id(trial): uuid.uuid4().hex[:12] for trial in trials}
-    for _, group in groupby(sorted(trials, key=_memory_of), _memory_of):
-        together = list(group)
-        ram = shared_ram(together[0].case)
-        for number in range(WARM_UP, max(trial.case.repeats for trial in together)):
-            for trial in together:
-                if number < trial.case.repeats:
-                    repeat = take_turn(trial, ram, ids[id(trial)], number, progress)
-                    if number != WARM_UP:
-                        yield repeat
-        del ram
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._start: Buddy | None = None
+
+    def ready(self, case: Case) -> Case:
+        """Return the case with its pages; lets go of other pages before they are made."""
+        if self._key != case.pages_key:
+            self._key = self._start = None
+        ready = case.with_pages(self._start)
+        self._key, self._start = case.pages_key, ready.start
+        return ready
 
 
-def take_turn(
-    trial: Trial, ram: GuestRam | None, run_id: str, number: int, progress: Progress
-) -> Repeat:
-    """Bring memory into the state that the case asks for, and run it once.
+def _check_all(cases: list[Case], pages: _Pages) -> None:
+    """Refuse cases that cannot be; the largest guest is what memory must suffice for."""
+    for case in cases:
+        check_rules(case)
+    largest = max(cases, key=lambda one: needed_bytes(one.memory_bytes, one.touched))
+    check_available(largest.memory_bytes, largest.touched)
+    for case in cases:
+        pages.ready(case)
 
-    Without shared RAM in a QEMU of its own: memory that has lost its huge pages once does
-    not get them back at the next touch, so a second repeat in it would be another measurement.
-    """
-    case = trial.case
+
+def take_turn(case: Case, shared: Any, run_id: str, number: int, bar: Progress) -> Repeat:
+    """Bring memory into the state that the case asks for, and run it once."""
     name = "warm-up" if number == WARM_UP else f"repeat {number + 1} of {case.repeats}"
-    progress.describe(f"{case.label()}: {name}")
-    if ram is not None and case.touched and case.thp:
-        ram.renew()
-    own: AbstractContextManager[GuestRam | QemuProcess]
-    own = nullcontext(ram) if ram is not None else QemuProcess(case.memory_pages, case.thp)
-    with own as guest:
+    bar.describe(f"{case.label()}: {name}")
+    setup = setup_of(case)
+    with setup.use(case, shared) as guest:
         if case.touched:
-            with progress.bytes("touching memory", case.memory_bytes) as advance:
+            with bar.bytes("touching memory", case.memory_bytes) as advance:
                 guest.touch(advance)
-        repeat = trial.once(case, guest, run_id, number)
-    progress.advance()
-    return repeat
+        return setup.operate(case, guest, run_id, number)
 
 
-class Operated(NamedTuple):
-    """An operation that was run: what its steps did, and what both ends logged."""
+class _Runner:
+    """A run while it is made; `measure` makes what `run` lacks of the cases."""
 
-    steps: list[Operation]
-    log: Log
-    devices: dict[str, BalloonDevice]
-    rss_fall_bytes: int
+    def __init__(
+        self,
+        cases: list[Case],
+        run: Run,
+        store: Store | None,
+        seed: int,
+        strict: bool,
+        pages: _Pages,
+    ) -> None:
+        self.ids = {case: digest(f"{run.meta['id']} {case!r}".encode()) for case in cases}
+        unknown = set(run.checks["run_id"]) - set(self.ids.values())
+        if store and unknown:
+            raise ValueError(
+                f"{store.folder / META} is damaged: its id does not fit the run_id of "
+                f"{len(unknown)} cases, such as {min(unknown)}: choose another folder"
+            )
+        done = set(zip(run.checks["run_id"], run.checks["repeat"], strict=True))
+        missing = {
+            case: [n for n in range(case.repeats) if (self.ids[case], n) not in done]
+            for case in cases
+        }
+        self.left = {case: numbers for case, numbers in missing.items() if numbers}
+        self.run, self.store, self.strict, self.pages = run, store, strict, pages
+        self.rng = np.random.default_rng(seed)
+        self.frames, self.checks, self.skipped = [run.frame], [run.checks], [run.skipped]
 
+    def measure(self, progress: bool) -> Run:
+        """Measure one kind of memory after the other; each repeat is on disk at once."""
+        n_steps = sum(1 + len(numbers) for numbers in self.left.values())
+        with Progress(n_steps, progress) as self.bar:
+            for kind in self._shuffled_groups(self.left, "memory_key"):
+                self._measure_kind(kind)
+        return self._finish()
 
-def operate_in_lab(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
-    """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
-    before = check_before(case, ram)
-    done = operate(case, ram)
-    after = check_after(case, ram, done)
-    check = {
-        "run_id": run_id,
-        "protocol": case.protocol,
-        "operation": case.operation,
-        "touched": case.touched,
-        "repeat": number,
-        "rss_fall_bytes": done.rss_fall_bytes,
-        **before,
-        **after,
-    }
-    device = done.devices[case.operation]
-    wall_ns = sum(step.wall_ns for step in done.steps)
-    times = stage_times(case.operation, done.log, device.log, wall_ns)
-    work = Work(
-        negotiated_protocol=done.steps[0].negotiated_protocol,
-        n_bitmaps=done.steps[0].n_bitmaps,
-        n_kicks=sum(step.n_kicks for step in done.steps),
-        wire_bytes=sum(step.wire_bytes for step in done.steps),
-        n_records=sum(step.n_records for step in done.steps),
-        n_translations=device.n_translations,
-        n_discards=device.n_discards,
-    )
-    return Repeat(make_frame(case, run_id, number, work, times), check)
+    def _measure_kind(self, kind: list[Case]) -> None:
+        """Make round after round of cases on one kind of memory."""
+        try:
+            check_available(kind[0].memory_bytes, kind[0].touched)
+            shared = setup_of(kind[0]).share(kind[0])
+        except (MemoryError, ValueError) as error:
+            for case in kind:
+                self._leave_out(case, error)
+            return
+        warm: set[Case] = set()
+        for number in range(max(case.repeats for case in kind)):
+            there = [case for case in kind if case in self.left]
+            for neighbours in self._shuffled_groups(there, "pages_key"):
+                for case in neighbours:
+                    if number in self.left.get(case, ()):
+                        self._take_turn(case, shared, number, warm)
 
+    def _take_turn(self, case: Case, shared: Any, number: int, warm: set[Case]) -> None:
+        """Measure a repeat, after a warm-up if it is the first of the case."""
+        try:
+            check_rules(case)
+            ready = self.pages.ready(case)
+        except (MemoryError, ValueError) as error:
+            return self._leave_out(case, error)
+        try:
+            if case not in warm:
+                take_turn(ready, shared, self.ids[case], WARM_UP, self.bar)
+                self.bar.advance()
+                warm.add(case)
+            repeat = take_turn(ready, shared, self.ids[case], number, self.bar)
+        except (MemoryError, RuntimeError) as error:
+            return self._leave_out(case, error)
+        self.bar.advance()
+        self.left[case].remove(number)
+        self.frames.append(repeat.frame)
+        self.checks.append(pd.DataFrame([repeat.check], columns=self.run.checks.columns))
+        if self.store:
+            self.store.append(self.frames[-1])
+            self.store.append(self.checks[-1], CHECKS)
+        return None
 
-def operate(case: Case, ram: GuestRam) -> Operated:
-    """Run a case's operation, step by step.
+    def _leave_out(self, case: Case, error: Exception) -> None:
+        if self.strict:
+            raise error
+        row = {
+            "run_id": self.ids[case],
+            **case.described(skipped=True),
+            "outcome": "failed" if isinstance(error, RuntimeError) else "skipped",
+            "reason": str(error) or type(error).__name__,
+        }
+        self.bar.advance(len(self.left.pop(case)))
+        self.skipped.append(pd.DataFrame([row], columns=SKIPPED_COLUMNS))
+        if self.store:
+            self.store.write(stack(self.skipped), SKIPPED)
 
-    Apart from the checks, so that the guest's lists (20 bytes a page) are gone by then.
-    """
-    settings = (case.protocol, case.discard, case.wait)
-    guest = machine(
-        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps
-    )
-    with guest as running:
-        driver = running.driver
-        if case.operation == "deflate":
-            driver.inflate(case.balloon_pages)
-            driver.log.clear()
-        rss = psutil.Process().memory_info().rss
-        steps = [driver.set_target(target) for target in case.targets()]
-        fall = rss - psutil.Process().memory_info().rss
-    return Operated(steps, driver.log, running.devices, fall)
+    def _shuffled_groups(self, cases: Iterable[Case], key: str) -> list[list[Case]]:
+        """Group cases by a property; groups and the cases in each come in random order."""
+        groups: dict[Any, list[Case]] = {}
+        for case in cases:
+            groups.setdefault(getattr(case, key), []).append(case)
+        mixed = [[group[i] for i in self.rng.permutation(len(group))] for group in groups.values()]
+        return [mixed[i] for i in self.rng.permutation(len(mixed))]
 
+    def _finish(self) -> Run:
+        tables = [self._in_order(stack(parts)) for parts in (self.frames, self.checks)]
+        meta = {**self.run.meta, "finished": True}
+        run = Run(tables[0], meta, tables[1], stack(self.skipped))
+        if self.store:
+            self.store.write_run(run)
+            self.store.write_meta(meta)
+            return load(self.store.folder)
+        return run.measured()
 
-def check_before(case: Case, ram: GuestRam) -> dict[str, Any]:
-    """Refuse to time memory that is not in the state that the frame will claim."""
-    resident = int(ram.resident().sum())
-    huge = ram.huge_bytes()
-    expected = case.memory_pages if case.touched else 0
-    if resident != expected or (huge and not case.thp):
-        raise RuntimeError(
-            f"guest RAM is not as it should be for touched={case.touched}, thp={case.thp}: "
-            f"{resident} of {case.memory_pages} pages are backed, {huge} bytes by huge pages; "
-            "is this process being swapped or its memory merged?"
-        )
-    return {"resident_pages_before": resident, "huge_bytes_before": huge}
-
-
-def check_balloon(case: Case, ram: GuestRam, ballooned: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Check that exactly the ballooned pages (a flag for each of RAM) are gone."""
-    resident = ram.resident()
-    left = int((resident & ballooned).sum())
-    lost = ram.count_lost(ballooned) if case.touched else 0
-    if left or lost:
-        raise RuntimeError(
-            f"the operation went wrong: {left} ballooned pages are still backed, {lost} pages "
-            "outside the balloon lost their contents; nothing is reported"
-        )
-    return {
-        "resident_pages_after": int(resident.sum()),
-        "balloon_pages": int(ballooned.sum()),
-        "lost_pages": lost,
-    }
-
-
-def check_after(case: Case, ram: GuestRam, done: Operated) -> dict[str, Any]:
-    """Check what was told and what became of it; a deflated balloon's pages stay away."""
-    faults: Counter[str] = Counter()
-    for device in done.devices.values():
-        faults.update(device.faults())
-    if not wire.get(case.protocol).names_each_page_once:  # it sends pages again
-        faults.pop(DESCRIPTIONS[REPEATED], None)
-    errors = sum(device.n_discard_errors for device in done.devices.values())
-    ballooned = np.zeros(case.memory_pages, bool)
-    for step in done.steps:
-        ballooned[ram.page_index(step.pages)] = True
-    missing = case.balloon_pages - int(ballooned.sum())
-    if errors or faults or missing:
-        raise RuntimeError(
-            f"the operation went wrong: {errors} madvise calls failed, bad records "
-            f"{dict(faults)}, {missing} pages not told; nothing is reported"
-        )
-    return check_balloon(case, ram, ballooned)
+    def _in_order(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Sort rows by case, then repeat; those of a repeat stay as they are."""
+        places = {run_id: place for place, run_id in enumerate(self.ids.values())}
+        order = np.lexsort((table["repeat"], table["run_id"].map(places)))
+        return table.iloc[order].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Stages of a device that cannot be changed, told apart by what it does not do.
+"""Stages of a device that cannot be changed, separated by what it does not do.
 
 QEMU logs no intervals. Just before each real run, in the same process, come `PAIRS` pairs of
 round trips that discard nothing: an empty message, which names no page, and a full one, which
@@ -18,7 +18,7 @@ the pairs, and before and after the real run.
 
 They sum to the wall time of the real run. A difference below the noise can come out negative,
 and stays so. The address in QEMU's own memory is looked for in ``discard``, where it cannot be
-told apart from outside.
+separated from outside.
 
 Three separate runs and the medians of their round trips were tried: a wake-up takes 20 us or
 70 us from one second to the next, and ``translate`` of equal repeats came out between -147 and
@@ -34,7 +34,7 @@ import numpy.typing as npt
 
 from ..guest import Operation
 from ..kernels import clock
-from .stages import sum_intervals
+from .stages import Times, own_stage, sum_intervals
 
 PAIRS = 1000
 """Round trips with empty messages, and as many with full ones that are passed over."""
@@ -64,12 +64,12 @@ class Rehearsal:
 
     @property
     def translate_ns(self) -> int:
-        """Tell how much longer a full message takes than an empty one."""
+        """Return how much longer a full message takes than an empty one."""
         return int(np.median(self.skipped_ns - self.empty_ns))
 
     @property
     def skipped_cpu_ns(self) -> int:
-        """Tell how long QEMU works for a full message: half a pair, and half the difference."""
+        """Return QEMU's time for a full message: half a pair, and half the difference."""
         return (self.cpu_ns // self.empty_ns.size + self.translate_ns) // 2
 
     def summary(self) -> dict[str, int]:
@@ -83,21 +83,21 @@ class Rehearsal:
 
 
 def round_trips(log: clock.Log) -> npt.NDArray[np.int64]:
-    """List how long each round trip in a log took, in ns."""
+    """Return how long each round trip in a log took, in ns."""
     rows = log.rows[: int(log.length[0])]
     rows = rows[rows[:, 0] == clock.ROUND_TRIP]
     return rows[:, 2] - rows[:, 1]
 
 
 def quartiles(name: str, times_ns: npt.NDArray[np.int64]) -> dict[str, int]:
-    """Give the quartiles of times as ``<name>_q1_ns`` to ``<name>_q3_ns``."""
+    """Return the quartiles of times as ``<name>_q1_ns`` to ``<name>_q3_ns``."""
     values = np.percentile(times_ns, [25, 50, 75])
     return {f"{name}_q{i}_ns": int(value) for i, value in enumerate(values, 1)}
 
 
 def stage_times(
     operation: str, log: clock.Log, done: Operation, cpu_ns: int, rehearsal: Rehearsal
-) -> dict[tuple[str, str], int]:
+) -> Times:
     """Attribute the wall time of a real run to its stages.
 
     Parameters
@@ -119,9 +119,7 @@ def stage_times(
     sums = sum_intervals(log)
     translate = done.n_kicks * rehearsal.translate_ns
     discard = cpu_ns - done.n_kicks * rehearsal.skipped_cpu_ns
-    stage, interval = ("allocate", clock.ALLOCATE)
-    if operation == "deflate":
-        stage, interval = ("release", clock.RELEASE)
+    stage, interval = own_stage(operation)
     return {
         (stage, "all"): int(sums[interval]),
         ("send", "pack"): int(sums[clock.PACK]),

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Never, Unpack
 
 import numpy as np
 import pandas as pd
 
 from ..host import GuestRam
 from ..kernels import clock
-from .case import make_case
-from .runner import check_after, check_facilities, operate
-from .store import META
+from .case import Case
+from .floor import PROTOCOL as FLOOR
+from .on_lab import check_balloon, check_before, check_sent, operate
+from .options import Options
+from .provenance import describe_machine
+from .reading import META
+from .resources import check_available, check_facilities
+from .runner import alone
+from .setups import check_rules, make_case
+from .signatures import takes_options
+from .store import check_out, write_table
 
 TIMELINE = "timeline.csv"
 
@@ -30,20 +38,29 @@ NAMES = {
 """What the two ends log; the guest's round trip spans the host's intervals and both wake-ups."""
 
 
-def timeline(**arguments: Any) -> pd.DataFrame:
+@takes_options()
+def timeline(
+    *,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    **options: Unpack[Options[Never]],
+) -> pd.DataFrame:
     """Run one operation and return every interval of both ends.
 
     The first run is a warm-up and dropped; nothing is averaged.
 
     Parameters
     ----------
-    **arguments
-        As `balloonlab.measure` takes them; ``repeats`` and ``progress`` have no effect.
+    {options}
+    out : path-like, optional
+        Folder for ``timeline.csv`` and ``meta.json``; an earlier timeline is set aside.
+    progress : bool
+        Without effect, as ``repeats``.
 
     Returns
     -------
     pandas.DataFrame
-        One row an interval, by begin: ``end`` (``guest`` or ``host``), ``stage`` (`NAMES`),
+        One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage`` (`NAMES`),
         ``begin_ns`` and ``end_ns`` since the operation began. ``attrs`` holds the case's
         ``protocol``, ``discard``, ``touched``, ``memory_bytes`` and ``balloon_bytes``.
 
@@ -56,19 +73,36 @@ def timeline(**arguments: Any) -> pd.DataFrame:
     --------
     >>> intervals = timeline(memory="64MiB", protocol="pfn")  # doctest: +SKIP
     """
-    arguments.pop("progress", None)
-    case = make_case(arguments)
-    if case.host != "lab":
+    if out is not None:
+        check_out(out, TIMELINE)
+    case = make_case(**options)
+    if case.source != "lab":
         raise ValueError(
             f"host must be 'lab' for a timeline, got {case.host!r}: an unmodified QEMU logs nothing"
         )
+    if case.protocol == FLOOR:
+        raise ValueError(f"protocol must have messages for a timeline, got {FLOOR!r}")
+    check_rules(case)
+    check_available(case.memory_bytes, case.touched)
     check_facilities()
+    case = case.with_pages()
+    with alone():
+        frame = _run_once(case)
+    if out is not None:
+        write_table(frame, describe_machine() | {"case": frame.attrs}, out, TIMELINE)
+    return frame
+
+
+def _run_once(case: Case) -> pd.DataFrame:
     ram = GuestRam(case.memory_pages, case.thp)
     for _ in range(2):
         if case.touched:
             ram.touch()
+        check_before(case, ram)
         done = operate(case, ram)
-        check_after(case, ram, done)
+        check_balloon(case, ram, check_sent(case, ram, done))
+        if case.thp:
+            ram.renew()
     logs = done.log, done.devices[case.operation].log
     guest, host = (log.rows[: log.length[0]] for log in logs)
     frame = pd.DataFrame(

@@ -10,7 +10,7 @@ import pandas as pd
 from .. import wire
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..measurement.case import CUSTOM
-from ..measurement.stages import COLUMNS
+from ..measurement.tables import COLUMNS
 from ..sizes import PAGE_BYTES, Size, parse_size
 from ..wire.pfn import PFN32_LIMIT
 from .accounting import idle_counts

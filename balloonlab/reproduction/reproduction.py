@@ -13,8 +13,9 @@ import pandas as pd
 from .. import datasets
 from ..datasets import published
 from ..measurement.floor import PROTOCOL as FLOOR
-from ..measurement.stages import COLUMNS, STAGES
-from ..measurement.store import load
+from ..measurement.reading import load
+from ..measurement.stages import STAGES
+from ..measurement.tables import COLUMNS
 from ..sizes import GIB, format_number, format_size
 
 STAGE_LABELS = {

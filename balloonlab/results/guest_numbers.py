@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from .. import datasets
-from ..measurement.store import load
+from ..measurement.reading import load
 from ..pages import traces
 from .number import SHORT, Named, number
 from .sweep_numbers import both_ms

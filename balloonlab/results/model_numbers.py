@@ -7,7 +7,7 @@ from functools import partial
 import pandas as pd
 
 from .. import datasets
-from ..measurement.store import load
+from ..measurement.reading import load
 from ..model import fit, idle_guests, validate
 from ..model.accounting import idle_counts
 from ..pages import metrics, patterns

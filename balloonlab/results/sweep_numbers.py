@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from .. import datasets
-from ..measurement.api import totals
-from ..measurement.store import load
+from ..measurement.reading import load
+from ..measurement.run import totals
 from ..sizes import GIB, PAGE_BYTES
 from .number import SHORT, STATES, Named, number
 

@@ -14,10 +14,9 @@ from ..address_map import check_sizes
 from ..guest import Operation
 from ..host import DISCARDS, BalloonDevice, GuestRam
 from ..kernels import contents as kernels
-from ..measurement.case import check_number
 from ..measurement.machine import machine
-from ..measurement.resources import check_available
-from ..measurement.runner import check_facilities
+from ..measurement.options import check_number
+from ..measurement.resources import check_available, check_facilities
 from ..pages import Buddy, patterns
 from ..sizes import PAGE_BYTES, Size
 from ..terminal import Progress

@@ -14,8 +14,8 @@ from ..kernels import clock, faults, vring
 from ..kernels import fuzz as kernels
 from ..kernels.contents import SIGNATURE
 from ..kernels.translate import Memory
-from ..measurement.case import check_number
-from ..measurement.runner import check_facilities
+from ..measurement.options import check_number
+from ..measurement.resources import check_facilities
 from ..queue import QUEUE_BYTES, Virtqueue
 from ..sizes import PAGE_BYTES
 from ..terminal import Progress

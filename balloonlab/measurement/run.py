@@ -1,0 +1,162 @@
+"""What a measurement gave, and its totals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ..sizes import format_size
+from .frame import as_frame
+from .tables import SKIPPED_COLUMNS, empty
+
+CASE = SKIPPED_COLUMNS[1:-2]
+"""Columns that say which case a row is of."""
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """What a measurement gave; shows itself as a line per case.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        One row for each case, repeat, stage and part. ``time_ns`` of a repeat's rows sums to its
+        wall time. `balloonlab.measurement.columns` describes the columns of all tables.
+    meta : dict
+        Command, arguments, machine, versions (QEMU's too, where it was the host), commit, digest
+        of the kernels, UTC time.
+    checks : pandas.DataFrame
+        One row per repeat: pages backed by the host before and after, fall of the process's RSS,
+        pages outside the balloon that lost their contents; of repeats in QEMU also order of the
+        blocks, quartiles of single round trips, and QEMU's processor time per kick.
+    skipped : pandas.DataFrame
+        One row per case that a sweep could not measure, with the ``reason``. Nothing in `frame`
+        is of these cases.
+    """
+
+    frame: pd.DataFrame
+    meta: dict[str, Any]
+    checks: pd.DataFrame
+    skipped: pd.DataFrame = field(default_factory=lambda: empty(SKIPPED_COLUMNS))
+
+    def measured(self) -> Run:
+        """Return the run without the repeats that a case made before it failed."""
+        frame = self.frame[~self.frame["run_id"].isin(self.skipped["run_id"])]
+        checks = self.checks[~self.checks["run_id"].isin(self.skipped["run_id"])]
+        tables = (frame.reset_index(drop=True), checks.reset_index(drop=True))
+        return Run(tables[0], self.meta, tables[1], self.skipped)
+
+    def __repr__(self) -> str:
+        if self.frame.empty:
+            return f"<Run: {self._headline()}>"
+        return f"<Run: {self._headline()}>\n{readable(totals(self.frame)).to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        table = "" if self.frame.empty else readable(totals(self.frame)).to_html(index=False)
+        return f"<p>{escape(self._headline())}</p>{table}"
+
+    def _headline(self) -> str:
+        n_cases = self.frame["run_id"].nunique()
+        said = [f"{n_cases} case{'s' * (n_cases != 1)} measured"]
+        if len(self.skipped):
+            said.append(f"{len(self.skipped)} left out")
+        said += [*constants(self.frame), *_machine(self.meta)]
+        return ", ".join(said)
+
+
+def _machine(meta: dict[str, Any]) -> list[str]:
+    qemu = [f"QEMU {meta['qemu']}"] if meta.get("qemu") else []
+    return [*qemu, *(str(meta[name]) for name in ("cpu_model", "kernel") if meta.get(name))]
+
+
+def _text(name: str, value: Any) -> str:
+    """Return a value of a column as people write it."""
+    if name.endswith("_bytes"):
+        return format_size(int(value))
+    if isinstance(value, bool) or name in ("touched", "thp"):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def constants(frame: pd.DataFrame) -> list[str]:
+    """Return what all cases of a frame agree in, as ``name value``; sizes and words, no numbers."""
+    names = [name for name in CASE if name in frame.columns and len(frame[name].unique()) == 1]
+    usual = {"order": "as is", "wait": "block", "steps": 1, "thp": False}
+    return [
+        f"{name.removesuffix('_bytes')} {_text(name, frame[name].iloc[0])}"
+        for name in names
+        if name not in usual or frame[name].iloc[0] != usual[name]
+    ]
+
+
+def differing(frame: pd.DataFrame) -> list[str]:
+    """Return the columns of the case in which not all rows of a frame are alike.
+
+    ``negotiated_protocol`` and ``n_bitmaps`` where a protocol has several.
+    """
+    differ = [name for name in CASE if name in frame.columns and len(frame[name].unique()) > 1]
+    for name in ("negotiated_protocol", "n_bitmaps"):
+        if len(frame.drop_duplicates(["protocol", name])) > len(frame["protocol"].unique()):
+            differ.append(name)
+    return differ
+
+
+def repeat_totals(frame: pd.DataFrame) -> pd.Series:
+    """Return the total of each (run_id, repeat) in ns."""
+    return frame.groupby(["run_id", "repeat"], sort=False)["time_ns"].sum()
+
+
+def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
+    """Return a row per case: what the cases differ in, and the median total.
+
+    Parameters
+    ----------
+    data : Run or pandas.DataFrame
+        A run, or its tidy frame.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of the case in which not all rows are alike (``negotiated_protocol`` and
+        ``n_bitmaps`` where a protocol has several), ``repeats``, and the median, least and
+        greatest total of a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
+
+    Raises
+    ------
+    TypeError
+        `data` is neither.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> run = bl.measure(memory="8MiB", repeats=3, progress=False)
+    >>> totals(run).columns.tolist()
+    ['repeats', 'median_ms', 'min_ms', 'max_ms']
+    """
+    frame = as_frame(data)
+    differ = differing(frame)
+    by_case = (repeat_totals(frame) / 1e6).groupby("run_id", sort=False)
+    table = frame.drop_duplicates("run_id").set_index("run_id")[differ]
+    table = table.assign(
+        repeats=by_case.size(),
+        median_ms=by_case.median(),
+        min_ms=by_case.min(),
+        max_ms=by_case.max(),
+    )
+    return table.sort_values(differ or "median_ms", ignore_index=True)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of totals or ratios as text: sizes with units, times to four digits."""
+    cells = {
+        name.removesuffix("_bytes"): [
+            f"{value:.4g}" if isinstance(value, float) else _text(str(name), value)
+            for value in table[name]
+        ]
+        for name in table.columns
+    }
+    return pd.DataFrame(cells)

@@ -1,0 +1,165 @@
+"""The columns of every table of a run: name, unit, type and meaning."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from .options import TABLE, Row
+
+
+class Column(NamedTuple):
+    """A column: `dtype` is that of the frame, and of what is read back."""
+
+    name: str
+    dtype: type
+    meaning: str
+
+    @property
+    def unit(self) -> str:
+        """Return ns, bytes or count; empty where it is neither."""
+        if self.name.startswith("n_") or self.name.endswith("_pages") or "_pages_" in self.name:
+            return "count"
+        return next((unit for unit in ("ns", "bytes") if f"_{unit}" in self.name), "")
+
+
+def _of_option(row: Row) -> Column:
+    assert row.column is not None
+    sized = row.column.endswith("_bytes")
+    meaning = row.help.partition(". ")[0].rstrip(".") + "."
+    return Column(row.column, np.int64 if sized else row.kind, meaning)
+
+
+_CHOSEN = sorted(
+    (row for row in TABLE.values() if row.column),
+    key=lambda row: str(row.column).endswith("_bytes"),  # sizes last
+)
+_RUN = Column("run_id", str, "Names a case of one run.")
+_SOURCE = Column("source", str, "Who measured: lab or qemu (see guest and host).")
+_REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0.")
+
+FRAME = (
+    _RUN,
+    _SOURCE,
+    *(_of_option(row) for row in _CHOSEN if not row.skipped_only),
+    _REPEAT,
+    Column("stage", str, "Stage that the time is of: allocate or release, send, translate, ..."),
+    Column("part", str, "Part of the stage: pack, notify or decode of send, else all."),
+    Column("time_ns", np.int64, "Time of the part; a repeat's rows sum to its wall time."),
+    Column("n_pages", np.int64, "Pages of the balloon."),
+    Column("negotiated_protocol", str, "Protocol that was spoken; empty where there was none."),
+    Column("n_bitmaps", np.int64, "Bitmaps that the driver used; 0 without any."),
+    Column("n_kicks", np.int64, "Messages on the queue, one per kick."),
+    Column("wire_bytes", np.int64, "Bytes of all messages."),
+    Column("n_records", np.int64, "Records, PFNs or descriptors in them."),
+    Column("n_translations", np.int64, "Look-ups in the memory map."),
+    Column("n_discards", np.int64, "madvise calls."),
+)
+"""One row per stage part. Counts stand for the whole operation and are the same in each of its
+rows. Units are in the names: ``_ns``, ``_bytes``, and ``n_`` for counts."""
+
+CHECKS = (
+    _RUN,
+    Column("protocol", str, "As in the frame."),
+    Column("operation", str, "As in the frame."),
+    Column("touched", bool, "As in the frame."),
+    _REPEAT,
+    Column("wall_ns", np.int64, "Wall time of the operation: what the stages sum to."),
+    Column("rss_fall_bytes", np.int64, "Fall of the host process's resident memory meanwhile."),
+    Column("resident_pages_before", np.int64, "Pages of RAM that the host backed before."),
+    Column("huge_bytes_before", np.int64, "Bytes of RAM on transparent huge pages before."),
+    Column("resident_pages_after", np.int64, "Pages of RAM that the host backed after."),
+    Column("balloon_pages", np.int64, "Pages found in the balloon."),
+    Column("lost_pages", np.int64, "Pages outside the balloon that lost their contents."),
+)
+"""One row per repeat: what memory looked like around it."""
+
+_TRIPS = {
+    "empty": "empty messages",
+    "skipped": "full messages that were passed over",
+    "translate": "pairs: full less empty",
+    "real": "messages of the real run",
+}
+QEMU_CHECKS = (
+    Column("block_order", np.int64, "Order of the reported blocks; 0 for other protocols."),
+    *(
+        Column(f"{name}_q{i}_ns", np.int64, f"Quartile {i} of single round trips: {what}.")
+        for name, what in _TRIPS.items()
+        for i in (1, 2, 3)
+    ),
+    Column("skipped_cpu_ns", np.int64, "QEMU's processor time for a message passed over."),
+    Column("real_cpu_ns", np.int64, "QEMU's processor time per kick of the real run."),
+)
+"""Of repeats in QEMU besides; see `balloonlab.measurement.stages_by_difference`."""
+
+SKIPPED = (
+    _RUN,
+    _SOURCE,
+    *map(_of_option, _CHOSEN),
+    Column("outcome", str, "skipped (it cannot be) or failed (it went wrong)."),
+    Column("reason", str, "The error's message."),
+)
+"""One row per case of which there is no result."""
+
+COLUMNS, CHECK_COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS = (
+    [column.name for column in table] for table in (FRAME, CHECKS, QEMU_CHECKS, SKIPPED)
+)
+
+DTYPES: defaultdict[str, type] = defaultdict(
+    lambda: np.int64,
+    {
+        column.name: np.int64 if column.dtype is int else column.dtype
+        for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *SKIPPED)
+    },
+)
+"""Types of columns. Left to pandas, a ``run_id`` such as ``92e710452837`` is read as infinity."""
+
+
+def columns() -> pd.DataFrame:
+    """Return the column dictionary: every column of the tidy frame, the checks, the skipped cases.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``table`` (``frame``, ``checks``, ``qemu checks`` or ``skipped``), ``name``, ``unit``
+        (``ns``, ``bytes``, ``count`` or empty), ``dtype`` and ``meaning``, all text.
+
+    Examples
+    --------
+    >>> columns().query("name == 'time_ns'")["unit"].tolist()
+    ['ns']
+    """
+    tables = {"frame": FRAME, "checks": CHECKS, "qemu checks": QEMU_CHECKS, "skipped": SKIPPED}
+    return pd.DataFrame(
+        [
+            {
+                "table": table,
+                "name": column.name,
+                "unit": column.unit,
+                "dtype": DTYPES[column.name].__name__,
+                "meaning": column.meaning,
+            }
+            for table, rows in tables.items()
+            for column in rows
+        ]
+    )
+
+
+def check_columns(sources: Iterable[str]) -> list[str]:
+    """Return the columns of the checks of cases of these sources."""
+    return CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in sources else [])
+
+
+def empty(names: Iterable[str]) -> pd.DataFrame:
+    """Return a table without rows, its columns of the right types."""
+    return pd.DataFrame({name: pd.Series(dtype=DTYPES[name]) for name in names})
+
+
+def stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return tables with the same columns below each other."""
+    filled = [table for table in tables if len(table)] or tables[:1]
+    return pd.concat(filled, ignore_index=True)
