@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import pandas as pd
 
 from ..measurement.frame import as_frame
+from ..measurement.run import CASE
 from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
 from .looks import beside, canvas, explain_stages, rank, stack
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 GRID = ("touched", "protocol", "discard")
 """Columns that separate what the message saves from what ranges save."""
 
-AXES = (
-    *("source", "pattern", "order", "memory_bytes", "balloon_bytes", "operation"),
-    *("touched", "thp", "protocol", "discard", "wait", "steps"),
-)
+AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protocol", "discard")
 """Columns in which cases may differ, as a bar's label has them."""
 
 Per: TypeAlias = Literal["operation", "GiB", "page"]
@@ -137,6 +135,6 @@ def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:
         elif name.endswith("_bytes"):
             words.append(format_size(int(value)))
         else:
-            said = {"discard": f"by {value}", "steps": f"steps: {value}"}
-            words.append(said.get(name, str(value)))
+            counted = f"{name}: {value}" if name in ("steps", "bitmaps") else str(value)
+            words.append(f"by {value}" if name == "discard" else counted)
     return ", ".join(words)
