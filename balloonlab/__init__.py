@@ -18,7 +18,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import capture, datasets, figures, model, qemu, reproduction, results, selftest, wire
+    from . import (
+        capture,
+        datasets,
+        figures,
+        model,
+        qemu,
+        reproduction,
+        results,
+        selftest,
+        sizes,
+        wire,
+    )
     from .main_job import reproduce
     from .measurement import (
         compare,
@@ -50,6 +61,7 @@ __all__ = [
     "reproduction",
     "results",
     "selftest",
+    "sizes",
     "sweep",
     "timeline",
     "totals",

@@ -12,12 +12,16 @@ IN_TREE = Path(__file__).parents[1] / "data"
 
 
 def path(name: str = "") -> Path:
-    """Find a file or folder of ``data/``.
+    """Return the path of a file or folder of ``data/``.
 
     Parameters
     ----------
     name : str
         Relative to ``data/``; the folder itself by default.
+
+    Returns
+    -------
+    pathlib.Path
 
     Raises
     ------

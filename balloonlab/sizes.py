@@ -95,3 +95,22 @@ def parse_pages(size: Size, name: str = "size") -> int:
 def format_size(n_bytes: int) -> str:
     """Return a size as text for people: ``format_size(7 << 30)`` is ``"7 GiB"``."""
     return humanize.naturalsize(n_bytes, binary=True, format="%.4g").replace("Bytes", "B")
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Write a number for people: to some digits, never as a power of ten, ``-`` for NaN.
+
+    Of large numbers all digits before the point are kept, of small ones four behind it.
+
+    Examples
+    --------
+    >>> [format_number(value) for value in (1021.4, 9.669, 8e-05, -0.00001)]
+    ['1,021', '9.67', '0.0001', '0']
+    """
+    if value != value:
+        return "-"
+    if float(value).is_integer() or abs(value) >= 10 ** (digits - 1):
+        text = f"{value:,.0f}"
+    else:
+        text = f"{float(f'{value:.{digits}g}'):.4f}".rstrip("0").rstrip(".")
+    return "0" if text == "-0" else text

@@ -54,3 +54,16 @@ def bitmaps():
     """Small uint64 bitmaps with empty, full and mixed words."""
     word = st.one_of(st.just(0), st.just(2**64 - 1), st.integers(0, 2**64 - 1))
     return st.lists(word, max_size=12).map(lambda words: np.array(words, np.uint64))
+
+
+@st.composite
+def few_words(draw, n_words=8):
+    """Pages within a few bitmap words: runs, single pages, at word borders and in any order."""
+    base = 64 * draw(st.sampled_from([0, 1, 15, 16_384, (1 << 26) - n_words]))
+    edge = st.one_of(
+        st.integers(0, 64 * n_words), st.integers(0, n_words).map(lambda word: 64 * word)
+    )
+    pages = set(draw(st.lists(st.integers(0, 64 * n_words - 1), min_size=1, max_size=8)))
+    for start, end in draw(st.lists(st.tuples(edge, edge), max_size=4)):
+        pages |= set(range(start, end))
+    return draw(st.permutations([base + page for page in sorted(pages)]))

@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 import balloonlab as bl
-from balloonlab.figures.explore import PROTOCOLS, QUANTITIES, scattered
+from balloonlab.figures.sliders import PROTOCOLS, QUANTITIES, scattered
 from balloonlab.model import CostModel, cost
+from balloonlab.sizes import format_number
 
 pytestmark = pytest.mark.once
 
@@ -71,7 +72,15 @@ def test_the_picture_holds_the_counts_and_the_predictions(model):
     assert [text.get_text() for text in bottom.get_yticklabels()] == list(PROTOCOLS)
     pfn = table.loc["pfn"]
     ms = (5 * pfn["n_pages"] + 2 * pfn["wire_bytes"] + pfn["n_kicks"]) / 1e6
-    assert labels(bottom)[0] == f"{ms:.3g} ms"
+    assert labels(bottom)[0] == f"{format_number(ms)} ms"
+
+
+def test_the_legend_covers_no_number_in_the_largest_guest(model):
+    figure = bl.figures.explore(model, "16GiB", 0.95, 1).draw()
+    figure.draw_without_rendering()
+    top = figure.axes[0]
+    legend = top.get_legend().get_window_extent()
+    assert not any(legend.overlaps(text.get_window_extent()) for text in top.texts)
 
 
 def titles(figures):

@@ -1,21 +1,18 @@
-"""The figure of a message draws what the buffers hold, and counts what the host does."""
+"""Figures draw what the frame, the message or the page set holds, on whatever Axes."""
 
 import re
+import resource
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import balloonlab as bl
-from balloonlab.address_map import HIGH_RAM_START, LOW_RAM_END
 from balloonlab.figures.how_it_works import MAX_WORDS
-from balloonlab.figures.scaling import median_interval
-from balloonlab.model.accounting import COUNTS
+from balloonlab.figures.lines import median_interval
 
-from . import naive
+from .strategies import few_words
 
 RAGGED = range(100, 500)
 SPAN = 64 * MAX_WORDS
@@ -26,25 +23,6 @@ def closed():
     """Closes what a test has drawn."""
     yield
     plt.close("all")
-
-
-@st.composite
-def small_sets(draw):
-    """Pages that fit the figure: runs, single pages, at word borders and in any order."""
-    base = 64 * draw(st.sampled_from([0, 1, 15, 16_384, (1 << 26) - MAX_WORDS]))
-    edge = st.one_of(st.integers(0, SPAN), st.integers(0, MAX_WORDS).map(lambda word: 64 * word))
-    pages = set(draw(st.lists(st.integers(0, SPAN - 1), min_size=1, max_size=8)))
-    for start, end in draw(st.lists(st.tuples(edge, edge), max_size=4)):
-        pages |= set(range(start, end))
-    return draw(st.permutations([base + page for page in sorted(pages)]))
-
-
-def told(records):
-    """Pages of each record in turn, by the plain reading of its bits."""
-    for row in records.itertuples():
-        bits = int.from_bytes(row.bitmap, "little")
-        block = range(row.start_pfn, row.start_pfn + row.span_pages)
-        yield [page for i, page in enumerate(block) if row.kind == "block" or bits >> i & 1]
 
 
 def boxes(ax, *labels):
@@ -67,140 +45,8 @@ def texts(ax):
     return [text.get_text() for text in ax.texts]
 
 
-@given(pages=small_sets())
-def test_records_tell_each_page_once_and_fill_the_message(pages):
-    stream = bl.wire.encode(pages, "bitmap-v4")
-    records = bl.wire.records(stream)
-    assert sorted(page for part in told(records) for page in part) == sorted(pages)
-    assert records["n_pages"].tolist() == [len(part) for part in told(records)]
-    assert records["wire_bytes"].sum() + 8 * len(stream) == sum(map(len, stream))
-    assert set(records["kind"] + records["wire_bytes"].astype(str)) <= {"word16", "block8"}
-
-
-def test_a_ragged_run_is_head_word_then_tail_word_then_blocks():
-    records = bl.wire.records(bl.wire.encode(RAGGED, "bitmap-v4"))
-    assert records["kind"].tolist() == ["word", "word", "block", "block"]
-    assert records["start_pfn"].tolist() == [64, 448, 128, 384]
-    assert records["n_pages"].tolist() == [28, 52, 256, 64]
-
-
-def test_records_of_several_buffers_are_told_apart():
-    pages = np.arange(0, 700_000, 64)
-    stream = bl.wire.encode(pages, "bitmap-v4")
-    records = bl.wire.records(iter(stream))
-    assert records["kick"].unique().tolist() == list(range(1, len(stream) + 1))
-    assert len(stream) > 1
-    assert records["start_pfn"].tolist() == pages.tolist()
-
-
-def test_records_of_several_words_are_read():
-    """The width of bmap_len admits 7 words; the driver as posted sends one."""
-    bitmap = bytes(range(24))
-    data = naive.head(640, 12, 24) + bitmap + naive.head(7, 13, 0)
-    records = bl.wire.records([(len(data) << 32).to_bytes(8, "little") + data])
-    assert records["span_pages"].tolist() == [192, 2]
-    assert records["wire_bytes"].tolist() == [32, 8]
-    assert records["bitmap"].tolist() == [bitmap, b""]
-    assert list(told(records))[1] == [7, 8]
-
-
-def test_a_broken_buffer_is_refused_with_its_rule():
-    (buffer,) = bl.wire.encode(RAGGED, "bitmap-v4")
-    with pytest.raises(ValueError, match=r"buffer 0 .* data_len"):
-        bl.wire.records([buffer[:-1]])
-
-
-@given(pages=small_sets())
-def test_discards_cover_each_page_once(pages):
-    for protocol in ("pfn", "bitmap-v4"):
-        calls = bl.model.discards(bl.wire.encode(pages, protocol), protocol)
-        assert calls.dtype == bl.wire.RANGE
-        covered = [page for start, n in calls.tolist() for page in range(start, start + n)]
-        assert sorted(covered) == sorted(pages)
-        assert protocol == "bitmap-v4" or covered == list(pages)
-
-
-def test_a_range_joins_the_one_told_before_it():
-    calls = bl.model.discards(bl.wire.encode(RAGGED, "bitmap-v4"), "bitmap-v4")
-    assert calls.tolist() == [(100, 28), (448, 52), (128, 320)]
-
-
-@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
-def test_discards_reach_over_the_hole_as_in_the_hosts_mapping(protocol):
-    low, high = LOW_RAM_END - 1, HIGH_RAM_START
-    across = bl.model.discards(bl.wire.encode([low, high, high + 9], protocol), protocol)
-    joined = [(low, 2), (high + 9, 1)]
-    assert across.tolist() == (
-        joined if protocol == "bitmap-v4" else [(low, 1), (high, 1), (high + 9, 1)]
-    )
-    inside = bl.model.discards(bl.wire.encode([low, low + 1, high - 1, high], protocol), protocol)
-    assert [start for start, _ in inside.tolist()] == [low, low + 1, high - 1, high]
-
-
-def test_pages_beyond_any_host_are_refused():
-    with pytest.raises(ValueError, match=r"below 2\*\*32"):
-        bl.model.discards(bl.wire.encode([2**51], "bitmap-v4"), "bitmap-v4")
-
-
-def test_no_message_makes_no_discards():
-    for protocol in ("pfn", "bitmap-v4"):
-        assert bl.model.discards([], protocol).tolist() == []
-
-
-@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
-def test_messages_counts_what_the_device_does(protocol):
-    pages = bl.patterns.random("16MiB", "8MiB")
-    counts = bl.model.messages(pages).loc[protocol]
-    run = bl.measure("16MiB", "8MiB", protocol=protocol, pattern=pages, repeats=1, progress=False)
-    measured = run.frame[["n_kicks", "wire_bytes", "n_records", "n_discards"]].iloc[0]
-    names = ["kicks", "wire bytes", "records", "madvise calls"]
-    assert counts[names].tolist() == measured.tolist()
-    assert bl.model.counts(pages, protocol) == run.frame[list(COUNTS)].iloc[0].to_dict()
-    assert counts["ranges"] == len(bl.wire.decode(bl.wire.encode(pages, protocol), protocol))
-
-
-def test_the_messages_of_no_pages_are_nothing():
-    assert (bl.model.messages([]) == 0).all(axis=None)
-
-
-@given(pages=small_sets())
-def test_counts_are_those_of_the_message(pages):
-    table = bl.model.messages(pages)
-    for protocol in ("pfn", "bitmap-v4"):
-        found = bl.model.counts(pages, protocol)
-        names = ["n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards"]
-        assert [found[name] for name in names] == table.loc[protocol].tolist()
-        assert found["n_pages"] == len(pages)
-
-
-@pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])
-@pytest.mark.parametrize(
-    ("memory", "balloon"),
-    [("4KiB", 0), ("16MiB", None), (4096 * 4999, 4096 * 4321), (4096 * 9999, 4096)],
-)
-def test_an_idle_guest_is_counted_without_its_pages(memory, balloon, protocol):
-    share = bl.sizes.parse_size(memory) * 7 // 8 if balloon is None else balloon
-    pages = bl.patterns.idle(memory, share)
-    assert bl.model.idle_counts(memory, protocol, balloon) == bl.model.counts(pages, protocol)
-
-
-@pytest.mark.once
-@pytest.mark.parametrize("memory", ["5GiB", "40GiB"])
-def test_an_idle_guest_of_several_pieces_and_windows_is_counted(memory):
-    pages = bl.patterns.idle(memory, bl.sizes.parse_size(memory) // 8 * 7)
-    assert bl.model.idle_counts(memory, "bitmap-v4") == bl.model.counts(pages, "bitmap-v4")
-
-
-def test_page_numbers_of_32_bits_end_below_20_tib():
-    assert bl.model.idle_counts("16TiB", "pfn")["wire_bytes"] == 14 << 30
-    with pytest.raises(ValueError, match="use 'bitmap-v4'"):
-        bl.model.idle_counts("20TiB", "pfn")
-    with pytest.raises(ValueError, match="must be pfn or bitmap-v4"):
-        bl.model.counts([1], "bitmap-v4-posted")
-
-
 @settings(max_examples=15)
-@given(pages=small_sets())
+@given(pages=few_words())
 def test_the_figure_draws_the_records_and_the_discards(pages):
     ax = bl.figures.page_strip(pages)
     stream = bl.wire.encode(pages, "bitmap-v4")
@@ -217,14 +63,14 @@ def test_the_figure_draws_the_records_and_the_discards(pages):
 
 
 @settings(max_examples=15)
-@given(pages=small_sets())
+@given(pages=few_words())
 def test_the_pages_drawn_are_the_pages_given(pages):
     ax = bl.figures.page_strip(pages)
     memory, bits, *words = ax.collections
     assert dark(memory) == dark(bits) == sorted(pages)
-    told_in_words = [page for word in words for page in dark(word)]
-    told_in_blocks = [page for start, n in boxes(ax, "block") for page in range(start, start + n)]
-    assert sorted(told_in_words + told_in_blocks) == sorted(pages)
+    in_words = [page for word in words for page in dark(word)]
+    in_blocks = [page for start, n in boxes(ax, "block") for page in range(start, start + n)]
+    assert sorted(in_words + in_blocks) == sorted(pages)
     plt.close(ax.figure)
 
 
@@ -258,7 +104,7 @@ def test_the_figure_is_drawn_on_the_axes_it_is_given_with_a_labelled_axis(closed
     ]
 
 
-def test_long_page_numbers_are_told_from_the_first_on(closed):
+def test_long_page_numbers_are_counted_from_the_first_on(closed):
     ax = bl.figures.page_strip([2**31, 2**31 + 64])
     assert f"from {2**31} on" in ax.get_xlabel()
     assert [text.get_text() for text in ax.get_xticklabels()] == ["+0", "+64", "+128"]
@@ -353,19 +199,121 @@ def test_panels_are_axes_row_by_row(closed):
     assert not axes[0].spines["top"].get_visible()
 
 
+def labels(ax):
+    return [text.get_text() for text in ax.get_yticklabels()]
+
+
 def test_stages_stacks_medians_and_names_each_case(closed):
     frame = timings(1, touched=True, discard="page").query("memory_bytes == 1024")
-    ax = bl.figures.stages(frame, title="known")
+    ax = bl.figures.stages(frame, ["touched", "protocol", "discard"], title="known")
     widths = [bar.get_width() for bars in ax.containers for bar in getattr(bars, "patches", [])]
     assert widths == pytest.approx([5120, 5120, 512, 512])
-    assert [text.get_text() for text in ax.texts] == ["10,240 ms", "1,024 ms"]
-    labels = [text.get_text() for text in ax.get_yticklabels()]
-    assert labels == ["touched, pfn, by page", "touched, bitmap-v4, by page"]
-    assert ax.get_title(loc="left") + ax.get_title() == "known (lab)"
+    assert texts(ax) == ["10,240 ms", "1,024 ms"]
+    assert labels(ax) == ["touched, pfn, by page", "touched, bitmap-v4, by page"]
+    assert ax.get_title(loc="left") == "known (lab)"
     with pytest.raises(ValueError, match="several cases for protocol = "):
         bl.figures.stages(timings(1), by=["protocol"])
-    with pytest.raises(ValueError, match="columns touched, protocol, discard"):
-        bl.figures.stages(timings(1))
+    with pytest.raises(ValueError, match="must have the columns touched, discard"):
+        bl.figures.stages(timings(1), by=["touched", "protocol", "discard"])
+    with pytest.raises(ValueError, match="per must be one of operation, GiB, page, got 'day'"):
+        bl.figures.stages(frame, per="day")
+
+
+def test_stages_of_a_sweep_are_sorted_named_and_per_gib(closed):
+    frame = timings(1, n_pages=2).assign(discard="page")
+    frame["memory_bytes"] *= 1 << 20
+    frame["balloon_bytes"] = frame["memory_bytes"] // 2
+    shuffled = frame.sample(frac=1, random_state=1)
+    ax = bl.figures.stages(shuffled)
+    assert labels(ax) == ["1 GiB, pfn", "1 GiB, bitmap-v4", "2 GiB, pfn", "2 GiB, bitmap-v4"]
+    assert texts(ax) == ["20,480 ms/GiB", "2,048 ms/GiB"] * 2
+    assert ax.get_xlabel().startswith("time per GiB of balloon, ms")
+    assert ax.get_title(loc="left") == "Time by stage (lab)"
+    per_page = bl.figures.stages(shuffled, per="page")
+    assert texts(per_page)[0] == "5,120,000,000 ns"
+
+
+def test_a_deflation_shows_its_release(closed):
+    frame = timings(1).query("memory_bytes == 1024").replace({"stage": {"send": "release"}})
+    ax = bl.figures.stages(frame)
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a release", "d discard"]
+    assert len([bar for bars in ax.containers for bar in getattr(bars, "patches", [])]) == 4
+
+
+def test_public_names_are_functions_not_modules():
+    for part in (bl.figures, bl.model, bl.results, bl.reproduction):
+        assert all(callable(getattr(part, name)) for name in part.__all__)
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_nothing_is_cut_off_in_axes_of_the_users_own(closed, columns):
+    figure, axes = plt.subplots(1, columns, figsize=(7 * columns, 4.8), squeeze=False)
+    frame = timings(1, touched=True, thp=False, discard="page", wait="block", order="as is")
+    for ax in axes.flat:
+        bl.figures.stages(frame, ["memory_bytes", "touched", "protocol", "discard"], ax=ax)
+    figure.draw_without_rendering()
+    whole = figure.bbox
+    for ax in axes.flat:
+        drawn = ax.get_tightbbox()
+        assert whole.x0 <= drawn.x0 < drawn.x1 <= whole.x1
+        assert whole.y0 <= drawn.y0 < drawn.y1 <= whole.y1
+    with pytest.raises(TypeError, match="ax must be one matplotlib Axes, got ndarray"):
+        bl.figures.stages(frame, ["memory_bytes", "protocol"], ax=axes)
+
+
+def test_the_headline_of_another_size_is_per_gib_as_the_papers(closed):
+    frame = bl.load(bl.datasets.path("headline")).frame
+    whole = bl.figures.headline(frame)
+    assert whole.get_xlabel().startswith("time of the inflation, ms")
+    assert texts(whole)[0] == "4,126 ms"
+    scaled = frame.assign(**{name: frame[name] / 64 for name in ("balloon_bytes", "time_ns")})
+    small = bl.figures.headline(scaled)
+    assert small.get_xlabel().startswith("time per GiB of balloon, ms")
+    assert texts(small)[0] == "589 ms/GiB"
+    shares = [[bar.get_width() for c in ax.containers for bar in c] for ax in (whole, small)]
+    assert [7 * width for width in shares[1]] == pytest.approx(shares[0])
+
+
+def test_figures_take_a_run_and_name_what_else_they_got(closed):
+    run = bl.load(bl.datasets.path("sizes"))
+    assert bl.figures.sizes(run).get_title() == bl.figures.sizes(run.frame).get_title()
+    assert bl.model.fit(run).costs.equals(bl.model.fit(run.frame).costs)
+    for function in (bl.figures.stages, bl.figures.density, bl.figures.headline, bl.model.fit):
+        with pytest.raises(TypeError, match="frame must be a run or its tidy frame, got list"):
+            function([1, 2])
+    with pytest.raises(ValueError, match=r"must be as of balloonlab\.timeline"):
+        bl.figures.timeline(run.frame)
+
+
+def test_save_knows_its_endings_before_it_writes(closed, tmp_path):
+    ax = bl.figures.page_strip(RAGGED)
+    with pytest.raises(ValueError, match="endings must be of svg, pdf, png, got 'jpg'"):
+        bl.figures.save(ax, tmp_path / "a", ("svg", "jpg"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_takes_the_axes_of_one_figure(closed, tmp_path):
+    axes = bl.figures.panels(1, 2)
+    assert bl.figures.save(axes, tmp_path / "two", ["png"]) == [tmp_path / "two.png"]
+    with pytest.raises(ValueError, match="those of 2: save each"):
+        bl.figures.save([*axes, bl.figures.page_strip(RAGGED)], tmp_path / "x")
+    with pytest.raises(TypeError, match="ax must be Axes"):
+        bl.figures.save("strip", tmp_path / "x")
+
+
+def test_a_figure_that_does_not_fit_the_disk_leaves_the_earlier_one(closed, tmp_path):
+    ax = bl.figures.page_strip(RAGGED)
+    (path,) = bl.figures.save(ax, tmp_path / "strip", ["svg"])
+    whole = path.read_bytes()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            bl.figures.save(ax, tmp_path / "strip", ["svg"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [*tmp_path.iterdir()] == [path]
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("protocol", ["pfn", "bitmap-v4"])

@@ -27,16 +27,16 @@ def own(tmp_path_factory):
     return folder
 
 
-def test_what_a_run_has_the_cases_for_is_drawn(own, tmp_path):
+def test_a_run_gives_its_own_figures_and_no_others(own, tmp_path):
     outcome = dict(bl.figures.draw_all(tmp_path, own))
-    assert set(outcome) == set(gallery.FROM_RUNS) | set(gallery.COMPUTED)
+    assert set(outcome) == set(gallery.FROM_RUNS)
     drawn = {name for name, problem in outcome.items() if problem is None}
-    assert drawn == {"sizes-time", "sizes-rate", *gallery.COMPUTED}
+    assert drawn == {"sizes-time", "sizes-rate"}
     assert "several cases" in outcome["runs-time"]  # of two memory sizes
     assert "has not" in outcome["density-time"]
-    for name in drawn:
-        for ending in ("svg", "pdf", "png"):
-            assert (tmp_path / f"{name}.{ending}").stat().st_size > 1000
+    names = {f"{name}.{ending}" for name in drawn for ending in ("svg", "pdf", "png")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
 
 
 def test_figures_of_one_guest(own):
@@ -53,12 +53,45 @@ def test_figures_of_one_guest(own):
     assert labels == ["lab, pfn, touched", "lab, bitmap-v4, touched"]
 
 
+def figures(*arguments):
+    return CliRunner().invoke(app, ["figures", *map(str, arguments)])
+
+
 def test_the_command_says_what_it_drew(own, tmp_path):
-    result = CliRunner().invoke(app, ["figures", "--out", str(tmp_path), "--from", str(own)])
+    result = figures("--out", tmp_path, "--from", own)
     assert result.exit_code == 0
     assert "sizes-time: drawn" in result.stdout
-    assert "8 figures in" in result.stdout
-    assert "headline: " in result.stderr
+    assert "headline: skipped, frame must hold" in result.stdout
+    assert "2 figures in" in result.stdout
+    assert result.stderr == ""
+
+
+def test_only_the_named_figures_are_drawn(own, tmp_path):
+    result = figures("--out", tmp_path, "--only", "strip", "--only", "sizes-rate")
+    assert result.stdout.splitlines()[:2] == ["sizes-rate: drawn", "strip: drawn"]
+    assert len(list(tmp_path.iterdir())) == 6  # and no numbers
+    for arguments in (["--only", "sizs-rate"], ["--only", "strip", "--from", own]):
+        result = figures("--out", tmp_path / "none", *arguments)
+        assert result.exit_code == 2
+        assert "only must name figures" in result.stderr
+        assert not (tmp_path / "none").exists()
+    assert "similar: sizes-rate" in figures("--out", tmp_path, "--only", "sizs-rate").stderr
+
+
+def test_a_folder_without_a_run_is_an_error(own, tmp_path):
+    (tmp_path / "file").write_text("")
+    for arguments, words in (
+        (["--from", tmp_path / "nowhere", "--out", tmp_path / "x"], "nowhere"),
+        (["--from", tmp_path, "--out", tmp_path / "x"], "holds no run"),
+        (["--from", own, "--out", tmp_path / "file"], "file"),
+        (["--from", own, "--out", "/proc/nothing"], "/proc/nothing"),
+    ):
+        result = figures(*arguments)
+        assert result.exit_code == 2
+        assert words in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stdout == ""
+        assert not (tmp_path / "x").exists()
 
 
 def test_huge_pages_are_a_figure_of_their_own(own):
@@ -96,6 +129,9 @@ def test_a_stored_timeline_is_drawn_as_it_was_recorded(tmp_path):
     assert set(frame["end"]) == {"guest", "host"}
     assert (frame["end_ns"] >= frame["begin_ns"]).all()
     assert "7 MiB of touched memory" in bl.figures.timeline(frame).get_title(loc="left")
+    result = figures("--from", tmp_path, "--out", tmp_path / "drawn")
+    assert result.stdout.splitlines()[0] == "timeline: drawn"
+    assert len(list((tmp_path / "drawn").iterdir())) == 3
     result = CliRunner().invoke(app, ["timeline", "--protocol", "smoke"])
     assert result.exit_code == 2
     assert "smoke" in result.output

@@ -49,6 +49,13 @@ def test_known_costs_are_found_again():
     assert len(found) == sum(map(len, COSTS.values()))
 
 
+def test_a_model_shows_itself_in_short():
+    model = fit(made())
+    assert repr(model) == "CostModel(8 costs, fitted to lab)"
+    assert "<table" in model._repr_html_()
+    assert "e-" not in model._repr_html_()
+
+
 def test_a_case_is_predicted_from_the_others():
     exact = validate(made())
     assert len(exact) == 12

@@ -1,6 +1,7 @@
 """Every notebook runs top to bottom, and is committed as it ran."""
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
@@ -49,6 +50,26 @@ def test_it_is_committed_executed_with_its_pictures(name):
     assert notebook.cells[0].source.startswith(f"# {int(name[:2])}. ")
     assert "**Question.**" in notebook.cells[0].source
     assert any(cell.source.startswith("## Answer") for cell in notebook.cells)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_opening_it_in_jupyterlab_leaves_it_unmodified(name):
+    text = (FOLDER / name).read_text()
+    notebook = nbformat.reads(text, as_version=4)
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    assert notebook.metadata["kernelspec"] == kernel
+    assert set(notebook.metadata) == {"kernelspec", "language_info"}  # no state of widgets
+    assert text == nbformat.writes(notebook) + "\n"
+    nbformat.validate(notebook)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_ends_with_at_most_three_sentences(name):
+    cells = nbformat.read(FOLDER / name, as_version=4).cells
+    start = next(n for n, cell in enumerate(cells) if cell.source.startswith("## Answer"))
+    said = [cell.source for cell in cells[start:] if cell.cell_type == "markdown"]
+    said += [cell.source for cell in cells[start:] if "results.render(" in cell.source]
+    assert 1 <= len(re.findall(r"\.(?:\s|$)", " ".join(said))) <= 3
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -10,7 +10,7 @@ import pytest
 import balloonlab as bl
 from balloonlab.results import Number
 from balloonlab.results.export import JSON, LATEX, to_json, to_latex
-from balloonlab.results.sweeps import median_ms
+from balloonlab.results.sweep_numbers import median_ms
 
 from .readme import TOP, prose
 
@@ -39,6 +39,10 @@ def stated(text):
         (100.0, "%", "100 %"),
         (68.3, "%", "68 %"),
         (0.31, "%", "0.31 %"),
+        (7.6e-06, "%", "0 %"),
+        (-0.00004, "ms", "0 ms"),
+        (8e-05, "ms", "0.0001 ms"),
+        (1021.4, "ms", "1,021 ms"),
         (0, "", "0"),
     ],
 )
@@ -46,12 +50,19 @@ def test_how_a_number_is_written(value, unit, text):
     assert Number(value, unit, "lab", "", "").text == text
 
 
-def test_say_fills_in_and_names_what_is_missing():
+def test_render_fills_in_and_names_what_is_missing():
     known = {"one": Number(1.5, "ms", "lab", "x", "y")}
     assert bl.results.render("It took {one}.", known) == "It took 1.5 ms."
     assert bl.results.render("**{one}**", known)._repr_markdown_() == "**1.5 ms**"
     with pytest.raises(KeyError, match="other"):
         bl.results.render("{other}", known)
+
+
+def test_an_unknown_name_is_found_before_any_number_is_computed():
+    bl.results.all_numbers.cache_clear()
+    with pytest.raises(KeyError, match="similar: headline_touched_ratio"):
+        bl.results.render("{headline_touched_ratoi}")
+    assert bl.results.all_numbers.cache_info().currsize == 0
 
 
 def test_every_number_says_where_it_comes_from():
@@ -85,6 +96,18 @@ def test_latex_macros_are_whole():
     assert r"\@namedef{balloonlab@full@a_b}{12~\%} % lab: y" in text
     assert r"\@namedef{balloonlab@bare@a_b}{12}" in text
     assert text.count("{") == text.count("}")
+
+
+def test_numbers_of_a_run_stand_beside_the_shipped_ones_in_latex(tmp_path):
+    known = {"a_b": Number(12.5, "%", "lab", "x", "y")}
+    bl.results.write(tmp_path, known, macro="mine")
+    defined = re.compile(r"\\(?:newcommand\{\\|@namedef\{)([^}]*)\}")
+    own, shipped = defined.findall((tmp_path / LATEX).read_text()), defined.findall(to_latex(known))
+    assert own[0] == "mine"
+    assert len(own) == len(shipped) == 5
+    assert set(own).isdisjoint(shipped)
+    with pytest.raises(ValueError, match="macro must be of ASCII letters only"):
+        bl.results.write(tmp_path, known, macro="run_1")
 
 
 def test_prose_of_the_readme_states_only_them():

@@ -180,7 +180,7 @@ def test_strikes_says_what_came_of_each_page_set():
     assert (frame.query("outcome == @once")["told_share"] == 1).all()
     ax = bl.figures.defect_rates(frame)
     texts = [text.get_text() for text in ax.texts]
-    assert texts.count("all told") == 3
-    assert texts[2].startswith("100% fail\n49% told")
+    assert texts.count("all sent") == 3
+    assert texts[2].startswith("100% fail\n49% sent")
     with pytest.raises(ValueError, match="must have rows"):
         bl.figures.defect_rates(frame[:0])

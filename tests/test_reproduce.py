@@ -28,7 +28,7 @@ def test_it_prints_both_sources_side_by_side(outcome):
     result, out = outcome
     assert result.exit_code == 0
     for words in (
-        "paper", "lab", "untouched", "touched", "madvise", "4,126.0", "590.0", "a allocate, ms",
+        "paper", "lab", "untouched", "touched", "madvise", "4,126", "590", "a allocate, ms",
         "b send, ms", "c translate, ms", "d discard, ms", "remainder, ms", "total, ms", "kicks",
         "wire bytes", "madvise calls", "GiB/s", "speed-up", "RSS fell by", str(out),
     ):  # fmt: skip

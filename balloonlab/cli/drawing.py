@@ -7,31 +7,36 @@ from typing import Annotated
 
 import typer
 
-from .app import app
+from .app import app, reported
 
 
 @app.command()
 def figures(
     out: Annotated[Path, typer.Option(help="Folder for the figures")],
     run: Annotated[
-        Path | None, typer.Option("--from", help="A stored run of your own to draw from")
+        Path | None,
+        typer.Option("--from", help="A stored run or timeline of your own to draw from"),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Draw this figure alone; may be given several times")
     ] = None,
 ) -> None:
     """Draw every figure as SVG, PDF and PNG, from the data that come with balloonlab.
 
     Beside them numbers.json and numbers.tex: every number of the README and the notebooks,
-    for LaTeX as macros. With --from, only the figures that a run of your own (sweep,
-    reproduce) has the cases for.
+    for LaTeX as macros. With --from, the figures that a run of your own (sweep, reproduce,
+    timeline) has the cases for, and no others.
     """
     from ..figures import draw_all
     from ..results import write
 
     drawn = 0
-    for name, problem in draw_all(out, run):
-        drawn += problem is None
-        typer.echo(f"{name}: {problem or 'drawn'}", err=problem is not None)
+    with reported(lambda: f"{drawn} figures are in {out}." if drawn else ""):
+        for name, problem in draw_all(out, run, only or ()):
+            drawn += problem is None
+            typer.echo(f"{name}: {f'skipped, {problem}' if problem else 'drawn'}")
+        if run is None and not only:
+            write(out)
     typer.echo(f"{drawn} figures in {out}")
     if not drawn:
         raise typer.Exit(2)
-    if run is None:
-        write(out)

@@ -1,17 +1,17 @@
-"""Figures for write-ups: one function a figure, frame in, Axes out."""
+"""Figures for write-ups: one function per figure, run or frame in, Axes out."""
 
 from .comparison import density, grid, runs, sizes
-from .explore import explore
+from .defect_map import defect_rates
 from .gallery import draw_all
-from .headline import headline, qemu_headline
+from .guest_bars import guests, traces
+from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
-from .patterns import occupancy, patterns
-from .posted import defect_rates
-from .scaling import scaling
-from .stages import stages
-from .style import panels, save, style
-from .timeline import timeline
-from .traces import guests, traces
+from .lanes import timeline
+from .lines import scaling
+from .looks import panels, save, style
+from .page_maps import occupancy, patterns
+from .sliders import explore
+from .stage_bars import stages
 
 __all__ = [
     "defect_rates",

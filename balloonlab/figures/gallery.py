@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,15 +16,16 @@ import pandas as pd
 
 from .. import datasets
 from ..measurement.reading import load
-from ..measurement.timelines import load_timeline
+from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
 from .comparison import density, grid, runs, sizes
-from .headline import headline, qemu_headline
+from .guest_bars import guests, traces
+from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
-from .patterns import occupancy, patterns
-from .style import save
-from .timeline import timeline
-from .traces import guests, traces
+from .lanes import timeline
+from .lines import Quantity
+from .looks import save
+from .page_maps import occupancy, patterns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,11 +33,15 @@ if TYPE_CHECKING:
 DRAWN_MEMORY, DRAWN_BALLOON = "256MiB", "64MiB"
 """The guest of the pictured patterns, which show shapes and not sizes."""
 
-QUANTITIES = {"time": "time_ns", "kicks": "n_kicks", "bytes": "wire_bytes", "calls": "n_discards"}
-
+QUANTITIES: dict[str, Quantity] = {
+    "time": "time_ns",
+    "kicks": "n_kicks",
+    "bytes": "wire_bytes",
+    "calls": "n_discards",
+}
 
 FIRST_US = 3000
-"""How much is drawn of a timeline with many batches."""
+"""Microseconds that are drawn of a timeline with many batches."""
 
 
 class Entry(NamedTuple):
@@ -80,7 +87,9 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
 
 
 def draw_all(
-    out: str | os.PathLike[str], run: str | os.PathLike[str] | None = None
+    out: str | os.PathLike[str],
+    run: str | os.PathLike[str] | None = None,
+    only: Collection[str] = (),
 ) -> Iterator[tuple[str, str | None]]:
     """Draw every figure as SVG, PDF and PNG.
 
@@ -89,23 +98,40 @@ def draw_all(
     out : path-like
         Folder for the files, made if need be.
     run : path-like, optional
-        A stored run of the user's to draw from; the data that come with balloonlab by
-        default.
+        A stored run or timeline of the user's: its figures alone are drawn. The data that come
+        with balloonlab by default.
+    only : collection of str
+        Names of figures; all by default.
 
     Yields
     ------
     name : str
     problem : str or None
         Why the figure could not be drawn: the run holds no such cases.
+
+    Raises
+    ------
+    ValueError
+        A name in `only` is not that of a figure.
+    OSError
+        `run` holds neither a run nor a timeline, or `out` cannot be written. Nothing is drawn.
     """
     import matplotlib.pyplot as plt
 
+    drawers = _shipped() if run is None else _of_run(Path(run))
+    for name in only:
+        if name not in drawers:
+            nearest = difflib.get_close_matches(name, drawers, 3, 0) if drawers else []
+            raise ValueError(f"only must name figures, got {name!r}; similar: {', '.join(nearest)}")
     folder = Path(out)
+    if folder.is_file():
+        raise NotADirectoryError(f"out must be a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
-    drawers: dict[str, Callable[[], Axes]] = {
-        name: partial(_draw, entry, run) for name, entry in FROM_RUNS.items()
-    }
-    for name, drawer in (drawers | COMPUTED).items():
+    with TemporaryFile(dir=folder):  # can it be written? Known before anything is drawn
+        pass
+    for name, drawer in drawers.items():
+        if only and name not in only:
+            continue
         try:
             ax = drawer()
         except (ValueError, FileNotFoundError) as error:
@@ -116,5 +142,18 @@ def draw_all(
         yield name, None
 
 
-def _draw(entry: Entry, run: str | os.PathLike[str] | None) -> Axes:
-    return entry.draw(load(datasets.path(entry.data) if run is None else run).frame)
+def _shipped() -> dict[str, Callable[[], Axes]]:
+    """Return a drawer for each figure of the data that come with balloonlab."""
+
+    def draw(entry: Entry) -> Axes:
+        return entry.draw(load(datasets.path(entry.data)).frame)
+
+    return {name: partial(draw, entry) for name, entry in FROM_RUNS.items()} | COMPUTED
+
+
+def _of_run(folder: Path) -> dict[str, Callable[[], Axes]]:
+    """Return a drawer for each figure that a stored run, or a stored timeline, may give."""
+    if (folder / TIMELINE).exists():
+        return {"timeline": partial(timeline, load_timeline(folder))}
+    frame = load(folder).frame
+    return {name: partial(entry.draw, frame) for name, entry in FROM_RUNS.items()}

@@ -12,7 +12,7 @@ from .. import wire
 from ..kernels.bitmap import WORD
 from ..model.accounting import discards, messages
 from ..pages.checks import as_pfns
-from .style import LOOKS, style
+from .looks import LOOKS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,22 +55,17 @@ def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
         No pages, too wide a set, or as `balloonlab.wire.encode` (of both formats, so
         page numbers are below 2**32).
     """
-    import matplotlib.pyplot as plt
-
     pages = as_pfns(pfns)
     _check_width(pages)
     first_pfn, words = wire.pack(pages)
     counts = messages(pages)
     legacy, seed = counts.loc["pfn"], counts.loc["bitmap-v4"]
     sent = wire.records(wire.encode(pages, "bitmap-v4"))
-    with style():
-        if ax is None:
-            size = (7.2, 0.45 + 0.19 * (len(sent) + 13.4))
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+    with canvas(ax, 7.2, 0.45 + 0.19 * (len(sent) + 13.4)) as ax:
         lanes = _Lanes(ax, first_pfn, len(words))
         lanes.heading(f"a  Guest memory: {_count(pages.size, 'page')} (dark) for the balloon")
         lanes.runs("guest pages", first_pfn, words, frames=1)
-        lanes.heading(f"b  Pack: one bit a page, {WORD} bits a word")
+        lanes.heading(f"b  Pack: one bit per page, {WORD} bits per word")
         lanes.runs("bits", first_pfn, words, frames=len(words))
         _draw_words(lanes, first_pfn, words)
         lanes.heading(
@@ -155,7 +150,7 @@ class _Lanes:
         frames: int,
         name: str = "",
     ) -> None:
-        """Draw the pages or bits that are set, in one frame or in one a word."""
+        """Draw the pages or bits that are set, in one frame or in one per word."""
         y = self.next(label)
         span = words.size * WORD // frames
         look = {"color": OTHER, "edgecolor": FRAME, "label": name}
@@ -186,7 +181,7 @@ class _Lanes:
 
 
 def _draw_words(lanes: _Lanes, first_pfn: int, words: npt.NDArray[np.uint64]) -> None:
-    """Tell full, mixed and empty words apart."""
+    """Draw full, mixed and empty words."""
     y = lanes.next("words")
     for word, value in enumerate(words.tolist()):
         n_set = value.bit_count()
@@ -196,7 +191,7 @@ def _draw_words(lanes: _Lanes, first_pfn: int, words: npt.NDArray[np.uint64]) ->
 
 
 def _draw_records(lanes: _Lanes, sent: pd.DataFrame) -> None:
-    """Draw a record a lane: a word with its bits, or a block as one piece."""
+    """Draw one record per lane: a word with its bits, or a block as one piece."""
     for number, row in sent.iterrows():
         if row["kind"] == "word":
             label = f"{number}: head + word, {row['wire_bytes']} bytes"
@@ -209,7 +204,7 @@ def _draw_records(lanes: _Lanes, sent: pd.DataFrame) -> None:
 
 
 def _draw_discards(lanes: _Lanes, pages: npt.NDArray[np.uint64], protocol: str) -> None:
-    """Draw a box a call of madvise, with the calls' order where there is room."""
+    """Draw one box per call of madvise, with the calls' order where there is room."""
     calls = discards(wire.encode(pages, protocol), protocol)
     starts, lengths = (calls[name].astype(np.int64) for name in ("start_pfn", "n_pages"))
     y = lanes.next("host discards")

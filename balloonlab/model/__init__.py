@@ -2,7 +2,7 @@
 
 from .accounting import counts, discards, idle_counts, messages
 from .cost import CostModel, fit, validate
-from .forecast import forecast, idle_guests
+from .unmeasured import forecast, idle_guests
 
 __all__ = [
     "CostModel",

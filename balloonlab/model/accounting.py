@@ -23,7 +23,7 @@ from ..wire.format import Buffer
 from ..wire.pfn import PFN32_LIMIT
 
 MAX_PFN = 1 << 32
-"""Pages up to here, 16 TiB: a bit each is kept to tell the repeated ones."""
+"""Pages up to here, 16 TiB: one bit each is kept to find repeated ones."""
 
 COUNTS = ("n_pages", "n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards")
 """What an operation takes besides time; columns of the tidy frame."""
@@ -32,7 +32,7 @@ WINDOW_PAGES = 64 * WINDOW_WORDS
 
 
 def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
-    """Tell which ``madvise`` calls the host device makes for a message.
+    """Return the ``madvise`` calls that the host device makes for a message.
 
     Runs the device's own kernel (`balloonlab.kernels.translate.translate`) on a memory map
     without memory behind it: nothing is discarded.
@@ -43,7 +43,7 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
         Buffers as `balloonlab.wire.encode` gives them.
     protocol : str
         One of `balloonlab.wire.formats`. How the host applies it is the format's
-        default: page by page for ``pfn``, by range for ``bitmap-v4``.
+        default: per page for ``pfn``, per range for ``bitmap-v4``.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.
 def _slots(top: int) -> npt.NDArray[np.int64]:
     """Map memory as `balloonlab.host.GuestRam` does: across the hole RAM is in one piece.
 
-    Pages in the hole are taken for RAM here, behind all other, so that any can be told.
+    Pages in the hole count as RAM here, behind all other, so that any page can be sent.
     """
     low = (0, LOW_RAM_END, 0, 1)
     high = (HIGH_RAM_START, top - HIGH_RAM_START, LOW_RAM_END, 1)
@@ -96,7 +96,7 @@ def _slots(top: int) -> npt.NDArray[np.int64]:
 
 
 def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
-    """Count what ``pfn`` and ``bitmap-v4`` make of the same pages: nothing is measured.
+    """Count the messages of ``pfn`` and ``bitmap-v4`` for the same pages: nothing is measured.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a format. ``kicks``: buffers; ``wire bytes``: all of them with their
+        One row per format. ``kicks``: buffers; ``wire bytes``: all of them with their
         headers; ``records``: entries in them (a page number, a word or a block);
         ``ranges``: what the host decodes; ``madvise calls``: see `discards`.
 
@@ -114,6 +114,11 @@ def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
     ------
     TypeError, ValueError
         As `balloonlab.wire.encode`.
+
+    Examples
+    --------
+    >>> messages(range(100, 500))["wire bytes"].to_dict()
+    {'pfn': 1600, 'bitmap-v4': 56}
     """
     rows = {}
     for protocol in ("pfn", "bitmap-v4"):
@@ -156,7 +161,7 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
     """
     pages = as_pfns(pfns)
     if _is_pfn(protocol):
-        return _page_by_page(pages.size, int(pages.max(initial=0)))
+        return _count_pfns(pages.size, int(pages.max(initial=0)))
     found = Counter(dict.fromkeys(COUNTS, 0))
     for first_pfn, words in pack_windows(pages):
         found.update(_count_bitmap(first_pfn, words))
@@ -166,8 +171,8 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
 def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dict[str, int]:
     """Count what inflating an idle guest takes, for guests too large to list their pages.
 
-    The same as `counts` of `balloonlab.patterns.idle`. Windows of 32 GiB are told one by one,
-    and those that are alike are counted once.
+    The same as `counts` of `balloonlab.patterns.idle`. Equal windows of 32 GiB are counted
+    once.
 
     Parameters
     ----------
@@ -199,7 +204,7 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
     parts = sorted(part for part in patterns.idle_ranges(memory, balloon) if part.end > part.start)
     if _is_pfn(protocol):
         n_pages = sum(part.end - part.start for part in parts)
-        return _page_by_page(n_pages, max((part.end - 1 for part in parts), default=0))
+        return _count_pfns(n_pages, max((part.end - 1 for part in parts), default=0))
     found = Counter(dict.fromkeys(COUNTS, 0))
     first = parts[0].start & -64 if parts else 0
     for start in range(first, parts[-1].end if parts else 0, WINDOW_PAGES):
@@ -221,8 +226,8 @@ def _is_pfn(protocol: str) -> bool:
     return protocol == "pfn"
 
 
-def _page_by_page(n_pages: int, highest: int) -> dict[str, int]:
-    """Count an inflation by page numbers: everything but the kicks is once a page."""
+def _count_pfns(n_pages: int, highest: int) -> dict[str, int]:
+    """Count an inflation with ``pfn``: everything but the kicks is once per page."""
     if highest >= PFN32_LIMIT:
         raise ValueError(f"pfns must be below 2**32 in 'pfn', got {highest}: use 'bitmap-v4'")
     per_page = dict.fromkeys(COUNTS, n_pages)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..measurement.frame import as_frame
+from ..sizes import format_number
 from .accounting import COUNTS
 
 TERMS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -34,21 +37,27 @@ CASE = ("protocol", "discard", "operation", "touched", "thp")
 ABOUT = (*CASE, "pattern", "memory_bytes", "balloon_bytes")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CostModel:
     """Fitted costs.
 
     Attributes
     ----------
     costs : pandas.DataFrame
-        One row a term: ``stage``, ``part``, ``group`` (values of `GROUPS`, comma
-        separated), ``term`` (a count) and ``ns`` a unit of it.
+        One row per term: ``stage``, ``part``, ``group`` (values of `GROUPS`, comma
+        separated), ``term`` (a count) and ``ns`` per unit of it.
     source : str
         Whose measurements it was fitted to: ``lab`` or ``qemu``.
     """
 
     costs: pd.DataFrame
     source: str
+
+    def __repr__(self) -> str:
+        return f"CostModel({len(self.costs)} costs, fitted to {self.source})"
+
+    def _repr_html_(self) -> str:
+        return f"{self!r}{self.costs.to_html(index=False, float_format=format_number)}"
 
     def predict(self, case: Mapping[str, object], counts: Mapping[str, float]) -> pd.DataFrame:
         """Predict the stages of one operation.
@@ -88,23 +97,24 @@ class CostModel:
             rows.append(("model", stage, part, time_ns))
         return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
 
-    def compare(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Hold the predictions against measured operations.
+    def compare(self, frame: Any) -> pd.DataFrame:
+        """Compare the predictions with measured operations.
 
         Parameters
         ----------
-        frame : pandas.DataFrame
-            Tidy frame. Cases are told apart by ``run_id``.
+        frame : Run or pandas.DataFrame
+            Measured operations, a ``run_id`` per case.
 
         Returns
         -------
         pandas.DataFrame
-            One row a case: its `CASE` columns, ``pattern``, ``memory_bytes``,
+            One row per case: its `CASE` columns, ``pattern``, ``memory_bytes``,
             ``balloon_bytes``, ``measured_ns`` (median total over the repeats, without the
             remainder), ``predicted_ns`` and ``ratio``, predicted over measured. A case that
             the measurements say nothing about is left out.
         """
         rows = []
+        frame = as_frame(frame)
         timed = frame[frame["stage"] != "remainder"]
         for _, case in timed.groupby("run_id", sort=False):
             first = case.iloc[0]
@@ -122,18 +132,18 @@ def _group(stage: str, case: Mapping[str, object]) -> str:
     return ",".join(f"{name}={case[name]}" for name in GROUPS[stage])
 
 
-def fit(frame: pd.DataFrame) -> CostModel:
+def fit(frame: Any) -> CostModel:
     """Fit costs to measured operations.
 
-    Costs are never negative, and what is made small is the error relative to the
-    measured time, so that a case of a millisecond weighs as much as one of seconds
-    (non-negative least squares, Lawson and Hanson).
+    Costs are never negative. The error relative to the measured time is made small, so that
+    a case of a millisecond weighs as much as one of seconds (non-negative least squares, Lawson
+    and Hanson).
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        Tidy frame of one source and one machine; the more its cases differ in their
-        counts, the better the terms are told apart.
+    frame : Run or pandas.DataFrame
+        Measurements of one source and one machine; the more the cases differ in their
+        counts, the better the terms are separated.
 
     Returns
     -------
@@ -143,9 +153,16 @@ def fit(frame: pd.DataFrame) -> CostModel:
     ------
     ValueError
         No rows, or more than one source.
+
+    Examples
+    --------
+    >>> from balloonlab import datasets, load
+    >>> fit(load(datasets.path("sizes")))
+    CostModel(19 costs, fitted to lab)
     """
     from scipy.optimize import nnls
 
+    frame = as_frame(frame)
     sources = frame["source"].unique()
     if len(sources) != 1:
         raise ValueError(f"frame must hold measurements of one source, got {list(sources)}")
@@ -165,16 +182,16 @@ def fit(frame: pd.DataFrame) -> CostModel:
     return CostModel(costs, str(sources[0]))
 
 
-def validate(frame: pd.DataFrame, by: str = "run_id") -> pd.DataFrame:
+def validate(frame: Any, by: str = "run_id") -> pd.DataFrame:
     """Predict each case from the others: the model's error on what it was not fitted to.
 
     Parameters
     ----------
-    frame : pandas.DataFrame
+    frame : Run or pandas.DataFrame
         As for `fit`.
     by : str
         Cases that are alike in this column are left out together: by ``memory_bytes`` each size
-        is predicted from the other sizes. By default each case from all others.
+        is predicted from the other sizes. By default each case is predicted from all others.
 
     Returns
     -------
@@ -186,8 +203,9 @@ def validate(frame: pd.DataFrame, by: str = "run_id") -> pd.DataFrame:
     ValueError
         There is nothing to leave out: all cases are alike in `by`.
     """
+    frame = as_frame(frame)
     if frame[by].nunique() < 2:
-        raise ValueError(f"frame must hold at least two values of {by} to be told apart by it")
+        raise ValueError(f"frame must hold at least two values of {by}: one is left out in turn")
     tables = [
         fit(frame[frame[by] != value]).compare(rows)
         for value, rows in frame.groupby(by, sort=False)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..measurement.floor import PROTOCOL as FLOOR
-from ..sizes import PAGE_BYTES, format_size
+from ..sizes import PAGE_BYTES, format_number, format_size
 from .reproduction import (
     PAPER,
     PROTOCOLS,
@@ -32,13 +32,27 @@ def _cell(row: str, value: float) -> str:
         return f"{value:,.0f}"
     if row == "wire bytes":
         return format_size(int(value))
-    if row == "speed-up":
-        return f"{value:.1f}x"
-    return f"{value:,.1f}" if abs(value) >= 99.95 else f"{value:.3g}"
+    return f"{format_number(value, 2)}x" if row == "speed-up" else format_number(value)
 
 
-def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """Turn the numbers of `Reproduction.table` into text: counts whole, times to three digits."""
+def readable(table: Reproduction | pd.DataFrame) -> pd.DataFrame:
+    """Return a reproduction's table as text: counts whole, times to three digits.
+
+    Parameters
+    ----------
+    table : Reproduction or pandas.DataFrame
+        A reproduction, or columns of `Reproduction.table`.
+
+    Raises
+    ------
+    TypeError
+        It is neither.
+    """
+    if isinstance(table, Reproduction):
+        table = table.table()
+    if not isinstance(table, pd.DataFrame) or "total, ms" not in table.index:
+        kind = type(table).__name__
+        raise TypeError(f"table must be a reproduction or its table(), got another {kind}")
     cells = {
         column: [_cell(row, value) for row, value in table[column].items()]
         for column in table.columns
@@ -47,7 +61,7 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def render_table(table: pd.DataFrame, what: str = "the balloon") -> Table:
-    """Turn `Reproduction.table` into a table for the terminal."""
+    """Return `Reproduction.table` as a table for the terminal."""
     title = f"Inflating {what}: stages of the repeat with the median total"
     view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("", no_wrap=True)
@@ -61,7 +75,7 @@ def render_table(table: pd.DataFrame, what: str = "the balloon") -> Table:
 
 
 def render_ranges(result: Reproduction) -> Table:
-    """Show how far the repeats of a run lie apart, stage by stage."""
+    """Return the range of the repeats of a run, stage by stage."""
     title = "Least to greatest time over the repeats, ms"
     view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     view.add_column("", no_wrap=True)
@@ -72,19 +86,12 @@ def render_ranges(result: Reproduction) -> Table:
     for stage in ranges.columns.unique(level=0):
         name = STAGE_LABELS.get(stage, f"{stage}, ms")
         ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
-        view.add_row(name, *(f"{_short(least)} to {_short(greatest)}" for least, greatest in ends))
+        view.add_row(name, *(" to ".join(map(format_number, pair)) for pair in ends))
     return view
 
 
-def _short(time_ms: float) -> str:
-    """Write a time in few characters: to the microsecond, or three digits."""
-    if abs(time_ms) < 1:
-        return f"{time_ms:.3f}"
-    return f"{time_ms:,.0f}" if abs(time_ms) >= 99.95 else f"{time_ms:.3g}"
-
-
 def findings(result: Reproduction) -> list[str]:
-    """Say what the run showed, a sentence a line; every number is of the run's own source."""
+    """Return what the run showed, one sentence per line; numbers are of the run's own source."""
     arguments = result.meta["arguments"]
     source, bulk = result.source, PROTOCOLS[result.source][1]
     qemu = f"QEMU {result.meta['qemu']}, " if source == "qemu" else ""
@@ -104,43 +111,41 @@ def findings(result: Reproduction) -> list[str]:
         if ratio is not None:
             state = "touched" if touched else "untouched"
             lines.append(
-                f"{source}, {state}: pfn takes {ratio:.1f} times as long as {bulk}; "
+                f"{source}, {state}: pfn takes {format_number(ratio, 2)} times as long as {bulk}; "
                 f"{_shares(median_repeat(result.frame, 'pfn', touched))}."
             )
     ratio = result.ratio("bitmap-v4", FLOOR, True)
     if ratio is not None:
-        lines.append(
-            f"lab, touched: bitmap-v4 takes {ratio:.2f} times one madvise over the same bytes."
-        )
+        over = f"{format_number(ratio)} times one madvise over the same bytes"
+        lines.append(f"lab, touched: bitmap-v4 takes {over}.")
     return lines + _memory_findings(result)
 
 
 def _shares(repeat: pd.DataFrame) -> str:
-    """Say how the time of a repeat is shared out, as the paper says it of its own."""
+    """Return the shares of the stages, as the paper states its own."""
     stages = repeat.groupby("stage")["time_ns"].sum() / repeat["time_ns"].sum()
     named = ", ".join(f"{stage} {100 * stages[stage]:.1f} %" for stage in PAPER_STAGES)
     return f"its time is {named}"
 
 
 def _memory_findings(result: Reproduction) -> list[str]:
-    touched = result.checks[result.checks["touched"]]
+    touched = result.checks[result.checks["touched"].astype(bool)]
     if touched.empty:
         return []
     falls = 100 * touched["rss_fall_bytes"] / (touched["balloon_pages"] * PAGE_BYTES)
-    lost = touched["lost_pages"].sum()
     kernel = "QEMU's pagemap" if result.source == "qemu" else "mincore"
     return [
         f"{result.source}, touched: RSS fell by {falls.min():.2f} to {falls.max():.2f} % of the "
         f"balloon in {len(touched)} repeats; {kernel} finds no ballooned page backed; "
-        f"{lost} pages outside the balloon lost their contents."
+        f"{touched['lost_pages'].sum()} pages outside the balloon lost their contents."
     ]
 
 
 def render(result: Reproduction) -> Group:
-    """Build the whole report."""
+    """Return the whole report."""
     note = (
-        "paper: kicks, wire bytes and madvise calls follow from the format (256 PFNs a kick, "
-        "one madvise a page); bitmap-v4 was not broken down."
+        "paper: kicks, wire bytes and madvise calls follow from the format (256 PFNs per kick, "
+        "one madvise per page); bitmap-v4 was not broken down."
     )
     table, lines = result.table(), [*findings(result), note]
     if result.source == "lab":
@@ -157,15 +162,20 @@ def render(result: Reproduction) -> Group:
 
 
 def _qemu_notes(result: Reproduction) -> list[str]:
-    """Say what a reader of QEMU's stages, and of the lab's beside them, must know."""
+    """Return what a reader of QEMU's stages, and of the lab's beside them, must know."""
     notes = [
-        "qemu: an unmodified QEMU, kicked over a socket. Its send, translate and discard are told "
-        "apart by difference (rehearsed round trips and processor time), so a stage can come out "
-        "below zero; with few repeats the range is all there is to say about chance.",
+        "qemu: an unmodified QEMU, kicked over a socket. Its send, translate and discard are "
+        "differences (rehearsed round trips and processor time), so a stage can come out below "
+        f"zero; with {result.meta['arguments']['repeats']} repeats we report only the range.",
         "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
     ]
     lab = lab_beside(result.frame)
-    if lab is not None:
+    if lab is None:
+        notes.append(
+            "lab: no columns, because the run that comes with balloonlab has other sizes than this "
+            "one (8 GiB, balloon of 7 GiB)."
+        )
+    else:
         notes.append(
             f"lab: the run that comes with balloonlab ({lab.meta['utc_time'][:10]}, "
             f"{lab.meta['cpu_model']}, {lab.meta['kernel']})."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from ..measurement.floor import PROTOCOL as FLOOR
 from ..measurement.reading import load
 from ..measurement.stages import STAGES
 from ..measurement.tables import COLUMNS
-from ..sizes import GIB
+from ..sizes import GIB, format_number, format_size
 
 STAGE_LABELS = {
     "allocate": "a allocate, ms",
@@ -28,10 +28,10 @@ STAGE_LABELS = {
 
 PAPER = "paper, idle"
 PROTOCOLS = {"lab": ("pfn", "bitmap-v4", FLOOR), "qemu": ("pfn", "reporting")}
-"""What is compared on each host: page by page, in bulk, and in the lab the floor."""
+"""What is compared on each host: ``pfn``, what replaces it, and in the lab the floor."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reproduction:
     """The headline comparison of one machine.
 
@@ -42,14 +42,14 @@ class Reproduction:
     meta : dict
         Machine, versions, commit, arguments.
     checks : pandas.DataFrame
-        As of `balloonlab.measurement.Run`.
+        One row per repeat, as `balloonlab.measurement.Run` has it.
     folder : pathlib.Path or None
-        Where ``timings.csv``, ``meta.json`` and the figure are.
+        Where the tables, ``meta.json`` and the figure are.
     """
 
     frame: pd.DataFrame
-    meta: dict[str, Any] = field(repr=False)
-    checks: pd.DataFrame = field(repr=False)
+    meta: dict[str, Any]
+    checks: pd.DataFrame
     folder: Path | None = None
 
     @classmethod
@@ -58,13 +58,31 @@ class Reproduction:
         run = load(folder)
         return cls(run.frame, run.meta, run.checks, Path(folder))
 
+    def __repr__(self) -> str:
+        first, bulk = self.frame.iloc[0], PROTOCOLS[self.source][1]
+        balloon, memory = (format_size(int(first[f"{of}_bytes"])) for of in ("balloon", "memory"))
+        gains = [
+            f"{state} {format_number(ratio, 2)}x"
+            for touched, state in ((False, "untouched"), (True, "touched"))
+            if (ratio := self.ratio("pfn", bulk, touched)) is not None
+        ]
+        return (
+            f"Reproduction({self.source}, {balloon} of {memory}, "
+            f"{self.frame['repeat'].nunique()} repeats; pfn over {bulk}: {', '.join(gains)})"
+        )
+
+    def _repr_html_(self) -> str:
+        from .report import readable  # which is built on this module
+
+        return f"{self!r}{readable(self).to_html()}"
+
     @property
     def source(self) -> str:
-        """Where the run was measured: ``"lab"`` or ``"qemu"``."""
+        """Source of the run: ``"lab"`` or ``"qemu"``."""
         return str(self.meta["arguments"].get("host", "lab"))
 
     def table(self) -> pd.DataFrame:
-        """Put paper and machine side by side; beside a run in QEMU the shipped one of the lab, too.
+        """Compare paper and machine; beside a run in QEMU also the shipped one of the lab.
 
         Returns
         -------
@@ -88,12 +106,12 @@ class Reproduction:
         return table
 
     def ranges(self) -> pd.DataFrame:
-        """Give the least and the greatest time of each stage over the repeats, in ms.
+        """Return the least and the greatest time of each stage over the repeats, in ms.
 
         Returns
         -------
         pandas.DataFrame
-            A row a case (source, touched, protocol); columns (stage, ``least`` or
+            One row per case (source, touched, protocol); columns (stage, ``least`` or
             ``greatest``), ``total`` last.
         """
         case = ["source", "touched", "protocol"]
@@ -105,7 +123,7 @@ class Reproduction:
         return by_case.agg([("least", "min"), ("greatest", "max")])
 
     def ratio(self, protocol: str, over: str, touched: bool) -> float | None:
-        """Divide the totals of two protocols, each of the repeat that `table` shows.
+        """Return the ratio of two protocols' totals, each of the repeat that `table` shows.
 
         None where one was not measured.
         """
@@ -143,7 +161,7 @@ def _sums(total_ms: float, row: pd.Series) -> dict[str, float]:
 
 
 def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Go through the cases of a reproduction: source and memory, protocol, the median repeat.
+    """Yield the cases of a reproduction: source and memory, protocol, the median repeat.
 
     Raises
     ------
@@ -199,7 +217,7 @@ def _totals(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.Series:
 
 
 def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
-    """Pick the rows of the repeat with the (lower) median total; empty if there is none."""
+    """Return the rows of the repeat with the (lower) median total; empty if there is none."""
     totals = _totals(frame, protocol, touched).sort_values()
     if totals.empty:
         return frame.iloc[:0]

@@ -8,13 +8,15 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from string import Formatter
 
-from . import guests, headline, predictions, sweeps
+from .. import datasets
+from . import guest_numbers, headline_numbers, model_numbers, sweep_numbers
 from .number import Number
 
 JSON, LATEX = "numbers.json", "numbers.tex"
 
-PARTS = (headline.numbers, sweeps.numbers, predictions.numbers, guests.numbers)
+PARTS = (headline_numbers, sweep_numbers, model_numbers, guest_numbers)
 
 
 @cache
@@ -24,8 +26,14 @@ def all_numbers() -> dict[str, Number]:
     Returns
     -------
     dict of str to Number
+        About 300, computed once in a few seconds.
+
+    Examples
+    --------
+    >>> all_numbers()["paper_pfn_ms"].text  # doctest: +SKIP
+    '4,126 ms'
     """
-    return dict(pair for part in PARTS for pair in part())
+    return dict(pair for part in PARTS for pair in part.numbers())
 
 
 class Rendered(str):
@@ -61,20 +69,29 @@ def render(template: str, numbers: Mapping[str, Number] | None = None) -> Render
     >>> print(render("The old driver took {paper_pfn_ms}.", known))
     The old driver took 4,126 ms.
     """
-    known = all_numbers() if numbers is None else numbers
-    texts = {name: number.text for name, number in known.items()}
-    try:
-        return Rendered(template.format_map(texts))
-    except KeyError as error:
-        wrong = str(error.args[0])
-        nearest = ", ".join(difflib.get_close_matches(wrong, texts)) or "none"
+    wanted = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    known = _names() if numbers is None else set(numbers)
+    for wrong in (name for name in wanted if name not in known):
+        nearest = ", ".join(difflib.get_close_matches(wrong, known)) or "none"
         raise KeyError(
             f"template must name numbers of balloonlab.results.all_numbers(), got {wrong!r}; "
             f"similar: {nearest}"
-        ) from None
+        )
+    chosen = all_numbers() if numbers is None else numbers
+    return Rendered(template.format_map({name: chosen[name].text for name in wanted}))
 
 
-def write(folder: str | os.PathLike[str], numbers: Mapping[str, Number] | None = None) -> None:
+@cache
+def _names() -> frozenset[str]:
+    """Return the names of all numbers, from the file of them that comes with the data."""
+    return frozenset(json.loads(datasets.path(JSON).read_text()))
+
+
+def write(
+    folder: str | os.PathLike[str],
+    numbers: Mapping[str, Number] | None = None,
+    macro: str = "balloonlab",
+) -> None:
     r"""Write ``numbers.json`` and, for LaTeX, ``numbers.tex``.
 
     ``\input{numbers.tex}``, then ``\balloonlab{headline_touched_ratio}`` is the number and
@@ -86,16 +103,26 @@ def write(folder: str | os.PathLike[str], numbers: Mapping[str, Number] | None =
         Made if need be.
     numbers : mapping of str to Number, optional
         Those of the data that come with balloonlab, by default.
+    macro : str
+        Name of the LaTeX macro, letters only: another one for numbers of a run of your own, which
+        can then stand beside the shipped ones.
+
+    Raises
+    ------
+    ValueError
+        `macro` has other characters than letters.
     """
+    if not (macro.isascii() and macro.isalpha()):
+        raise ValueError(f"macro must be of ASCII letters only, as LaTeX has it, got {macro!r}")
     known = all_numbers() if numbers is None else numbers
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     (path / JSON).write_text(to_json(known))
-    (path / LATEX).write_text(to_latex(known))
+    (path / LATEX).write_text(to_latex(known, macro))
 
 
 def to_json(numbers: Mapping[str, Number]) -> str:
-    """Write numbers as JSON, values to nine digits: the rest is not the same everywhere."""
+    """Write numbers as JSON, values to nine digits: the rest differs between machines."""
     rows = {
         name: {
             **number._asdict(),
@@ -107,17 +134,17 @@ def to_json(numbers: Mapping[str, Number]) -> str:
     return json.dumps(rows, indent=1) + "\n"
 
 
-def to_latex(numbers: Mapping[str, Number]) -> str:
+def to_latex(numbers: Mapping[str, Number], macro: str = "balloonlab") -> str:
     """Write numbers as LaTeX macros, by the same names."""
     lines = [
-        "% The numbers of balloonlab, made from data/: \\balloonlab{name} with the unit,",
-        "% \\balloonlab*{name} without; what each means stands beside it.",
+        f"% The numbers of balloonlab, made from data/: \\{macro}{{name}} with the unit,",
+        f"% \\{macro}*{{name}} without; what each means stands beside it.",
         "\\makeatletter",
-        "\\newcommand{\\balloonlab}{\\@ifstar{\\balloonlab@bare}{\\balloonlab@full}}",
+        f"\\newcommand{{\\{macro}}}{{\\@ifstar{{\\{macro}@bare}}{{\\{macro}@full}}}}",
         *(
-            f"\\newcommand{{\\balloonlab@{form}}}[1]{{\\@ifundefined{{balloonlab@{form}@#1}}"
-            "{\\errmessage{balloonlab has no number #1}}"
-            f"{{\\@nameuse{{balloonlab@{form}@#1}}}}}}"
+            f"\\newcommand{{\\{macro}@{form}}}[1]{{\\@ifundefined{{{macro}@{form}@#1}}"
+            f"{{\\errmessage{{{macro} has no number #1}}}}"
+            f"{{\\@nameuse{{{macro}@{form}@#1}}}}}}"
             for form in ("full", "bare")
         ),
     ]
@@ -125,9 +152,9 @@ def to_latex(numbers: Mapping[str, Number]) -> str:
         bare, unit = number.text.removesuffix(number.unit).rstrip(), number.unit
         full = f"{bare}~{unit}" if unit else bare
         lines += [
-            f"\\@namedef{{balloonlab@full@{name}}}{{{_escape(full)}}}"
+            f"\\@namedef{{{macro}@full@{name}}}{{{_escape(full)}}}"
             f" % {number.source}: {number.means}",
-            f"\\@namedef{{balloonlab@bare@{name}}}{{{bare}}}",
+            f"\\@namedef{{{macro}@bare@{name}}}{{{bare}}}",
         ]
     return "\n".join([*lines, "\\makeatother", ""])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, TypeAlias
 
+from ..sizes import format_number
+
 SHORT = {"pfn": "pfn", "bitmap-v4": "bitmap", "reporting": "reporting", "madvise": "floor"}
 STATES = {True: "touched", False: "untouched"}
 """Protocols, and whether the host had pages behind the guest, in names of numbers."""
@@ -34,12 +36,15 @@ class Number(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The number as prose has it: three digits, of most per cents two, and the unit."""
+        """The number as prose has it: three digits, of most percentages two, and the unit."""
         nearly_all = 99 < self.value < 100  # "100 %" would be wrong
         digits = 2 if self.unit == "%" and not nearly_all else 3
-        whole = float(self.value).is_integer() or abs(self.value) >= 10 ** (digits - 1)
-        number = f"{self.value:,.0f}" if whole else f"{self.value:.{digits}g}"
-        return f"{number} {self.unit}".rstrip()
+        return f"{format_number(self.value, digits)} {self.unit}".rstrip()
+
+
+def number(source: str, data: str, value: float, unit: str, *means: str) -> Number:
+    """Make a number whose meaning is put together of several parts."""
+    return Number(float(value), unit, source, data, ", ".join(means))
 
 
 Named: TypeAlias = Iterator[tuple[str, Number]]

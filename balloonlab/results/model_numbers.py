@@ -1,6 +1,8 @@
-"""Numbers beyond what was measured: predictions with their error, synthetic page sets."""
+"""Numbers of models: predictions with their error, synthetic page sets."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pandas as pd
 
@@ -10,7 +12,9 @@ from ..model import fit, idle_guests, validate
 from ..model.accounting import idle_counts
 from ..pages import metrics, patterns
 from ..sizes import GIB, parse_size
-from .number import SHORT, Named, Number
+from .number import SHORT, Named, number
+
+_model = partial(number, "model")
 
 HOUR_NS, MINUTE_NS = 3.6e12, 6e10
 
@@ -56,7 +60,3 @@ def _words() -> Named:
         yield f"{name}_full_percent", _model("", full, "%", "pages in full words", about)
         run = row["mean_run_pages"]
         yield f"{name}_run_pages", _model("", run, "pages", "mean run", about)
-
-
-def _model(data: str, value: float, unit: str, *means: str) -> Number:
-    return Number(float(value), unit, "model", data, ", ".join(means))

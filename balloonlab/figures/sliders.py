@@ -1,4 +1,4 @@
-"""Sliders over memory size, density and run length: what each protocol would make of it."""
+"""Sliders over memory size, density and run length: what each protocol would cost."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pandas as pd
 from ..model import CostModel, forecast
 from ..model.accounting import counts
 from ..pages import patterns
-from ..sizes import GIB, MIB, PAGE_BYTES, Size, format_size, parse_pages
-from .stages import stages
-from .style import style
+from ..sizes import GIB, MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
+from .looks import style
+from .stage_bars import stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +42,11 @@ DPI, WIDTH = 150, 760
 MARGINS = {"left": 0.15, "right": 0.98, "top": 0.94, "bottom": 0.2, "hspace": 0.55}
 
 SETTLE_SECONDS = 0.05
-"""How long sliders must stand still: of a fast move only the end is drawn."""
+"""How long sliders must rest: of a fast move only the end is drawn."""
 
 
 def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
-    """Count what both protocols make of a balloon in runs of random length.
+    """Count the messages of both protocols for a balloon in runs of random length.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row a protocol: ``mean_run_pages``, then `balloonlab.model.counts`.
+        One row per protocol: ``mean_run_pages``, then `balloonlab.model.counts`.
     """
     memory_pages = parse_pages(memory, "memory")
     n_pages = round(memory_pages * density)
@@ -93,8 +93,8 @@ def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.tick_params(axis="y", length=0)
     ax.invert_yaxis()
     ax.set_xscale("log")
-    ax.set_xlim(1, 1e9)  # the same for all positions of the sliders, so that bars move
-    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_xlim(1, 1e11)  # room for the legend; and fixed, so that it is the bars that move
+    ax.set_xticks([1, 100, 10**4, 10**6, 10**8], ["1", "100", "10,000", "1,000,000", "100,000,000"])
     ax.set_xlabel("counted, nothing measured")
     ax.legend(loc="lower right")
     return ax
@@ -111,7 +111,7 @@ class Explorer:
 
     def __init__(self, model: CostModel, memory: Size, density: float, mean_run: float) -> None:
         try:
-            import ipywidgets
+            from ipywidgets import FloatSlider, SelectionSlider, VBox
         except ImportError:
             raise ImportError(
                 "sliders need ipywidgets, which is not installed: "
@@ -122,44 +122,31 @@ class Explorer:
         self._waiting: asyncio.TimerHandle | None = None
         sizes = [SMALLEST << n for n in range((LARGEST // SMALLEST).bit_length())]
         lengths = [1 << n for n in range(LONGEST_RUN.bit_length())]
-        if parse_pages(memory, "memory") * PAGE_BYTES not in sizes:
+        memory_bytes = parse_pages(memory, "memory") * PAGE_BYTES
+        if memory_bytes not in sizes:
             raise ValueError(f"memory must be a power of two, 256MiB to 16GiB, got {memory!r}")
         if mean_run not in lengths:
             raise ValueError(f"mean_run must be a power of two, 1 to 4096, got {mean_run!r}")
         if not 0.01 <= density <= 0.95:
             raise ValueError(f"density must be 0.01 to 0.95, got {density!r}")
-        wide = {"continuous_update": False, "style": {"description_width": "9em"}}
-        wide["layout"] = {"width": "34em"}
+        look = {"continuous_update": False, "style": {"description_width": "9em"}}
+        look["layout"] = {"width": "34em"}
+        sized = {"options": [(format_size(size), size) for size in sizes], "value": memory_bytes}
+        ends = {"min": 0.01, "max": 0.95, "step": 0.01, "readout_format": ".0%"}
+        long = {"options": lengths, "value": mean_run}
         self.sliders = {
-            "memory": ipywidgets.SelectionSlider(
-                options=[(format_size(size), size) for size in sizes],
-                value=parse_pages(memory, "memory") * PAGE_BYTES,
-                description="memory",
-                **wide,
-            ),
-            "density": ipywidgets.FloatSlider(
-                value=density,
-                min=0.01,
-                max=0.95,
-                step=0.01,
-                description="share ballooned",
-                readout_format=".0%",
-                **wide,
-            ),
-            "mean_run": ipywidgets.SelectionSlider(
-                options=lengths,
-                value=mean_run,
-                description="mean run, pages",
-                **wide,
-            ),
+            "memory": SelectionSlider(description="memory", **sized, **look),
+            "density": FloatSlider(density, description="share ballooned", **ends, **look),
+            "mean_run": SelectionSlider(description="mean run, pages", **long, **look),
         }
-        self._box = ipywidgets.VBox(list(self.sliders.values()))
+        self._box = VBox(list(self.sliders.values()))
         for slider in self.sliders.values():
             slider.observe(self._follow, "value")
 
     def draw(self) -> Figure:
-        """Draw the picture of where the sliders stand."""
+        """Draw the picture for the sliders' values."""
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
         memory, density, mean_run = (slider.value for slider in self.sliders.values())
         table = scattered(memory, density, mean_run)
@@ -170,14 +157,15 @@ class Explorer:
         ]
         with style():
             # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
-            figure = Figure(figsize=(7.2, 4.6), dpi=DPI)
+            layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+            figure = Figure(figsize=(7.2, 4.6), dpi=DPI, layout=layout)
             top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), gridspec_kw=MARGINS)
             compare_counts(table, top)
             top.set_title(
                 f"{format_size(memory)} touched, {100 * density:.0f} % ballooned in runs of "
-                f"{found:.3g} pages on average"
+                f"{format_number(found)} pages on average"
             )
-            stages(pd.concat(predicted), ["protocol"], "Predicted stages", bottom)
+            stages(pd.concat(predicted), ["protocol"], "Predicted stages", "operation", bottom)
             bottom.set_xlabel("predicted time of the inflation, ms")
         return figure
 
@@ -201,7 +189,8 @@ class Explorer:
             canvas = FigureCanvasAgg(self.draw())
             canvas.print_png(picture)  # type: ignore[no-untyped-call]  # savefig draws twice
         image = Image(picture.getvalue(), format="png", width=WIDTH)  # type: ignore[no-untyped-call]
-        # Not an Output widget: the picture stays in the notebook for readers without a kernel.
+        # Not ipywidgets.interactive_output, whose pictures are widget state: this one stays in the
+        # notebook for readers without a kernel.
         if self._handle is None:
             self._handle = display(image, display_id=True)  # type: ignore[no-untyped-call]
         else:
@@ -218,7 +207,7 @@ class Explorer:
 def explore(
     model: CostModel, memory: Size = "4GiB", density: float = 0.5, mean_run: int = 16
 ) -> Explorer:
-    """Show sliders for memory, density and run length, and what each protocol makes of them.
+    """Show sliders for memory, density and run length, and what each protocol costs there.
 
     Page sets (``geometric:MEAN``) are made and encoded anew at every move: records, kicks, wire
     bytes and calls are counted exactly. The stages are the model's, for touched memory without

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..sizes import format_size
-from .style import LOOKS, style
+from .looks import LOOKS, canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,12 +25,12 @@ LANES = {
 
 
 def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the intervals of one operation, a lane for each stage of guest and host.
+    """Draw the intervals of one operation, one lane per stage of guest and host.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        As `balloonlab.measurement.timelines` returns it.
+        As `balloonlab.timeline` and `balloonlab.load_timeline` return it.
     until_us : float, optional
         Where the picture ends; with the operation by default.
     ax : matplotlib.axes.Axes, optional
@@ -45,10 +45,13 @@ def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None
     Raises
     ------
     ValueError
-        No interval begins before `until_us`.
+        `frame` is no timeline, or no interval begins before `until_us`.
     """
-    import matplotlib.pyplot as plt
-
+    missing = [name for name in ("end", "stage", "begin_ns", "end_ns") if name not in frame]
+    if missing:
+        raise ValueError(
+            f"frame must be as of balloonlab.timeline, got one without {', '.join(missing)}"
+        )
     end_us = frame["end_ns"].max() / 1e3 if until_us is None else until_us
     shown = frame[frame["begin_ns"] < end_us * 1e3]
     if shown.empty:
@@ -56,9 +59,7 @@ def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None
     unit, unit_ns = ("ms", 1e6) if end_us >= 10_000 else ("µs", 1e3)
     there = set(zip(shown["end"], shown["stage"], strict=True))
     lanes = {key: look for key, look in LANES.items() if key in there}
-    with style():
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7.2, 0.9 + 0.3 * len(lanes)), layout="constrained")
+    with canvas(ax, 7.2, 0.9 + 0.3 * len(lanes)) as ax:
         for y, (key, (_, look)) in enumerate(lanes.items()):
             rows = shown[(shown["end"] == key[0]) & (shown["stage"] == key[1])]
             begin = rows["begin_ns"] / unit_ns

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..measurement.frame import as_frame
 from ..sizes import GIB, format_size
-from .style import style
+from .looks import canvas, legend_below, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,14 +26,14 @@ MARKS = (
     ("X", "-.", "#8fbbe0"),
     ("*", ":", "black"),
 )
-"""Marker, line and colour of each series: told apart without colour."""
+"""Marker, line and colour of each series: distinct without colour."""
 
 LABELS = {
     "memory_bytes": "memory of the guest",
     "balloon_bytes": "size of the balloon",
     "balloon_percent": "share of the guest's memory that is ballooned, %",
     "mean_run_pages": "mean length of a run, pages",
-    "steps": "equal steps in which the balloon is filled",
+    "steps": "equal steps in which the balloon is inflated",
 }
 
 RESAMPLES = 999
@@ -56,6 +57,9 @@ def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
     return float(found.low), median, float(found.high)
 
 
+Quantity: TypeAlias = Literal[
+    "time_ns", "rate", "n_kicks", "wire_bytes", "n_records", "n_discards", "page_ns"
+]
 QUANTITIES = {
     "time_ns": "time, ms",
     "rate": "rate, GiB/s of balloon",
@@ -76,9 +80,9 @@ MOST_INSIDE = 2
 
 
 def scaling(
-    frame: pd.DataFrame,
+    frame: Any,
     x: str = "memory_bytes",
-    y: str = "time_ns",
+    y: Quantity = "time_ns",
     series: Sequence[str] = ("source", "protocol"),
     stage: str | None = None,
     title: str = "",
@@ -88,12 +92,12 @@ def scaling(
 
     Parameters
     ----------
-    frame : pandas.DataFrame
-        A tidy frame, as `balloonlab.measure` and its kin return it.
+    frame : Run or pandas.DataFrame
+        As `balloonlab.measure` and its kin return it.
     x : str
         The column to draw against.
-    y : str
-        One of `QUANTITIES`.
+    y : {"time_ns", "rate", "n_kicks", "wire_bytes", "n_records", "n_discards", "page_ns"}
+        What to draw.
     series : sequence of str
         Columns that make a line of their own; name ``source`` among them.
     stage : str, optional
@@ -107,21 +111,29 @@ def scaling(
     Returns
     -------
     matplotlib.axes.Axes
-        A line a series: medians over the repeats, with 95 % bootstrap intervals.
+        A line per series: medians over the repeats, with 95 % bootstrap intervals.
 
     Raises
     ------
     ValueError
         A column is missing, no rows are left, `y` is not known, or a point of a line has
         several cases: name the column in which they differ in `series`.
+
+    Examples
+    --------
+    >>> from balloonlab import datasets, load
+    >>> sizes = load(datasets.path("sizes")).frame.query("touched and not thp")
+    >>> scaling(sizes, y="page_ns").get_ylabel()
+    'time per page, ns'
     """
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
+    frame = as_frame(frame)
     missing = [name for name in (x, *series) if name not in frame.columns]
     rows = frame if stage is None else frame[frame["stage"] == stage]
     if missing or rows.empty:
-        what = f"the columns {', '.join(missing)}" if missing else f"rows of stage {stage!r}"
+        what = f"the columns {', '.join(missing)}" if missing else "rows"
+        what += "" if stage is None or missing else f" of stage {stage!r}"
         raise ValueError(f"frame must have {what} to be drawn, and has not")
     if y not in QUANTITIES:
         raise ValueError(f"y must be one of {', '.join(QUANTITIES)}, got {y!r}")
@@ -132,10 +144,9 @@ def scaling(
             "select one, or name the columns in which they differ in series="
         )
     totals = _quantity(rows.groupby([*series, x, "run_id", "repeat"], sort=False), y)
-    with style():
-        if ax is None:
-            _, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-        groups = totals.groupby(level=list(range(len(series))), sort=False)
+    groups = list(totals.groupby(list(series), sort=False))
+    groups.sort(key=lambda group: [*map(rank, group[0])])
+    with canvas(ax, 5.2, 3.4) as ax:
         for number, (name, times) in enumerate(groups):
             points = times.groupby(level=x).agg(list).sort_index()
             low, middle, high = np.array([median_interval(sample) for sample in points]).T
@@ -148,7 +159,7 @@ def scaling(
                 linestyle=line,
                 color=colour,
                 capsize=2,
-                label=", ".join(map(str, name)) if isinstance(name, tuple) else str(name),
+                label=", ".join(map(str, name)),
             )
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
@@ -168,12 +179,12 @@ def scaling(
         if len(groups) <= MOST_INSIDE:
             ax.legend()
         else:
-            ax.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=2)
+            legend_below(ax, 2)
     return ax
 
 
 def _quantity(repeats: Any, y: str) -> pd.Series:
-    """One value a repeat: times sum over its rows, counts are the same in each."""
+    """Return one value per repeat: times sum over its rows, counts are the same in each."""
     if y == "time_ns":
         return repeats["time_ns"].sum() / 1e6
     if y == "rate":

@@ -55,6 +55,14 @@ def forecast(
     ------
     ValueError
         As `CostModel.predict`.
+
+    Examples
+    --------
+    >>> from balloonlab import datasets, load
+    >>> from balloonlab.model import counts, fit
+    >>> sizes = fit(load(datasets.path("sizes")))
+    >>> forecast(sizes, counts(range(4096), "pfn"), "64MiB", "pfn")["stage"].tolist()[:2]
+    ['allocate', 'send']
     """
     case = {
         "protocol": protocol,
@@ -88,8 +96,8 @@ def idle_guests(
 ) -> pd.DataFrame:
     """Predict inflations of idle guests by 7/8 of their memory, of any size.
 
-    Messages are counted exactly (`balloonlab.model.idle_counts`), what they cost is the
-    model's: that of sizes it was fitted to. ``pfn`` ends with guests of 16 TiB, whose page
+    Messages are counted exactly (`balloonlab.model.idle_counts`); their costs are the model's,
+    those of the sizes that it was fitted to. ``pfn`` ends with guests of 16 TiB, whose page
     numbers just fit 32 bits; larger ones are left out for it.
 
     Parameters
@@ -101,7 +109,7 @@ def idle_guests(
     Returns
     -------
     pandas.DataFrame
-        As `forecast`, a ``run_id`` each.
+        As `forecast`, a ``run_id`` per case.
     """
     frames = [
         forecast(model, idle_counts(size, name), size, name, "idle", backed, huge)

@@ -1,6 +1,8 @@
-"""Numbers of the headline: the paper's, the laboratory's, QEMU's; and of what was checked."""
+"""Numbers of the headline: the paper's, the lab's, QEMU's; and of what was checked."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pandas as pd
 
@@ -9,30 +11,28 @@ from ..datasets import published
 from ..measurement.floor import PROTOCOL as FLOOR
 from ..reproduction.reproduction import Reproduction, median_repeat
 from ..sizes import GIB
-from .number import SHORT, STATES, Named, Number
+from .number import SHORT, STATES, Named, Number, number
+
+_paper = partial(number, "paper", "published.csv")
 
 
 def numbers() -> Named:
     """Compute what `balloonlab reproduce`, `fuzz` and `verify` found, beside the paper."""
-    for part in (_paper, _headline, _qemu, _reliability, _contents):
+    for part in (_published, _headline, _qemu, _reliability, _contents):
         yield from part()
 
 
-def _paper() -> Named:
+def _published() -> Named:
     table = published()
     total = table.groupby("protocol")["time_ms"].sum()
     for protocol in ("pfn", "bitmap-v4"):
         name = f"paper_{SHORT[protocol]}_ms"
-        yield name, _paper_number(total[protocol], "ms", f"7 of 8 GiB idle, {protocol}")
+        yield name, _paper(total[protocol], "ms", f"7 of 8 GiB idle, {protocol}")
     saved = 100 * (1 - total["bitmap-v4"] / total["pfn"])
-    yield "paper_saved_percent", _paper_number(saved, "%", "of the time of pfn, by bitmap-v4")
+    yield "paper_saved_percent", _paper(saved, "%", "of the time of pfn, by bitmap-v4")
     for row in table[table["protocol"] == "pfn"].itertuples():
         share = 100 * row.time_ms / total["pfn"]
-        yield f"paper_{row.stage}_percent", _paper_number(share, "%", f"{row.stage} of pfn")
-
-
-def _paper_number(value: float, unit: str, means: str) -> Number:
-    return Number(value, unit, "paper", "published.csv", means)
+        yield f"paper_{row.stage}_percent", _paper(share, "%", f"{row.stage} of pfn")
 
 
 def _headline() -> Named:
@@ -46,7 +46,7 @@ def _qemu() -> Named:
 
 
 def _reproduction(data: str, bulk: str) -> Named:
-    """Totals of the headline's cases, what the time of ``pfn`` is shared into, the gain."""
+    """Totals of the headline's cases, the shares of the stages of ``pfn``, the gain."""
     result = Reproduction.load(datasets.path(data))
     for touched, state in STATES.items():
         case = f"7 of 8 GiB, {state}"
@@ -67,8 +67,7 @@ def _reproduction(data: str, bulk: str) -> Named:
 
 def _measured(data: str, value: float | None, unit: str, *means: str) -> Number:
     assert value is not None
-    source = "qemu" if data == "qemu" else "lab"
-    return Number(float(value), unit, source, data, ", ".join(means))
+    return number("qemu" if data == "qemu" else "lab", data, value, unit, *means)
 
 
 def _reliability() -> Named:

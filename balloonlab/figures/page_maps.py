@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from ..measurement.options import check_number
 from ..pages import as_pfns, metrics
-from ..sizes import PAGE_BYTES, format_size
-from .style import style
+from ..sizes import PAGE_BYTES, format_number, format_size
+from .looks import beside, canvas
+from .share_bars import Part, draw_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def patterns(
         Page sets by name, in the order in which they are drawn. A name should carry
         its source, as in ``"aged (model)"``.
     n_pages : int
-        So many pages are shown, 512 a row (2 MiB), as many rows as it takes.
+        So many pages are shown, 512 per row (2 MiB).
     first_pfn : int
         The first of them.
     ax : matplotlib.axes.Axes, optional
@@ -59,7 +60,7 @@ def patterns(
     Returns
     -------
     matplotlib.axes.Axes
-        A pixel a page, dark where the set has it. Beside each map: the share of the shown
+        One pixel per page, dark where the set has it. Beside each map: the share of the shown
         pages that are taken, and the mean length of a run in the whole set, in pages.
 
     Raises
@@ -67,7 +68,6 @@ def patterns(
     TypeError, ValueError
         No sets, a page twice, or no page numbers.
     """
-    import matplotlib.pyplot as plt
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
 
@@ -77,22 +77,15 @@ def patterns(
     n_rows = -(-n_pages // ROW_PAGES)
     tops = (n_rows + GAP_ROWS) * np.arange(len(sets))
     picture = np.full((tops[-1] + n_rows, ROW_PAGES), np.nan)
-    with style():
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7.2, 0.5 + 0.75 * len(sets)), layout="constrained")
+    with canvas(ax, 7.2, 0.5 + 0.75 * len(sets)) as ax:
         for top, pfns in zip(tops, sets.values(), strict=True):
             shown = _map(pfns, first_pfn, n_pages)
             picture[top : top + n_rows] = shown
             frame = Rectangle((-0.5, top - 0.5), ROW_PAGES, n_rows, fill=False, linewidth=0.6)
             ax.add_patch(frame).set_clip_on(False)
-            ax.annotate(
-                f"{100 * np.nanmean(shown):.3g} % taken\nmean run {_mean_run(pfns)}",
-                (ROW_PAGES, top + n_rows / 2),
-                (6, 0),
-                textcoords="offset points",
-                va="center",
-                annotation_clip=False,
-            )
+            taken = format_number(float(100 * np.nanmean(shown)))
+            note = f"{taken} % taken\nmean run {_mean_run(pfns)}"
+            beside(ax, note, ROW_PAGES, top + n_rows / 2)
         ax.imshow(picture, cmap=ListedColormap(TAKEN), aspect="auto", interpolation="none")
         ax.set_yticks(tops + n_rows / 2, list(sets))
         ax.set_xticks(range(0, ROW_PAGES + 1, 64))
@@ -102,7 +95,7 @@ def patterns(
         ax.set_xlabel("page in its row of 512 (2 MiB), rows downwards; dark: in the set")
         size = format_size(n_pages * PAGE_BYTES)
         which = f"first {size}" if first_pfn == 0 else f"{size} from page {first_pfn:,} on"
-        ax.set_title(f"The guest's {which}, page by page, by pattern")
+        ax.set_title(f"The guest's {which}, one pixel per page, by pattern")
     return ax
 
 
@@ -129,45 +122,22 @@ def occupancy(sets: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes
     TypeError, ValueError
         No sets, a page twice, or no page numbers.
     """
-    import matplotlib.pyplot as plt
-
     _check(sets)
-    with style():
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7.2, 1.2 + 0.3 * len(sets)), layout="constrained")
-        frames = [metrics.word_occupancy(pfns) for pfns in sets.values()]
-        left = np.zeros(len(frames))
-        for label, fewest, most, colour, hatch in OCCUPANCY:
-            parts = [frame["words_share"][fewest : most + 1].sum() for frame in frames]
-            bars = ax.barh(range(len(frames)), parts, left=left, color=colour, hatch=hatch)
-            bars.set_label(label)
-            for bar in bars:
-                bar.set(edgecolor="black", clip_on=False)
-            left += parts
-        for y, frame in enumerate(frames):
-            mixed = frame["pages_share"][1:64].sum()
-            ax.annotate(
-                f"{100 * mixed:.3g} %", (1, y), (6, 0), textcoords="offset points", va="center"
-            )
-        ax.annotate(
-            "pages in\nmixed words",
-            (1, 1),
-            (6, 4),
-            xycoords="axes fraction",
-            textcoords="offset points",
-        )
-        ax.set_yticks(range(len(frames)), list(sets))
-        ax.tick_params(axis="y", length=0)
-        ax.invert_yaxis()
-        ax.set_xlim(0, 1)
-        ax.set_xlabel(
-            "share of words, from the first page's to the last page's, any hole in RAM included"
-        )
-        ax.set_title("Bits set in a word of 64 pages, by pattern")
-        ax.legend(
-            loc="upper center", bbox_to_anchor=(0.45, 0), borderaxespad=4.5, ncols=len(OCCUPANCY)
-        )
-    return ax
+    frames = [metrics.word_occupancy(pfns) for pfns in sets.values()]
+    parts = [
+        Part(label, colour, hatch, [f["words_share"][fewest : most + 1].sum() for f in frames])
+        for label, fewest, most, colour, hatch in OCCUPANCY
+    ]
+    mixed = [100 * frame["pages_share"][1:64].sum() for frame in frames]
+    return draw_shares(
+        list(sets),
+        parts,
+        [f"{format_number(share)} %" for share in mixed],
+        ax,
+        heading="pages in\nmixed words",
+        xlabel="share of words, from the first page's to the last page's, any hole in RAM included",
+        title="Bits set in a word of 64 pages, by pattern",
+    )
 
 
 def _check(sets: Mapping[str, npt.ArrayLike]) -> None:
@@ -187,5 +157,5 @@ def _map(pfns: npt.ArrayLike, first_pfn: int, n_pages: int) -> npt.NDArray[np.fl
 
 def _mean_run(pfns: npt.ArrayLike) -> str:
     runs = metrics.run_lengths(pfns)
-    mean = (runs["run_pages"] * runs["n_runs"]).sum() / max(1, runs["n_runs"].sum())
-    return f"{mean:,.0f}" if mean >= 100 else f"{mean:.3g}"
+    n_pages = (runs["run_pages"] * runs["n_runs"]).sum()
+    return format_number(n_pages / max(1, runs["n_runs"].sum()))

@@ -8,17 +8,17 @@ import pandas as pd
 
 from ..sizes import format_size
 from ..wire.defects import TOLD_ONCE
-from .style import style
+from .looks import canvas
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DARK = 0.3
-"""Share of the balloon told below which a cell is dark, and its text white."""
+"""Share of the balloon sent below which a cell is dark, and its text white."""
 
 
 def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Draw what comes of the posted driver, by memory size and fragmentation.
+    """Draw the outcomes of the posted driver, by memory size and fragmentation.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
         A cell for each memory size and mean run: how many of the page sets end in a
-        defect (fail), and the median share of the balloon that was told by then; the darker
+        defect (fail), and the median share of the balloon that was sent by then; the darker
         the less.
 
     Raises
@@ -39,8 +39,6 @@ def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ValueError
         `frame` has no rows.
     """
-    import matplotlib.pyplot as plt
-
     if frame.empty:
         raise ValueError("frame must have rows, as balloonlab.wire.defect_rates returns them")
     struck = frame.assign(struck=frame["outcome"] != TOLD_ONCE)
@@ -50,26 +48,23 @@ def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         values=["struck", "told_share"],
         aggfunc={"struck": "mean", "told_share": "median"},
     )
-    struck_share, told = cells["struck"], cells["told_share"]
-    with style():
-        if ax is None:
-            size = (1.5 + 0.8 * told.shape[1], 1.2 + 0.42 * told.shape[0])
-            _, ax = plt.subplots(figsize=size, layout="constrained")
-        ax.imshow(told, cmap="Blues_r", vmin=-0.35, vmax=1, aspect="auto")
-        for y in range(told.shape[0]):
-            for x in range(told.shape[1]):
-                share = told.iloc[y, x]
-                text = "all told"
+    struck_share, sent = cells["struck"], cells["told_share"]
+    with canvas(ax, 1.5 + 0.8 * sent.shape[1], 1.2 + 0.42 * sent.shape[0]) as ax:
+        ax.imshow(sent, cmap="Blues_r", vmin=-0.35, vmax=1, aspect="auto")
+        for y in range(sent.shape[0]):
+            for x in range(sent.shape[1]):
+                share = sent.iloc[y, x]
+                text = "all sent"
                 if struck_share.iloc[y, x]:
-                    text = f"{struck_share.iloc[y, x]:.0%} fail\n{share:.0%} told"
+                    text = f"{struck_share.iloc[y, x]:.0%} fail\n{share:.0%} sent"
                 colour = "white" if share < DARK else "black"
                 ax.annotate(text, (x, y), ha="center", va="center", size=7, color=colour)
-        ax.set_xticks(range(told.shape[1]), [f"{n:,}" for n in told.columns])
-        ax.set_yticks(range(told.shape[0]), [format_size(int(n)) for n in told.index])
+        ax.set_xticks(range(sent.shape[1]), [f"{n:,}" for n in sent.columns])
+        ax.set_yticks(range(sent.shape[0]), [format_size(int(n)) for n in sent.index])
         ax.tick_params(length=0)
         ax.grid(visible=False)
         ax.set_xlabel("mean length of a run of ballooned pages (half of memory is ballooned)")
         ax.set_ylabel("memory of the guest")
         n_trials = frame["trial"].nunique()
-        ax.set_title(f"The driver as posted: what {n_trials} random balloons a cell come to")
+        ax.set_title(f"The driver as posted: outcomes of {n_trials} random balloons per cell")
     return ax

@@ -1,0 +1,191 @@
+"""One look for all figures, applied as a context and never at import."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHEET = Path(__file__).with_name("balloonlab.mplstyle")
+
+LOOKS = {
+    "allocate": ("a allocate", "#f2f2f2", ""),
+    "release": ("a release", "#f2f2f2", ""),
+    "send": ("b send", "#1f5a99", ""),
+    "translate": ("c translate", "#e8a33d", "xxxx"),
+    "discard": ("d discard", "#8fbbe0", "////"),
+    "remainder": ("remainder", "black", ""),
+    "total": ("not broken down", "white", "...."),
+}
+"""Label, colour and hatch of each stage: distinct in lightness and hatch without colour."""
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Draw in balloonlab's style within the block."""
+    import matplotlib.pyplot as plt
+
+    # Loads the backend now: loaded within the block, a notebook's would have its
+    # interactive mode undone at the end, and show no figure after the first.
+    plt.draw_if_interactive()  # type: ignore[no-untyped-call]
+    with plt.style.context(SHEET):
+        yield
+
+
+@contextmanager
+def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
+    """Yield the Axes to draw on, in balloonlab's style: the user's, or those of a new figure.
+
+    A new figure is `width` by `height` inches. Where the user's figure has no layout engine,
+    room is made at the end for what stands beside the Axes.
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+
+    if not isinstance(ax, Axes | None):
+        raise TypeError(f"ax must be one matplotlib Axes, got {type(ax).__name__}: pass one")
+    with style():
+        if ax is None:
+            _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+        yield ax
+        figure = ax.get_figure(root=True)
+        if figure and figure.get_layout_engine() is None and ax.get_subplotspec() is not None:
+            figure.tight_layout()
+
+
+def panels(n_rows: int, n_columns: int, share_y: bool = False) -> Any:
+    """Make Axes for a figure of several parts, each drawn with ``ax=``.
+
+    Parameters
+    ----------
+    n_rows, n_columns : int
+    share_y : bool
+        Whether the Axes of a row have one scale.
+
+    Returns
+    -------
+    array of matplotlib.axes.Axes, shape (n_rows * n_columns,)
+        Row by row.
+    """
+    import matplotlib.pyplot as plt
+
+    size = (4.6 * n_columns, 3.2 * n_rows)
+    shared: Literal["row", "none"] = "row" if share_y else "none"
+    with style():
+        figure = plt.figure(figsize=size, layout="constrained")
+        return figure.subplots(n_rows, n_columns, sharey=shared, squeeze=False).ravel()
+
+
+def stack(ax: Axes, y: float, stages: Mapping[str, float]) -> float:
+    """Draw a stacked bar, stage by stage; return its length."""
+    left = 0.0
+    for stage, (_, colour, hatch) in LOOKS.items():
+        if width := stages.get(stage, 0.0):
+            ax.barh(y, width, left=left, color=colour, hatch=hatch, edgecolor="black")
+            left += width
+    return left
+
+
+def explain_stages(ax: Axes, stages: Iterable[str]) -> None:
+    """Put the legend of stages below the axis' label, however few the bars."""
+    from matplotlib.patches import Patch
+
+    shown = [LOOKS[stage] for stage in LOOKS if stage in set(stages)]
+    handles = [Patch(facecolor=c, hatch=h, edgecolor="black", label=name) for name, c, h in shown]
+    legend_below(ax, handles=handles)
+
+
+def rank(value: Any) -> Any:
+    """Order cases and series: what was measured, ``pfn`` and untouched memory come first."""
+    if not isinstance(value, str):
+        return value
+    numbers = [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", value)]
+    return (value in ("model", "touched"), value != "pfn", numbers)
+
+
+def legend_below(ax: Axes, n_columns: int = 6, **options: Any) -> None:
+    """Put the legend below the axis' label: its distance is in font sizes, not in axes."""
+    options = {"bbox_to_anchor": (0.4, 0), "borderaxespad": 4.5, **options}
+    ax.legend(loc="upper center", ncols=n_columns, **options)
+
+
+def beside(ax: Axes, text: str, x: float, y: float, **options: Any) -> None:
+    """Write a text to the right of where a bar ends."""
+    look = {"textcoords": "offset points", "va": "center", "annotation_clip": False, **options}
+    ax.annotate(text, (x, y), (5, 0), **look)
+
+
+Ending: TypeAlias = Literal["svg", "pdf", "png"]
+
+METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+    "png": {"Software": None},
+}
+"""What is left out of a file, so that the same figure gives the same bytes."""
+
+
+def save(
+    ax: Any, stem: str | os.PathLike[str], endings: Iterable[Ending] = ("svg", "png")
+) -> list[Path]:
+    """Write an Axes' figure.
+
+    Parameters
+    ----------
+    ax : matplotlib.axes.Axes or array of them
+        Of one figure.
+    stem : path-like
+        Path without ending.
+    endings : iterable of {"svg", "pdf", "png"}
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files. The same figure gives the same bytes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `ax` holds something else, or Axes of several figures; an ending is not known.
+    OSError
+        The disk is full, say. A file is written whole or left as it was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from balloonlab.figures import page_strip
+    >>> ax = page_strip(range(128, 448))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(ax, f"{folder}/strip", ["svg"])
+    [PosixPath('/.../strip.svg')]
+    """
+    chosen = list(endings)
+    if unknown := [ending for ending in chosen if ending not in METADATA]:
+        allowed = ", ".join(get_args(Ending))
+        raise ValueError(f"endings must be of {allowed}, got {unknown[0]!r}")
+    every = np.ravel(ax)
+    if not every.size or not all(hasattr(one, "get_figure") for one in every):
+        raise TypeError(f"ax must be Axes or an array of them, got {ax!r}")
+    figures = {one.get_figure(root=True) for one in every}
+    if len(figures) > 1:
+        raise ValueError(f"ax must be Axes of one figure, got those of {len(figures)}: save each")
+    return [_write(figures.copy().pop(), Path(f"{os.fspath(stem)}.{e}"), e) for e in chosen]
+
+
+def _write(figure: Any, path: Path, ending: str) -> Path:
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        with style():
+            figure.savefig(draft, format=ending, metadata=METADATA[ending])
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path

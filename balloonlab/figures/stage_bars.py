@@ -1,0 +1,140 @@
+"""Stages stacked: any cases of a frame, a bar each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import pandas as pd
+
+from ..measurement.frame import as_frame
+from ..measurement.run import CASE
+from ..sizes import GIB, format_number, format_size
+from .lines import median_interval
+from .looks import beside, canvas, explain_stages, rank, stack
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GRID = ("touched", "protocol", "discard")
+"""Columns that separate what the message saves from what ranges save."""
+
+AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protocol", "discard")
+"""Columns in which cases may differ, as a bar's label has them."""
+
+Per: TypeAlias = Literal["operation", "GiB", "page"]
+
+LABELS = {
+    "operation": ("time of the operation, ms", "ms"),
+    "GiB": ("time per GiB of balloon, ms", "ms/GiB"),
+    "page": ("time per page, ns", "ns"),
+}
+
+
+def stages(
+    frame: Any,
+    by: Sequence[str] | None = None,
+    title: str = "",
+    per: Per | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the stages of each case as a stacked bar: medians over the repeats.
+
+    Parameters
+    ----------
+    frame : Run or pandas.DataFrame
+        As `balloonlab.measure` and its kin return it.
+    by : sequence of str, optional
+        Columns that distinguish the cases; by default those in which they differ.
+    title : str
+        What is compared.
+    per : {"operation", "GiB", "page"}, optional
+        What times are divided by; GiB of balloon by default where balloons differ in size, else
+        nothing.
+    ax : matplotlib.axes.Axes, optional
+        Where to draw; a new figure by default.
+
+    Returns
+    -------
+    matplotlib.axes.Axes
+        Bars in the order of `by` (``pfn`` first), with the median total and its 95 % bootstrap
+        interval; a stage's part is its median, scaled so that the parts sum to that.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `frame` is no tidy frame, a column is missing, or a bar has more than one ``run_id``.
+
+    Examples
+    --------
+    >>> from balloonlab import datasets, load
+    >>> ax = stages(load(datasets.path("headline")))
+    >>> ax.get_yticklabels()[0].get_text()
+    'untouched, pfn'
+    """
+    frame = as_frame(frame)
+    columns = _differing(frame) if by is None else [by] if isinstance(by, str) else list(by)
+    missing = [name for name in (*columns, "run_id", "stage") if name not in frame.columns]
+    if missing or frame.empty:
+        what = f"the columns {', '.join(missing)}" if missing else "rows"
+        raise ValueError(f"frame must have {what} to be drawn, and has not")
+    cases = sorted(frame.groupby(columns, sort=False), key=lambda case: [*map(rank, case[0])])
+    for key, rows in cases:
+        if len(set(rows["run_id"])) > 1:
+            raise ValueError(
+                f"frame holds several cases for {', '.join(columns)} = {key}: select one, or "
+                "name the columns in which they differ in by="
+            )
+    if per is None:
+        per = "GiB" if len(set(frame.get("balloon_bytes", []))) > 1 else "operation"
+    if per not in LABELS:
+        raise ValueError(f"per must be one of {', '.join(get_args(Per))}, got {per!r}")
+    label, unit = LABELS[per]
+    with canvas(ax, 7.2, 1.1 + 0.3 * len(cases)) as ax:
+        for y, (_, rows) in enumerate(cases):
+            _draw(ax, y, rows, per, unit)
+        ax.set_yticks(range(len(cases)), [_label(columns, key) for key, _ in cases])
+        ax.tick_params(axis="y", length=0)
+        ax.set_ylim(len(cases) - 0.4, -0.6)
+        ax.set_xlim(0, ax.get_xlim()[1] * 1.18)
+        ax.set_xlabel(f"{label} (median, 95 % interval of the total)")
+        ax.set_title(f"{title or 'Time by stage'} ({', '.join(frame['source'].unique())})")
+        explain_stages(ax, frame["stage"])
+    return ax
+
+
+def _differing(frame: pd.DataFrame) -> list[str]:
+    """Return the fewest columns that distinguish the cases of a frame."""
+    cases = frame.drop_duplicates("run_id") if "run_id" in frame else frame
+    columns = [name for name in AXES if name in frame and len(set(cases[name])) > 1]
+    for name in columns[::-1]:
+        fewer = [other for other in columns if other != name]
+        if fewer and len(cases.drop_duplicates(fewer)) == len(cases):
+            columns = fewer
+    return columns or ["protocol"]
+
+
+def _draw(ax: Axes, y: int, rows: pd.DataFrame, per: Per, unit: str) -> None:
+    scale = {"operation": 1e6, "GiB": 1e6, "page": 1}[per]
+    if per != "operation":
+        scale *= rows["n_pages"].iloc[0] if per == "page" else rows["balloon_bytes"].iloc[0] / GIB
+    low, middle, high = median_interval(rows.groupby("repeat")["time_ns"].sum() / scale)
+    parts = rows.groupby(["stage", "repeat"])["time_ns"].sum().groupby("stage").median()
+    stack(ax, y, (parts * middle / parts.sum()).to_dict())
+    ax.errorbar(middle, y, xerr=[[middle - low], [high - middle]], color="black", capsize=2)
+    beside(ax, f"{format_number(middle)} {unit}", high, y)
+
+
+def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:
+    """Name a case: flags by their column's name, sizes with their unit, the rest by value."""
+    words = []
+    for name, value in zip(by, key, strict=True):
+        if name in ("touched", "thp"):
+            no = {"touched": "untouched", "thp": "no huge pages"}
+            words.append({"thp": "huge pages"}.get(name, name) if value else no[name])
+        elif name.endswith("_bytes"):
+            words.append(format_size(int(value)))
+        else:
+            counted = f"{name}: {value}" if name in ("steps", "bitmaps") else str(value)
+            words.append(f"by {value}" if name == "discard" else counted)
+    return ", ".join(words)
