@@ -6,18 +6,16 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import yaml
 
 import balloonlab as bl
 
-from .readme import answers, blocks
+from .readme import PAGES, TOP, fresh, parts
 
 pytestmark = pytest.mark.once
 
-TOP = Path(__file__).parents[1]
 README = (TOP / "README.md").read_text()
 
 
@@ -45,17 +43,24 @@ def test_the_version_is_the_same_everywhere(project):
     assert citation["license"] == project["license"]
 
 
-@pytest.mark.parametrize("name", ["headline", "qemu", "reliability", "contents"])
-def test_the_readmes_numbers_are_those_of_the_data(name):
-    assert f"<!-- {name} -->\n```text\n{blocks()[name]}```" in README, (
-        "README.md and data/ disagree: python -m tests.readme writes the tables anew"
-    )
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(TOP)))
+def test_the_pages_numbers_are_those_of_the_data(page):
+    assert page.read_text() == fresh(page.read_text()), "python -m tests.readme writes it anew"
 
 
-def test_the_readmes_answers_are_those_of_the_data():
-    assert f"<!-- answers -->\n{answers()}\n<!-- end -->" in README, (
-        "README.md and data/ disagree: python -m tests.readme writes the answers anew"
-    )
+def test_every_generated_part_is_on_one_page():
+    texts = "".join(page.read_text() for page in PAGES)
+    assert {name: texts.count(f"<!-- {name} -->") for name in parts()} == dict.fromkeys(parts(), 1)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (*PAGES, TOP / "CHANGELOG.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 RUNS = sorted(path.parent.name for path in (TOP / "data").glob("*/meta.json"))
