@@ -7,6 +7,7 @@ from textwrap import fill
 import pandas as pd
 
 import balloonlab as bl
+from balloonlab import measurement
 from balloonlab.reproduction.report import render
 from balloonlab.selftest.tables import render_contents, render_fuzz
 from balloonlab.terminal import to_text
@@ -72,7 +73,26 @@ def parts() -> dict[str, str]:
         "contents": render_contents(pd.read_csv(data / "contents" / "contents.csv")),
     }
     made = {name: f"```text\n{to_text(report)}```" for name, report in reports.items()}
+    if hasattr(measurement, "columns"):
+        made["columns"] = columns(measurement.columns())
     return made | {"headline-short": bl.results.render(HEADLINE), "answers": answers()}
+
+
+def columns(frame: pd.DataFrame) -> str:
+    """Write the column dictionary as a table for each kind of rows."""
+    files = {"frame": "timings.csv", "qemu checks": "checks.csv` of `qemu"}
+    texts = []
+    for table, rows in frame.groupby("table", sort=False):
+        lines = [
+            f"| `{files.get(table, f'{table}.csv')}` | unit | type | meaning |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{row.name}` | {row.unit} | {row.dtype} | {row.meaning} |"
+            for row in rows.itertuples(index=False)
+        ]
+        texts.append("\n".join(lines))
+    return "\n\n".join(texts)
 
 
 def fresh(text: str) -> str:

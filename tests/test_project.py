@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import version
 
 import pytest
@@ -12,6 +13,7 @@ import yaml
 
 import balloonlab as bl
 
+from .__main__ import oldest
 from .readme import PAGES, TOP, fresh, parts
 
 pytestmark = pytest.mark.once
@@ -109,3 +111,23 @@ def test_importing_does_not_draw_or_compile():
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert result.stdout.split() == ["False", "False"]
+
+
+def test_the_oldest_versions_are_those_of_pyproject_toml(project):
+    pins = oldest()
+    assert f"numba=={re.search(r'numba>=([0-9.]+)', str(project))[1]}" in pins
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    assert {entry.replace(">=", "==") for entry in wanted if ">=" in entry} <= set(pins)
+    assert all(re.fullmatch(r"[a-z-]+==[0-9.]+", pin) for pin in pins)
+
+
+def test_the_wheel_holds_data_and_types(tmp_path, project):
+    build = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=TOP, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob(f"balloonlab-{project['version']}-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"balloonlab/py.typed", "balloonlab/data/published.csv"} <= names
+    assert not [name for name in names if "balloonlab-kernels-" in name]
