@@ -7,8 +7,8 @@ from inspect import signature
 import matplotlib as mpl
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import HealthCheck, settings
+from typer.testing import CliRunner
 
 mpl.use("Agg")
 
