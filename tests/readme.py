@@ -7,7 +7,7 @@ from textwrap import fill
 import pandas as pd
 
 import balloonlab as bl
-from balloonlab import measurement
+from balloonlab.measurement import columns
 from balloonlab.reproduction.report import render
 from balloonlab.selftest.tables import render_contents, render_fuzz
 from balloonlab.terminal import to_text
@@ -73,12 +73,14 @@ def parts() -> dict[str, str]:
         "contents": render_contents(pd.read_csv(data / "contents" / "contents.csv")),
     }
     made = {name: f"```text\n{to_text(report)}```" for name, report in reports.items()}
-    if hasattr(measurement, "columns"):
-        made["columns"] = columns(measurement.columns())
-    return made | {"headline-short": bl.results.render(HEADLINE), "answers": answers()}
+    return made | {
+        "headline-short": bl.results.render(HEADLINE),
+        "answers": answers(),
+        "columns": render_columns(columns()),
+    }
 
 
-def columns(frame: pd.DataFrame) -> str:
+def render_columns(frame: pd.DataFrame) -> str:
     """Write the column dictionary as a table for each kind of rows."""
     files = {"frame": "timings.csv", "qemu checks": "checks.csv` of `qemu"}
     texts = []
