@@ -55,11 +55,13 @@ ANSWERS = """
 
 def answers() -> str:
     """Fill in the numbers, a bullet a paragraph, in lines as the README has them."""
-    bullets = " ".join(bl.results.render(ANSWERS).split()).split("- **")[1:]
-    return "\n".join(
-        fill(f"- **{text.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
-        for text in bullets
-    )
+    text = " ".join(bl.results.render(ANSWERS).split())
+    whole = re.sub(r"(?<=\d) (?=%|ns|ms|times)", "\N{NO-BREAK SPACE}", text)
+    bullets = [
+        fill(f"- **{bullet.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
+        for bullet in whole.split("- **")[1:]
+    ]
+    return "\n".join(bullets).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def parts() -> dict[str, str]:
