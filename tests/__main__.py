@@ -1,14 +1,21 @@
 """Lint, check types, and run the suite three ways: compiled, interpreted, bounds checked.
 
 The notebooks and the checks of the project's files do not depend on the mode and
-run once (tests marked ``once``). Runs go in two lanes, for two processors. Extra arguments
-go to pytest.
+run once (tests marked ``once``). Runs go in two lanes, for two processors.
+``python -m tests oldest`` runs the compiled lane with the oldest dependencies that
+``pyproject.toml`` allows instead. Extra arguments go to pytest.
 """
 
 import os
 import subprocess
 import sys
+import tempfile
+import tomllib
+import venv
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+TOP = Path(__file__).parents[1]
 
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
@@ -25,6 +32,9 @@ LANES = (
     ("compiled", "bounds checked (NUMBA_BOUNDSCHECK=1)"),
 )
 """Runs one after the other, and beside them the others: about as long."""
+
+# Old packages warn of what their own, newer dependencies are about to drop.
+TOLERANT = ("-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning")
 
 
 def run_checks() -> list[str]:
@@ -50,7 +60,30 @@ def run_lane(names: tuple[str, ...]) -> list[str]:
     return failed
 
 
+def oldest() -> list[str]:
+    """Pin every direct dependency but linters to the oldest version allowed."""
+    project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    direct = [*project["dependencies"], *extras["notebooks"], *extras["test"]]
+    return [entry.replace(">=", "==") for entry in direct if ">=" in entry]
+
+
+def run_oldest(arguments: list[str]) -> int:
+    """Make an environment of the oldest dependencies, and run the compiled lane in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python, pins = f"{folder}/bin/python", f"{folder}/oldest.txt"
+        Path(pins).write_text("\n".join(oldest()))
+        print("== the oldest dependencies:", *oldest(), flush=True)
+        install = [python, "-m", "pip", "install", "-q", "-c", pins, "-e", f"{TOP}[test]"]
+        subprocess.run(install, check=True)
+        command = [python, "-m", "pytest", "-q", *TOLERANT, "-m", "not once", *arguments]
+        return subprocess.run(command, cwd=TOP, check=False).returncode
+
+
 def main() -> int:
+    if sys.argv[1:2] == ["oldest"]:
+        return run_oldest(sys.argv[2:])
     failed = run_checks()
     print("== the suite, which takes some ten minutes", flush=True)
     with ThreadPoolExecutor(len(LANES)) as lanes:

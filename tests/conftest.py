@@ -1,13 +1,19 @@
 """Settings of the suite in its three modes."""
 
 import os
+from functools import partialmethod
+from inspect import signature
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from typer.testing import CliRunner
 
 mpl.use("Agg")
+
+if "mix_stderr" in signature(CliRunner.__init__).parameters:  # before click 8.2
+    CliRunner.__init__ = partialmethod(CliRunner.__init__, mix_stderr=False)
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 

@@ -1,4 +1,4 @@
-"""What the README states, made from ``data/``; ``python -m tests.readme`` writes it anew."""
+"""What the pages state, made from ``data/``; ``python -m tests.readme`` writes it anew."""
 
 import re
 from pathlib import Path
@@ -7,68 +7,103 @@ from textwrap import fill
 import pandas as pd
 
 import balloonlab as bl
+from balloonlab.measurement import columns
 from balloonlab.reproduction.report import render
 from balloonlab.selftest.tables import render_contents, render_fuzz
 from balloonlab.terminal import to_text
 
 TOP = Path(__file__).parents[1]
-README = TOP / "README.md"
+PAGES = (TOP / "README.md", TOP / "data" / "README.md", TOP / "CONTRIBUTING.md")
+"""Prose whose numbers are those of the data."""
 
-
-def blocks() -> dict[str, str]:
-    """Text of each generated block by the name in its marker."""
-    headline = bl.reproduction.Reproduction.load(TOP / "data" / "headline")
-    hostile = pd.read_csv(TOP / "data" / "reliability" / "fuzz.csv")
-    contents = pd.read_csv(TOP / "data" / "contents" / "contents.csv")
-    qemu = bl.reproduction.Reproduction.load(TOP / "data" / "qemu")
-    return {
-        "headline": to_text(render(headline)),
-        "qemu": to_text(render(qemu)),
-        "reliability": to_text(render_fuzz(hostile)),
-        "contents": to_text(render_contents(contents)),
-    }
-
+HEADLINE = """\
+| source | memory | `pfn` | the new format | one `madvise` |
+|---|---|---|---|---|
+| `paper` | idle guest | {paper_pfn_ms} | `bitmap-v4` {paper_bitmap_ms} | |
+| `lab` | untouched | {headline_untouched_pfn_ms} | `bitmap-v4` {headline_untouched_bitmap_ms} | |
+| `lab` | touched | {headline_touched_pfn_ms} | `bitmap-v4` {headline_touched_bitmap_ms} \
+| {headline_touched_floor_ms} |
+| `qemu` | untouched | {qemu_untouched_pfn_ms} | `reporting` {qemu_untouched_reporting_ms} | |
+| `qemu` | touched | {qemu_touched_pfn_ms} | `reporting` {qemu_touched_reporting_ms} | |"""
 
 ANSWERS = """
-- **Where the time goes** (`lab`, 7 of 8 GiB). `pfn` takes {headline_untouched_pfn_ms} on
-  memory that the host never backed (send {headline_untouched_send_percent}, discard
-  {headline_untouched_discard_percent}), {headline_touched_pfn_ms} on memory that it must free
-  (send {headline_touched_send_percent}, discard {headline_touched_discard_percent}). `bitmap-v4`
-  takes {headline_untouched_bitmap_ms} and {headline_touched_bitmap_ms}; the latter is
-  {headline_over_floor} one `madvise` over the same bytes.
-- **Memory size** (`lab`, 1 to 16 GiB). Both times are proportional to memory. A touched page
-  takes {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} with `pfn` and
-  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`; with huge
-  pages behind the guest, {sizes_touched_thp_bitmap_least_ns} to
-  {sizes_touched_thp_bitmap_most_ns} with `bitmap-v4`.
-- **Fragmentation** (`lab`, half of 2 GiB, touched). `pfn` takes {runs_1024_ratio} as long as
-  `bitmap-v4` for runs of 1024 pages on average, {runs_16_ratio} for 16, {runs_4_ratio} for 4 and
+- **Where the time goes** (`lab`, 7 of 8 GiB). `pfn` spends its time on sending
+  ({headline_untouched_send_percent} untouched, {headline_touched_send_percent} touched) and on
+  one `madvise` per page ({headline_untouched_discard_percent} and
+  {headline_touched_discard_percent}). Touched, `bitmap-v4` takes {headline_over_floor} one
+  `madvise` over the same bytes: the kernel's freeing is what is left.
+- **Memory size** (`lab`, 1 to 16 GiB). Both times are proportional to memory: on touched memory
+  {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} per page with `pfn`,
+  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`, and
+  {sizes_touched_thp_bitmap_least_ns} to {sizes_touched_thp_bitmap_most_ns} where huge pages are
+  behind the guest.
+- **Fragmentation** (`lab`, half of 2 GiB, touched). `pfn` takes {runs_4096_ratio} as long as
+  `bitmap-v4` for runs of 4096 pages on average, {runs_16_ratio} for 16, {runs_4_ratio} for 4 and
   {runs_1_ratio} for single pages.
-- **Message or discard** (`lab`, half of 2 GiB, idle and touched). The message alone saves
-  {grid_idle_touched_message_percent}, the discard by range alone
-  {grid_idle_touched_range_percent}, both {grid_idle_touched_both_percent}; of random pages
-  {grid_random_touched_message_percent}, {grid_random_touched_range_percent} and
-  {grid_random_touched_both_percent}.
-- **A real device** (`qemu`, 7 of 8 GiB). An unmodified QEMU takes {qemu_untouched_pfn_ms} with
-  `pfn` on untouched memory and {qemu_touched_pfn_ms} on touched; with free page reporting
-  {qemu_untouched_reporting_ms} and {qemu_touched_reporting_ms}.
-- **Real guests** (`trace`, {guests_traces} traces). In a word of 64 pages with any bit set,
-  {guests_least_bits} to {guests_most_bits} bits are set, depending on what the guest did: idle
+- **Message or discard** (`lab`, half of 2 GiB, idle and touched). The new message alone saves
+  {grid_idle_touched_message_percent} of the time of `pfn`; merging adjacent ranges in the host,
+  which changes no guest, {grid_idle_touched_range_percent}; both
+  {grid_idle_touched_both_percent}. Of pages at random {grid_random_touched_message_percent},
+  {grid_random_touched_range_percent} and {grid_random_touched_both_percent}.
+- **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
+  pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted
-  {guests_tmpfs50_bits}, anonymous memory freed in pieces {guests_anon_bits}. On their pages `pfn`
-  takes {guests_idle_ratio}, {guests_pagecache_ratio}, {guests_tmpfs50_ratio} and
-  {guests_anon_ratio} as long as `bitmap-v4` (`lab`, touched).
+  {guests_tmpfs50_bits}, anonymous memory freed in pieces {guests_anon_bits}.
 """
 """What came out, in numbers that `balloonlab.results` computes from ``data/``."""
 
 
 def answers() -> str:
-    """Fill in the numbers, one bullet per paragraph, in lines as the README has them."""
-    bullets = " ".join(bl.results.render(ANSWERS).split()).split("- **")[1:]
-    return "\n".join(
-        fill(f"- **{text.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
-        for text in bullets
-    )
+    """Fill in the numbers, a bullet a paragraph, in lines as the README has them."""
+    text = " ".join(bl.results.render(ANSWERS).split())
+    whole = re.sub(r"(?<=\d) (?=%|ns|ms|times)", "\N{NO-BREAK SPACE}", text)
+    bullets = [
+        fill(f"- **{bullet.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
+        for bullet in whole.split("- **")[1:]
+    ]
+    return "\n".join(bullets).replace("\N{NO-BREAK SPACE}", " ")
+
+
+def parts() -> dict[str, str]:
+    """Make each generated part, by the name in its marker."""
+    data = TOP / "data"
+    load = bl.reproduction.Reproduction.load
+    reports = {
+        "headline": render(load(data / "headline")),
+        "qemu": render(load(data / "qemu")),
+        "reliability": render_fuzz(pd.read_csv(data / "reliability" / "fuzz.csv")),
+        "contents": render_contents(pd.read_csv(data / "contents" / "contents.csv")),
+    }
+    made = {name: f"```text\n{to_text(report)}```" for name, report in reports.items()}
+    return made | {
+        "headline-short": bl.results.render(HEADLINE),
+        "answers": answers(),
+        "columns": render_columns(columns()),
+    }
+
+
+def render_columns(frame: pd.DataFrame) -> str:
+    """Write the column dictionary as a table for each kind of rows."""
+    files = {"frame": "timings.csv", "qemu checks": "checks.csv` of `qemu"}
+    texts = []
+    for table, rows in frame.groupby("table", sort=False):
+        lines = [
+            f"| `{files.get(table, f'{table}.csv')}` | unit | type | meaning |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{row.name}` | {row.unit} | {row.dtype} | {row.meaning} |"
+            for row in rows.itertuples(index=False)
+        ]
+        texts.append("\n".join(lines))
+    return "\n\n".join(texts)
+
+
+def fresh(text: str) -> str:
+    """Return a page with what stands between its markers made anew."""
+    made = parts()
+    part = re.compile(rf"<!-- ({'|'.join(made)}) -->\n.*?<!-- end -->", re.DOTALL)
+    return part.sub(lambda match: f"<!-- {match[1]} -->\n{made[match[1]]}\n<!-- end -->", text)
 
 
 def prose(text: str) -> str:
@@ -78,13 +113,8 @@ def prose(text: str) -> str:
 
 def main() -> None:
     bl.results.write(TOP / "data")  # first: the texts below are checked by its names
-    readme = README.read_text()
-    for name, text in blocks().items():
-        block = re.compile(rf"(<!-- {name} -->\n```text\n).*?(```)", re.DOTALL)
-        readme = block.sub(lambda match, text=text: match[1] + text + match[2], readme)
-    said = re.compile(r"(<!-- answers -->\n).*?(\n<!-- end -->)", re.DOTALL)
-    readme = said.sub(lambda match: match[1] + answers() + match[2], readme)
-    README.write_text(readme)
+    for page in PAGES:
+        page.write_text(fresh(page.read_text()))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from balloonlab.results import Number
 from balloonlab.results.export import JSON, LATEX, to_json, to_latex
 from balloonlab.results.sweep_numbers import median_ms
 
-from .readme import TOP, prose
+from .readme import PAGES, TOP, prose
 
 pytestmark = pytest.mark.once
 
@@ -110,9 +110,10 @@ def test_numbers_of_a_run_stand_beside_the_shipped_ones_in_latex(tmp_path):
         bl.results.write(tmp_path, known, macro="run_1")
 
 
-def test_prose_of_the_readme_states_only_them():
-    found = stated(prose((TOP / "README.md").read_text()))
-    assert found
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(TOP)))
+def test_prose_of_pages_states_only_them(page):
+    found = stated(prose(page.read_text()))
+    assert found or page != TOP / "README.md"
     assert [number for number in found if number not in texts()] == []
 
 

@@ -5,19 +5,19 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import yaml
 
 import balloonlab as bl
 
-from .readme import answers, blocks
+from .__main__ import oldest
+from .readme import PAGES, TOP, fresh, parts
 
 pytestmark = pytest.mark.once
 
-TOP = Path(__file__).parents[1]
 README = (TOP / "README.md").read_text()
 
 
@@ -45,17 +45,24 @@ def test_the_version_is_the_same_everywhere(project):
     assert citation["license"] == project["license"]
 
 
-@pytest.mark.parametrize("name", ["headline", "qemu", "reliability", "contents"])
-def test_the_readmes_numbers_are_those_of_the_data(name):
-    assert f"<!-- {name} -->\n```text\n{blocks()[name]}```" in README, (
-        "README.md and data/ disagree: python -m tests.readme writes the tables anew"
-    )
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(TOP)))
+def test_the_pages_numbers_are_those_of_the_data(page):
+    assert page.read_text() == fresh(page.read_text()), "python -m tests.readme writes it anew"
 
 
-def test_the_readmes_answers_are_those_of_the_data():
-    assert f"<!-- answers -->\n{answers()}\n<!-- end -->" in README, (
-        "README.md and data/ disagree: python -m tests.readme writes the answers anew"
-    )
+def test_every_generated_part_is_on_one_page():
+    texts = "".join(page.read_text() for page in PAGES)
+    assert {name: texts.count(f"<!-- {name} -->") for name in parts()} == dict.fromkeys(parts(), 1)
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (*PAGES, TOP / "CHANGELOG.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 RUNS = sorted(path.parent.name for path in (TOP / "data").glob("*/meta.json"))
@@ -104,3 +111,23 @@ def test_importing_does_not_draw_or_compile():
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
     assert result.stdout.split() == ["False", "False"]
+
+
+def test_the_oldest_versions_are_those_of_pyproject_toml(project):
+    pins = oldest()
+    assert f"numba=={re.search(r'numba>=([0-9.]+)', str(project))[1]}" in pins
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    assert {entry.replace(">=", "==") for entry in wanted if ">=" in entry} <= set(pins)
+    assert all(re.fullmatch(r"[a-z-]+==[0-9.]+", pin) for pin in pins)
+
+
+def test_the_wheel_holds_data_and_types(tmp_path, project):
+    build = "import hatchling.build as b, sys; print(b.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)], cwd=TOP, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob(f"balloonlab-{project['version']}-*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"balloonlab/py.typed", "balloonlab/data/published.csv"} <= names
+    assert not [name for name in names if "balloonlab-kernels-" in name]

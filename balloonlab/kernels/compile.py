@@ -5,7 +5,8 @@ one in another file is then served stale after that other file was edited (numba
 issues 8359 and 9483), and settings such as ``NUMBA_BOUNDSCHECK`` are no part of
 the key either. Here all kernels share one cache folder whose name is a digest of
 every source file in ``kernels/``, the compiler's versions and its settings: any
-change gives a new, empty folder.
+change gives a new, empty folder. A cache that cannot be read or written costs
+time, never a run: the kernels are compiled anew, and a warning names the folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba import config, njit
+from numba.core.caching import FunctionCache
 
 PREFIX = "balloonlab-kernels-"
 NAME = re.compile(PREFIX + "[0-9a-f]{16}")
@@ -48,14 +51,14 @@ def digest(folder: Path) -> str:
 
 
 def _roots() -> Iterator[Path]:
-    """Places for compiled code, the best first."""
+    """Places for compiled code, the best first; none of the user's lies in the working folder."""
     if config.CACHE_DIR:
         yield Path(config.CACHE_DIR)
     yield Path(__file__).parent / "__pycache__"
-    try:
-        yield Path.home() / ".cache" / "balloonlab"
-    except RuntimeError:  # no HOME and no entry in the password file, as in some containers
-        return
+    for user in (os.environ.get("XDG_CACHE_HOME", ""), os.path.expanduser("~/.cache")):
+        if os.path.isabs(user):  # without HOME, "~" may stay as it is
+            yield Path(user) / "balloonlab"
+            return
 
 
 def _cache_folder() -> Path | None:
@@ -85,7 +88,50 @@ def _forget_old(root: Path, keep: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+class _KernelCache(FunctionCache):  # type: ignore[misc]
+    """numba's cache of one function, which compiles anew where numba would fail."""
+
+    writable = True
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Return the compiled function, or None where it is not there or damaged."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception as error:  # unpickling what is damaged may raise anything
+            _warn_once(f"damaged, so its kernels are compiled anew ({error!r})")
+            self._write(self.flush)
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep the compiled function where the disk takes it."""
+        self._write(super().save_overload, sig, data)
+
+    def _write(self, write: Callable[..., None], *args: Any) -> None:
+        if _KernelCache.writable:
+            try:
+                write(*args)
+            except OSError as error:
+                _KernelCache.writable = False
+                _warn_once(f"not writable ({error}): {_UNCACHED}")
+
+
+_UNCACHED = "each process compiles its kernels anew, which takes about 15 s"
+_warned: set[str] = set()
+
+
+def _warn_once(trouble: str) -> None:
+    """Warn of the cache once in a process for each kind of trouble, not for each kernel."""
+    kind = trouble.partition(" ")[0]
+    if kind not in _warned:
+        _warned.add(kind)
+        warnings.warn(f"the kernel cache in {_CACHE} is {trouble}", RuntimeWarning, stacklevel=2)
+
+
 _CACHE = None if config.DISABLE_JIT else _cache_folder()
+if _CACHE is None and not config.DISABLE_JIT:
+    _places = " or ".join(map(str, _roots()))
+    _advice = f"NUMBA_CACHE_DIR may name a folder; in {_places} nothing can be written"
+    warnings.warn(f"no kernel cache: {_UNCACHED}. {_advice}", RuntimeWarning, stacklevel=2)
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -94,11 +140,17 @@ def kernel(function: Callable[..., Any]) -> Any:
     Where no cache folder can be written the function is compiled anew in each
     process. With ``NUMBA_DISABLE_JIT=1`` it stays plain Python.
     """
+    compiled = njit(nogil=True)(function)
     if _CACHE is None:
-        return njit(nogil=True)(function)
+        return compiled
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_CACHE)
     try:
-        return njit(nogil=True, cache=True)(function)
+        cache = _KernelCache(function)
+    except RuntimeError:  # numba found no place for it: the folder is gone or the disk is full
+        return compiled
     finally:
         config.CACHE_DIR = before
+    if Path(cache.cache_path).is_relative_to(_CACHE):  # another place would not know the digest
+        compiled._cache = cache
+    return compiled
