@@ -27,34 +27,34 @@ def test_it_does_what_its_twin_does(pages, earlier, bitmaps, failing, up):
     pages = pages if up else pages[::-1]
     earlier = min(earlier, len(pages) - 1)
     before, new = pages[:earlier], pages[earlier:]
-    telling = wire.run_posted(new, before, bitmaps, failing_sends=failing)
+    run = wire.run_posted(new, before, bitmaps, failing_sends=failing)
     n_bitmaps = min(bitmaps, max(pages) // BITMAP + 1)
     buffers, fault = naive.run_posted(new, before, n_bitmaps, failing)
-    assert telling.buffers == buffers
-    assert (telling.fault is None) == (fault is None)
+    assert run.buffers == buffers
+    assert (run.fault is None) == (fault is None)
     if fault is not None:
-        assert telling.fault.what.startswith(WHAT[fault])
-        assert telling.fault.n_sends == len(buffers)
+        assert run.fault.what.startswith(WHAT[fault])
+        assert run.fault.n_sends == len(buffers)
         return
-    named = telling.told.tolist()
-    assert set(telling.never_told.tolist()) == set(new) - set(named)
+    named = run.sent.tolist()
+    assert set(run.never_sent.tolist()) == set(new) - set(named)
     again = {page for page in named if page in before or named.count(page) > 1}
-    assert set(telling.told_again.tolist()) == again
+    assert set(run.sent_again.tolist()) == again
 
 
 @pytest.mark.slow_interpreted
 @given(pages=strewn_pages(), bitmaps=st.sampled_from([1, 2, 32]))
 def test_only_the_first_page_of_a_window_is_ever_forgotten(pages, bitmaps):
-    telling = wire.run_posted(pages, bitmaps=bitmaps)
-    if telling.fault is None:
+    run = wire.run_posted(pages, bitmaps=bitmaps)
+    if run.fault is None:
         top, window = max(pages), min(bitmaps, max(pages) // BITMAP + 1) * BITMAP
         lost = top % 64 == 0 and (top - min(pages) // 64 * 64) % window == 0
-        assert telling.never_told.tolist() == ([top] if lost else [])
-        assert telling.told_again.size == 0
+        assert run.never_sent.tolist() == ([top] if lost else [])
+        assert run.sent_again.size == 0
 
 
 @pytest.mark.parametrize(
-    ("pages", "bitmaps", "never_told"),
+    ("pages", "bitmaps", "never_sent"),
     [
         ([64], 32, [64]),
         ([64, 65], 32, []),
@@ -63,20 +63,20 @@ def test_only_the_first_page_of_a_window_is_ever_forgotten(pages, bitmaps):
         ([10, 33 * BITMAP], 1, [33 * BITMAP]),
     ],
 )
-def test_pages_never_told(pages, bitmaps, never_told):
-    telling = wire.run_posted(pages, bitmaps=bitmaps)
-    assert telling.fault is None
-    assert telling.never_told.tolist() == never_told
+def test_pages_never_told(pages, bitmaps, never_sent):
+    run = wire.run_posted(pages, bitmaps=bitmaps)
+    assert run.fault is None
+    assert run.never_sent.tolist() == never_sent
     corrected = wire.decode(wire.encode(pages, "bitmap-v4"), "bitmap-v4")
     assert corrected["n_pages"].sum() == len(pages)
 
 
 def test_pages_told_again_are_those_of_the_whole_window():
     earlier = [5, 63, 64, 99, 200, 290, 300, 5 * BITMAP]
-    telling = wire.run_posted([100, 291], earlier, max_pfn=9 * BITMAP)
-    assert telling.told_again.tolist() == [64, 99, 200, 290, 300, 5 * BITMAP]
+    run = wire.run_posted([100, 291], earlier, max_pfn=9 * BITMAP)
+    assert run.sent_again.tolist() == [64, 99, 200, 290, 300, 5 * BITMAP]
     alone = wire.run_posted([100, 291], earlier, bitmaps=1, max_pfn=9 * BITMAP)
-    assert alone.told_again.tolist() == [64, 99, 200, 290, 300]
+    assert alone.sent_again.tolist() == [64, 99, 200, 290, 300]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,10 @@ def test_pages_told_again_are_those_of_the_whole_window():
     ],
 )
 def test_bitmaps_freed_too_early(pages, what, where, n_sends):
-    telling = wire.run_posted(list(pages))
-    assert telling.fault.what.startswith(what)
-    assert (telling.fault.window, telling.fault.bitmap, telling.fault.pfn) == where
-    assert (telling.fault.n_sends, telling.fault.n_bitmaps_left) == (n_sends, 1)
+    run = wire.run_posted(list(pages))
+    assert run.fault.what.startswith(what)
+    assert (run.fault.window, run.fault.bitmap, run.fault.pfn) == where
+    assert (run.fault.n_sends, run.fault.n_bitmaps_left) == (n_sends, 1)
     with pytest.raises(wire.PostedDriverError, match=f"crashes here: {what}"):
         wire.encode(list(pages), "bitmap-v4-posted")
     assert wire.run_posted(list(pages), bitmaps=1).fault is None
@@ -144,8 +144,8 @@ def test_refusals():
 
 
 SMALLEST = {  # pages, pages before, failing sends: at most
-    "a page is never told": (1, 0, 0),
-    "a page is told again": (2, 1, 0),
+    "a page is never sent": (1, 0, 0),
+    "a page is sent again": (2, 1, 0),
     "a bit is set in a freed bitmap": (2, 0, 0),
     "a freed bitmap is to be walked": (2018, 0, 0),
     "a bitmap is freed while walked": (2018, 0, 0),
@@ -157,13 +157,13 @@ SMALLEST = {  # pages, pages before, failing sends: at most
 @pytest.mark.parametrize("defect", bl.wire.DEFECTS)
 def test_the_search_finds_the_smallest_example_by_itself(defect):
     found = bl.wire.smallest(defect)
-    assert bl.wire.DEFECTS[defect](found.telling)
+    assert bl.wire.DEFECTS[defect](found.run)
     size = (len(found.pfns), len(found.earlier), found.failing_sends)
     assert all(np.array(size) <= SMALLEST[defect])
 
 
 def test_the_search_refuses_what_it_does_not_know():
-    with pytest.raises(ValueError, match=r"a page is never told, .* got 'a leak'"):
+    with pytest.raises(ValueError, match=r"a page is never sent, .* got 'a leak'"):
         bl.wire.smallest("a leak")
 
 
@@ -173,11 +173,11 @@ def test_strikes_says_what_came_of_each_page_set():
     assert len(frame) == 8
     outcomes = frame.groupby(["memory_bytes", "mean_run_pages"])["outcome"].unique()
     small, large = 64 << 20, 2 << 30
-    once = "every page told once"
+    once = "every page sent once"
     assert outcomes[small, 1].tolist() == outcomes[small, 16384].tolist() == [once]
     assert outcomes[large, 1].tolist() == ["a freed bitmap is to be walked"]
     assert outcomes[large, 16384].tolist() == [once]
-    assert (frame.query("outcome == @once")["told_share"] == 1).all()
+    assert (frame.query("outcome == @once")["sent_share"] == 1).all()
     ax = bl.figures.defect_rates(frame)
     texts = [text.get_text() for text in ax.texts]
     assert texts.count("all sent") == 3

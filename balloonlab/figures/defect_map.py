@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from ..sizes import format_size
-from ..wire.defects import TOLD_ONCE
+from ..wire.defects import SENT_ONCE
 from .looks import canvas
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     if frame.empty:
         raise ValueError("frame must have rows, as balloonlab.wire.defect_rates returns them")
-    struck = frame.assign(struck=frame["outcome"] != TOLD_ONCE)
+    struck = frame.assign(struck=frame["outcome"] != SENT_ONCE)
     cells = struck.pivot_table(
         index="memory_bytes",
         columns="mean_run_pages",
-        values=["struck", "told_share"],
-        aggfunc={"struck": "mean", "told_share": "median"},
+        values=["struck", "sent_share"],
+        aggfunc={"struck": "mean", "sent_share": "median"},
     )
-    struck_share, sent = cells["struck"], cells["told_share"]
+    struck_share, sent = cells["struck"], cells["sent_share"]
     with canvas(ax, 1.5 + 0.8 * sent.shape[1], 1.2 + 0.42 * sent.shape[0]) as ax:
         ax.imshow(sent, cmap="Blues_r", vmin=-0.35, vmax=1, aspect="auto")
         for y in range(sent.shape[0]):

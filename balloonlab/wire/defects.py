@@ -21,12 +21,12 @@ SEARCHED_GIB = 66
 
 
 def _fault(kind: int) -> Callable[[PostedRun], bool]:
-    return lambda telling: telling.fault is not None and telling.fault.what == FAULTS[kind]
+    return lambda run: run.fault is not None and run.fault.what == FAULTS[kind]
 
 
 DEFECTS: dict[str, Callable[[PostedRun], bool]] = {
-    "a page is never told": lambda telling: telling.fault is None and telling.never_told.size > 0,
-    "a page is told again": lambda telling: telling.fault is None and telling.told_again.size > 0,
+    "a page is never sent": lambda run: run.fault is None and run.never_sent.size > 0,
+    "a page is sent again": lambda run: run.fault is None and run.sent_again.size > 0,
     "a bit is set in a freed bitmap": _fault(SET_BIT_NULL),
     "a freed bitmap is to be walked": _fault(WALK_NULL),
     "a bitmap is freed while walked": _fault(WALK_FREED),
@@ -49,7 +49,7 @@ class Example:
         Bitmaps that the guest had memory for.
     failing_sends : int
         So many sends find no room on the queue, from the first one on.
-    telling : balloonlab.wire.PostedRun
+    run : balloonlab.wire.PostedRun
         What came of it.
     """
 
@@ -58,7 +58,7 @@ class Example:
     earlier: npt.NDArray[np.uint64]
     bitmaps: int
     failing_sends: int
-    telling: PostedRun = field(repr=False)
+    run: PostedRun = field(repr=False)
 
 
 def smallest(defect: str) -> Example:
@@ -102,7 +102,7 @@ def smallest(defect: str) -> Example:
     )
     count = st.one_of(st.just(1), st.integers(1, 3000))
     progression = st.tuples(page, st.sampled_from([1, 64]), count)
-    again, overrun = "a page is told again", "the record area overruns"
+    again, overrun = "a page is sent again", "the record area overruns"
     inputs = st.tuples(
         st.lists(progression, min_size=1, max_size=3),
         st.lists(progression, max_size=1 if defect == again else 0),
@@ -117,7 +117,7 @@ def smallest(defect: str) -> Example:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     found = hypothesis.find(
-        inputs, lambda drawn: DEFECTS[defect](_try(defect, *drawn).telling), settings=settings
+        inputs, lambda drawn: DEFECTS[defect](_try(defect, *drawn).run), settings=settings
     )
     return _try(defect, *found)
 
@@ -134,8 +134,8 @@ def _try(
 ) -> Example:
     pfns = _union(parts)
     earlier = np.setdiff1d(_union(before), pfns)
-    telling = run_posted(pfns, earlier, bitmaps, failing_sends=range(failing))
-    return Example(defect, pfns, earlier, bitmaps, failing, telling)
+    run = run_posted(pfns, earlier, bitmaps, failing_sends=range(failing))
+    return Example(defect, pfns, earlier, bitmaps, failing, run)
 
 
 def _union(progressions: list[Progression]) -> npt.NDArray[np.uint64]:
@@ -143,13 +143,13 @@ def _union(progressions: list[Progression]) -> npt.NDArray[np.uint64]:
     return np.unique(np.concatenate([*parts, np.zeros(0, np.int64)])).astype(np.uint64)
 
 
-TOLD_ONCE = "every page told once"
+SENT_ONCE = "every page sent once"
 
 
-def outcome(telling: PostedRun) -> str:
-    """Name what came of a telling: the defect that it shows, or `TOLD_ONCE`."""
-    shown = (name for name, shows in DEFECTS.items() if shows(telling))
-    return next(shown, TOLD_ONCE)
+def outcome(run: PostedRun) -> str:
+    """Name what came of a run: the defect that it shows, or `SENT_ONCE`."""
+    shown = (name for name, shows in DEFECTS.items() if shows(run))
+    return next(shown, SENT_ONCE)
 
 
 def defect_rates(
@@ -161,8 +161,8 @@ def defect_rates(
 ) -> pd.DataFrame:
     """Tell random balloons as the posted driver does, and see what comes of each.
 
-    Nothing is measured: half of a guest's pages, in runs of geometric length, are told
-    to nobody. The guest's memory decides how many bitmaps there are.
+    Nothing is measured: half of a guest's pages, in runs of geometric length, are encoded
+    as the posted driver would. The guest's memory decides how many bitmaps there are.
 
     Parameters
     ----------
@@ -181,8 +181,8 @@ def defect_rates(
     -------
     pandas.DataFrame
         One row a page set: ``memory_bytes``, ``balloon_bytes``, ``mean_run_pages``,
-        ``trial``, ``outcome`` (`TOLD_ONCE` or one of `DEFECTS`), ``n_kicks`` and
-        ``told_share`` of the balloon before the end.
+        ``trial``, ``outcome`` (`SENT_ONCE` or one of `DEFECTS`), ``n_kicks`` and
+        ``sent_share`` of the balloon before the end.
     """
     sizes, lengths = list(memory), list(mean_runs)
     rng = np.random.default_rng(seed)
@@ -195,16 +195,16 @@ def defect_rates(
                 bar.describe(f"as posted: {format_size(memory_bytes)}, runs of {mean_run}")
                 for trial in range(trials):
                     pages = patterns.geometric(size, memory_bytes // 2, mean_run, rng)
-                    telling = run_posted(pages, max_pfn=max_pfn)
+                    run = run_posted(pages, max_pfn=max_pfn)
                     rows.append(
                         {
                             "memory_bytes": memory_bytes,
                             "balloon_bytes": memory_bytes // 2,
                             "mean_run_pages": mean_run,
                             "trial": trial,
-                            "outcome": outcome(telling),
-                            "n_kicks": len(telling.buffers),
-                            "told_share": telling.told.size / pages.size,
+                            "outcome": outcome(run),
+                            "n_kicks": len(run.buffers),
+                            "sent_share": run.sent.size / pages.size,
                         }
                     )
                     bar.advance()

@@ -100,7 +100,7 @@ class PostedRun:
     n_walked: int
 
     @cached_property
-    def told(self) -> npt.NDArray[np.uint64]:
+    def sent(self) -> npt.NDArray[np.uint64]:
         """Pages that the messages name, as often as they do, in wire order."""
         ranges = decode_buffers(BITMAP_V4, self.buffers)
         lengths = ranges["n_pages"].astype(np.int64)
@@ -109,14 +109,14 @@ class PostedRun:
         return starts + into.astype(np.uint64)
 
     @property
-    def never_told(self) -> npt.NDArray[np.uint64]:
+    def never_sent(self) -> npt.NDArray[np.uint64]:
         """Pages of this inflation that no message names, ascending."""
-        return np.setdiff1d(self.pages, self.told)
+        return np.setdiff1d(self.pages, self.sent)
 
     @property
-    def told_again(self) -> npt.NDArray[np.uint64]:
+    def sent_again(self) -> npt.NDArray[np.uint64]:
         """Pages named more than once, or though they were in the balloon before, ascending."""
-        named, times = np.unique(self.told, return_counts=True)
+        named, times = np.unique(self.sent, return_counts=True)
         return named[(times > 1) | np.isin(named, self.earlier)]
 
 
