@@ -51,9 +51,9 @@ def _descends(block):
 def _lowest_of_contiguous(block):
     """First page of a block that ascends or descends one by one; else `RAGGED`.
 
-    The block is compared as a whole: without a branch inside, LLVM makes vector
-    code of it that runs as fast as memory is read (0.3 ns per page; bit by bit 1.5).
-    One more condition beside the calls halves that.
+    The block is compared as a whole: without a branch inside, LLVM makes vector code of it
+    that runs as fast as memory is read (0.3 ns per page; bit by bit 1.5). One more condition
+    beside the calls halves that.
     """
     if block[1] > block[0]:
         return block[0] if _ascends(block) else RAGGED
@@ -74,12 +74,9 @@ def _extremes(block):
 def survey(pfns, lowest):
     """Find the lowest and the highest page, and which blocks of 64 are contiguous.
 
-    Parameters
-    ----------
-    pfns : uint64 array, shape (n,), n > 0
-    lowest : uint64 array, shape (ceil(n / 64),)
-        Receives the lowest page of each block that is 64 consecutive pages, up or
-        down, and `RAGGED` for the others: `set_bits` reads only those again.
+    `pfns`: uint64, shape (n,), n > 0. `lowest`: uint64, shape (ceil(n / 64),), receives the
+    lowest page of each block that is 64 consecutive pages, up or down, and `RAGGED` for the
+    others: `set_bits` reads only those again.
     """
     low = pfns[0]
     high = pfns[0]
@@ -98,17 +95,10 @@ def survey(pfns, lowest):
 
 @kernel
 def set_bits(pfns, lowest, first_pfn, words):
-    """Set the bit of every page in `words`; the caller has cleared them.
+    """Set the bit of every page in `words` (uint64); the caller has cleared them.
 
-    Parameters
-    ----------
-    pfns : uint64 array, shape (n,)
-        In any order, all within the span of `words`.
-    lowest : uint64 array
-        As `survey` left it.
-    first_pfn : int
-        Page of bit 0, a multiple of 64.
-    words : uint64 array
+    `pfns` (uint64) come in any order, all within the span of `words`; `lowest` is as `survey`
+    left it; `first_pfn` is the page of bit 0, a multiple of 64.
     """
     for b in range(lowest.size):
         if lowest[b] != RAGGED:
@@ -147,23 +137,12 @@ def count_runs(words):
 
 @kernel
 def find_runs(words, first_pfn, runs):
-    """Write every run of set bits as (start, length).
+    """Write every run of set bits of `words` (uint64) as (start, length); return their number.
 
-    Starts and ends of a word are written in groups of four without a test in
-    between: 1.8 ns a run in a half-full random bitmap, 3.7 one at a time. What a
-    group writes too much is overwritten by the next.
-
-    Parameters
-    ----------
-    words : uint64 array
-    first_pfn : int
-        Page of bit 0.
-    runs : int64 array, shape (>= count_runs(words) + 4, 2)
-
-    Returns
-    -------
-    int
-        Number of runs.
+    `first_pfn` is the page of bit 0; `runs` is int64 of shape (>= count_runs(words) + 4, 2).
+    Starts and ends of a word are written in groups of four without a test in between: 1.8 ns a
+    run in a half-full random bitmap, 3.7 one at a time. What a group writes too much is
+    overwritten by the next.
     """
     n_starts = 0
     n_ends = 0
@@ -197,15 +176,8 @@ def find_runs(words, first_pfn, runs):
 def append_runs(word, first_pfn, ranges, n, joinable):
     """Append the runs of one bitmap word to `ranges`; return their new number.
 
-    Parameters
-    ----------
-    word : uint64
-    first_pfn : int
-        Page of bit 0.
-    ranges : int64 array, shape (capacity, 2)
-        Rows of (start_pfn, n_pages); row `n` is the next to be written.
-    joinable : int
-        Rows from here on may grow when a run continues them.
+    Rows of `ranges` (int64) are (start_pfn, n_pages); row `n` is the next to be written, and
+    rows from `joinable` on may grow when a run continues them. `first_pfn` is the page of bit 0.
     """
     pfn = first_pfn
     left = word

@@ -65,32 +65,16 @@ def _put_blocks(area, n, pfn, n_pages):
 
 @kernel
 def fill_records(words, first_pfn, window_words, state, area):
-    """Write records until the area is due to be sent; call again for the next one.
+    """Write records until the area is due to be sent; return its words, 0 when there are no more.
 
-    The patch walks runs of set bits. A word that a run starts or ends in is sent
-    whole, and the walk goes on behind it: every word is read once, word by word.
-    What stays visible of the runs: a run never crosses one of the 32 KiB bitmaps,
-    the room left is checked once per run and not once per record, and the end of a
-    window always sends.
+    The patch walks runs of set bits. A word that a run starts or ends in is sent whole, and the
+    walk goes on behind it: every word is read once, word by word. What stays visible of the
+    runs: a run never crosses one of the 32 KiB bitmaps, the room left is checked once per run
+    and not once per record, and the end of a window always sends.
 
-    Parameters
-    ----------
-    words : uint64 array
-        Page bitmap over one or more windows.
-    first_pfn : int
-        Page of bit 0, a multiple of 64.
-    window_words : int
-        Bitmap words of one window: `BITMAP_WORDS` times the driver's bitmaps.
-    state : record
-        Its ``word`` is the next word to read, 0 at the start; records are added to its
-        ``n_records``.
-    area : uint64 array, shape (RECORD_WORDS,)
-        The record area.
-
-    Returns
-    -------
-    int
-        Words of `area` to send; 0 when there is nothing more.
+    `words` (uint64) is a bitmap over one or more windows of `window_words` each, `first_pfn`
+    (a multiple of 64) the page of its bit 0, `area` uint64 of shape (RECORD_WORDS,). Of `state`
+    ``word`` is the next word to read, 0 at the start; records are added to ``n_records``.
     """
     word = state["word"]
     n = 0
@@ -138,25 +122,11 @@ def fill_records(words, first_pfn, window_words, state, area):
 
 @kernel
 def decode_records(words, n_bytes, ranges, faults):
-    """Turn one buffer (header and records) into ranges, trusting nothing.
+    """Turn one buffer (header and records) into ranges, trusting nothing; return their number.
 
-    A record that cannot be right is counted and skipped; where its length is in doubt
-    the rest of the buffer is skipped, too.
-
-    Parameters
-    ----------
-    words : uint64 array
-        The host's own copy of the buffer.
-    n_bytes : int
-        Length of the buffer.
-    ranges : int64 array, shape (>= 4 * n_bytes, 2)
-        Receives (start_pfn, n_pages) in wire order.
-    faults : balloonlab.kernels.faults.FAULTS array, shape (1,)
-
-    Returns
-    -------
-    int
-        Rows written.
+    A record that cannot be right is counted in `faults` and skipped; where its length is in
+    doubt the rest of the buffer is skipped, too. `words` (uint64) is the host's own copy of the
+    buffer, `ranges` int64 of shape (>= 4 * n_bytes, 2): (start_pfn, n_pages) in wire order.
     """
     if n_bytes < 8:
         record_fault(faults, BUFFER_LENGTH, 0)

@@ -33,20 +33,13 @@ class Blocks(NamedTuple):
 def take_blocks(blocks, order, firsts):
     """Take free blocks of `order`, splitting larger ones; return how many there were.
 
-    Blocks are taken in batches, as Linux refills its per-CPU lists: one block is
-    split no further than to the batch, which is handed out in ascending order. That
-    gives the same blocks in the same order, and leaves the same free lists, as
-    taking them one by one: 2 ns per page instead of 9.
+    `firsts` (uint64, shape (n,)) receives the first page of each. Blocks are taken in batches,
+    as Linux refills its per-CPU lists: one block is split no further than to the batch, which is
+    handed out in ascending order. That gives the same blocks in the same order, and leaves the
+    same free lists, as taking them one by one: 2 ns per page instead of 9.
 
-    Written flat on purpose: a helper that is handed the arrays costs an atomic
-    reference count for each of them, 190 ns per page in all.
-
-    Parameters
-    ----------
-    blocks : Blocks
-    order : int
-    firsts : uint64 array, shape (n,)
-        Receives the first page of each block.
+    Written flat on purpose: a helper that is handed the arrays costs an atomic reference count
+    for each of them, 190 ns per page in all.
     """
     following, previous = blocks.next, blocks.previous
     orders, heads = blocks.order, blocks.heads
@@ -90,8 +83,8 @@ def take_blocks(blocks, order, firsts):
 def free_blocks(blocks, order, firsts):
     """Give blocks back, each joined with its buddy as long as that is free and whole.
 
-    Flat for the same reason as `take_blocks`. The caller has checked that each
-    block is aligned, in one zone and not free.
+    Flat as `take_blocks` is. The caller has checked that each block is aligned, in one zone and
+    not free.
     """
     following, previous = blocks.next, blocks.previous
     orders, heads = blocks.order, blocks.heads
@@ -133,10 +126,7 @@ def push(blocks, zone, order, pfn):
 
 @kernel
 def free_range(blocks, zone, start, end):
-    """Hand free memory to the allocator so that it is taken in ascending order.
-
-    Cut into the largest aligned blocks and pushed from the top down.
-    """
+    """Free memory as the largest aligned blocks, to be taken in ascending order."""
     while end > start:
         order = 0
         while order < N_ORDERS - 1 and end % (2 << order) == 0 and end - (2 << order) >= start:
@@ -147,9 +137,8 @@ def free_range(blocks, zone, start, end):
 
 @kernel
 def free_pages_in_order(blocks, pfns):
-    """Make exactly these single pages free, to be taken first to last.
+    """Make exactly these single pages free, unjoined, to be taken first to last.
 
-    They stay unjoined: the state of an allocator whose free memory is in pieces.
     The order is kept across all memory, so the allocator has a single zone.
     """
     for i in range(pfns.size):

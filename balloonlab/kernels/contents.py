@@ -21,18 +21,10 @@ def fill(words, first_page, n_pages):
 
 @kernel
 def compare(words, first_page, n_pages, ballooned, found):
-    """Compare pages with what they must hold.
+    """Compare pages with what they must hold; add to the four numbers in `found` (int64).
 
-    Parameters
-    ----------
-    words : uint64 array
-        Guest memory after `fill`.
-    first_page, n_pages : int
-    ballooned : uint64 array
-        A bit per page, set for those that were in the balloon.
-    found : int64 array, shape (4,)
-        Added to: pages outside the balloon, words of theirs that changed; pages that
-        were in it, words of theirs that are not 0.
+    Those are: pages outside the balloon, words of theirs that changed; pages that were in it
+    (bits of `ballooned`, uint64), words of theirs that are not 0. `words` is as `fill` left it.
     """
     for page in range(first_page, first_page + n_pages):
         inside = (ballooned[page >> 6] >> np.uint64(page & 63)) & ONE != ZERO
@@ -55,10 +47,7 @@ def touch(ram, first_page, n_pages):
 
 @kernel
 def count_lost(ram, n_pages, ballooned):
-    """Count the pages outside the balloon whose signature is gone.
-
-    `ballooned` is a bitmap over the pages of `ram`; pages in it are not read.
-    """
+    """Count the pages outside the balloon (a bitmap) whose signature is gone; read no others."""
     words = ram.view(np.uint64)
     lost = 0
     for page in range(n_pages):

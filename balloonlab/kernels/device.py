@@ -1,8 +1,7 @@
 """The host's side: fetch, decode, translate, discard, answer.
 
-The message is copied, checked and turned into ranges before anything is
-discarded. A bad record is counted and skipped; a corrupt queue stops the device
-for good.
+The message is copied, checked and turned into ranges before anything is discarded. A bad
+record is counted and skipped; a corrupt queue stops the device for good.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ def _is_to_stop(ring):
 def handle(device, ring, memory, n_bytes, clock, log):
     """Carry out the message in ``device.words``; `clock` is when it was fetched.
 
-    Between batches of extents it looks whether to stop: one message can name
-    memory often enough to keep a device busy for hours.
+    Between batches of extents it looks whether to stop: one message can name memory often enough
+    to keep a device busy for hours.
     """
     device.faults[0]["message"] += 1
     n_ranges = decode(device.decoding, device.words, n_bytes, device.ranges, device.faults)
@@ -84,11 +83,8 @@ def handle(device, ring, memory, n_bytes, clock, log):
 def answer(queue, memory, device, used, log):
     """Answer the next kick if there is one; `used` is how many were answered before.
 
-    Returns
-    -------
-    int
-        1 when a message was carried out and used, 0 when none is waiting, or minus the
-        reason (BAD_...) that the queue is corrupt.
+    Return 1 when a message was carried out and used, 0 when none is waiting, or minus the reason
+    (BAD_...) that the queue is corrupt.
     """
     ring = queue.ring
     waiting = (np.int64(load_acquire(ring.avail, INDEX)) - used) & 0xFFFF

@@ -32,8 +32,7 @@ class Eventfds(NamedTuple):
 class Qtest(NamedTuple):
     """A QEMU process: a kick is a line of qtest, whose answer is the call.
 
-    QEMU handles the queue while it carries out the line's register write, and answers
-    after that. Nothing polls.
+    QEMU handles the queue while it carries out the line's register write, and answers after that.
     """
 
     fd: int  # the qtest socket
@@ -89,20 +88,9 @@ _WAYS = {Eventfds: _by_eventfds, Qtest: _by_qtest}
 
 
 def kick_and_wait(doorbell: Any, ring: Ring, cell: np.ndarray) -> int:
-    """Kick the device and wait until it has used the chain that was offered.
+    """Kick the device and wait until it used the offered chain; return `USED`, or why not.
 
-    Parameters
-    ----------
-    doorbell : Eventfds or Qtest
-    ring : Ring
-        After `balloonlab.kernels.vring.offer`.
-    cell : int64 array, shape (2,)
-        Scratch.
-
-    Returns
-    -------
-    int
-        `USED`, or why not.
+    `cell` is int64 scratch, shape (2,).
     """
     return _WAYS[type(doorbell)](doorbell, ring, cell)
 

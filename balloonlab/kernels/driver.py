@@ -1,8 +1,10 @@
 """The guest's side: take or release pages, and send them to the host.
 
-Two drivers, as in the seed patch. The legacy one works 256 pages at a time. The
-bitmap one takes or lists all its pages first, then sends them. The log gets interval
-by interval: one clock read (24 ns) at each batch boundary.
+Two drivers, as in the seed patch. The legacy one works 256 pages at a time. The bitmap one
+takes or lists all its pages first, then sends them. The log gets interval by interval: one
+clock read (24 ns) at each batch boundary. Everywhere `blocks` is a `buddy.Blocks`, `encoder`
+an `encode.Encoder`, `queue` a `doorbell.Queue`, `counters` a COUNTERS array of shape (1,),
+`log` a `clock.Log`, and pages are uint64.
 """
 
 from __future__ import annotations
@@ -55,24 +57,10 @@ def _send(n_bytes, queue, counters, log, clock):
 
 @kernel
 def send_pages(pages, walked, encoder, queue, counters, log, clock):
-    """Encode pages and send them, one kick per message.
+    """Encode pages and send them, one kick per message; return the clock, -1 when the device broke.
 
-    Parameters
-    ----------
-    pages : uint64 array, shape (n,), n > 0
-    walked : uint64 array
-        The list that holds them: read by the driver as posted only.
-    encoder : balloonlab.kernels.encode.Encoder
-    queue : balloonlab.kernels.doorbell.Queue
-    counters : COUNTERS array, shape (1,)
-    log : balloonlab.kernels.clock.Log
-    clock : int
-        When the interval before ended.
-
-    Returns
-    -------
-    int
-        The clock after it, -1 when the device broke.
+    `pages` are not empty; `walked` is the list that holds them, which only the driver as posted
+    reads; `clock` is when the interval before ended.
     """
     if encoder.encoding == Encoding.PFNS or encoder.encoding == Encoding.BLOCKS:
         n_bytes = encode_batch(encoder, pages, queue.ring)
@@ -103,26 +91,10 @@ def _send_page(page, encoder, queue, counters, log, clock):
 def inflate(blocks, pages, held, encoder, queue, counters, log):
     """Take pages, or blocks of them, from the allocator and send them.
 
-    Parameters
-    ----------
-    blocks : balloonlab.kernels.buddy.Blocks
-        The guest's allocator.
-    pages : uint64 array, shape (held + n,)
-        The balloon's list, oldest first; its free end receives the pages (the first ones
-        of blocks) in the order taken.
-    held : int
-        Entries in the list before.
-    encoder : balloonlab.kernels.encode.Encoder
-    queue : balloonlab.kernels.doorbell.Queue
-        The inflate queue, or the reporting queue.
-    counters : COUNTERS array, shape (1,)
-    log : balloonlab.kernels.clock.Log
-
-    Returns
-    -------
-    int
-        Entries taken, all of them in the list now; fewer than n when memory ran out or
-        the device broke, in which case the last batch may not have been sent.
+    `pages` is the balloon's list, oldest first, with `held` entries; its free end receives the
+    pages (the first ones of blocks) in the order taken. Return the entries taken, all in the list
+    now; fewer than asked for when memory ran out or the device broke, in which case the last
+    batch may not have been sent.
     """
     step = batch_pages(encoder, pages.size)
     taken = held
@@ -149,27 +121,12 @@ def copy_newest(pages, leaving):
 
 @kernel
 def deflate(blocks, pages, leaving, encoder, queue, counters, log):
-    """Send the newest pages and release them.
+    """Send the newest pages of the list (oldest first) and release them; return how many.
 
-    The newest page goes first: ``balloon_page_dequeue`` takes the head of the list,
-    where ``balloon_page_enqueue`` put it. Pages are released only after the device used
-    the message, as MUST_TELL_HOST demands and Linux does in any case.
-
-    Parameters
-    ----------
-    pages : uint64 array
-        The balloon's list, oldest first.
-    leaving : uint64 array, shape (n,)
-        Receives the pages that leave, newest first; n is at most the list's length.
-    queue : balloonlab.kernels.doorbell.Queue
-        The deflate queue.
-    blocks, encoder, counters, log
-        As in `inflate`.
-
-    Returns
-    -------
-    int
-        Pages released; fewer than n when the device broke.
+    The newest page goes first: ``balloon_page_dequeue`` takes the head of the list, where
+    ``balloon_page_enqueue`` put it. `leaving` receives them in that order. Pages are released
+    only after the device used the message, as MUST_TELL_HOST demands and Linux does in any case;
+    fewer than `leaving` holds when the device broke.
     """
     step = batch_pages(encoder, leaving.size)
     clock = now_ns(log.cell)
@@ -192,19 +149,9 @@ def deflate(blocks, pages, leaving, encoder, queue, counters, log):
 def migrate(blocks, old, new, encoder, inflate_queue, deflate_queue, counters, log):
     """Migrate a ballooned page: inflate the new PFN, deflate the old, release that.
 
-    Parameters
-    ----------
-    old, new : uint64 arrays, shape (1,)
-        The page that leaves; receives the page taken for it.
-    inflate_queue, deflate_queue : balloonlab.kernels.doorbell.Queue
-    blocks, encoder, counters, log
-        As in `inflate`.
-
-    Returns
-    -------
-    int
-        0 when there was no other page; 1 when it was taken, but the device broke before
-        the old one could be released; 2.
+    `old` holds the page that leaves, `new` receives the one taken for it, shape (1,) both. Return
+    0 when there was no other page; 1 when it was taken, but the device broke before the old one
+    could be released; 2.
     """
     clock = now_ns(log.cell)
     counters[0]["begin_ns"] = clock

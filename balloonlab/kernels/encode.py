@@ -79,8 +79,7 @@ def batch_pages(encoder, n_pages):
 def encode_batch(encoder, pages, ring):
     """Encode a batch of PFNs or blocks and write its descriptors; return the message's bytes.
 
-    PFNs stand in one buffer; blocks are the chain's own descriptors, device-writable, as free
-    page reporting posts them.
+    PFNs stand in one buffer; blocks are the chain's own descriptors, device-writable.
     """
     n = pages.size
     if encoder.encoding == Encoding.PFNS:
@@ -169,19 +168,9 @@ def begin(encoder, pages):
 
 @kernel
 def next_message(encoder, walked):
-    """Write the next message of records into the buffers.
+    """Write the next message of records into the buffers; return its bytes, 0 at the end.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        After `begin`.
-    walked : uint64 array
-        The list that holds the pages: read by the driver as posted only.
-
-    Returns
-    -------
-    int
-        Bytes of the message; 0 when all pages are encoded.
+    `walked` is the list that holds the pages, which only the driver as posted reads.
     """
     if encoder.encoding == Encoding.RECORDS:
         used = _next_records(encoder)
@@ -228,20 +217,9 @@ def describe_records(encoder, ring, n_bytes):
 def collect(encoder, walked, out, ends):
     """Copy messages of records out one after the other, as if each was sent and used.
 
-    Parameters
-    ----------
-    encoder, walked
-        As for `next_message`.
-    out : uint64 array
-        Receives the messages, which are whole words.
-    ends : int64 array
-        Receives where each ends in `out`.
-
-    Returns
-    -------
-    int
-        Messages copied. Call again until it is 0: they fill `ends`, or leave less room in `out`
-        than the longest message takes.
+    `out` (uint64) receives the messages, which are whole words, and `ends` (int64) where each
+    ends in it. Return how many there were. Call again until that is 0: they fill `ends`, or leave
+    less room in `out` than the longest message takes.
     """
     at = 0
     for n in range(ends.size):

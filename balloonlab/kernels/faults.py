@@ -6,16 +6,8 @@ import numpy as np
 
 from .compile import kernel
 
-(
-    BUFFER_LENGTH,
-    COMMAND,
-    DATA_LEN,
-    BMAP_LEN,
-    PAGE_SHIFT,
-    RECORD_RANGE,
-    OUTSIDE_RAM,
-    REPEATED,
-) = range(8)
+BUFFER_LENGTH, COMMAND, DATA_LEN, BMAP_LEN, PAGE_SHIFT, RECORD_RANGE = range(6)
+OUTSIDE_RAM, REPEATED = 6, 7
 N_FAULTS = 8
 LOG_ROWS = 64  # a hostile guest must not fill the host's memory with its own log
 
@@ -29,7 +21,6 @@ DESCRIPTIONS = (
     "the range is not wholly inside the guest's RAM",
     "the range repeats pages: they are in the balloon already, or not in it to leave it",
 )
-
 
 FAULTS = np.dtype(
     [
@@ -50,8 +41,8 @@ def logged(faults: np.ndarray) -> np.ndarray:
 def record_fault(faults, kind, position):
     """Count one fault of `kind` and log where it was.
 
-    The position is a record's byte in the message, or the number of the range that
-    `translate` refused or skipped pages of.
+    The position is a record's byte in the message, or the number of the range that `translate`
+    refused or skipped pages of.
     """
     counts, log = faults[0]["counts"], faults[0]["log"]
     row = counts.sum()

@@ -1,8 +1,8 @@
 """A hostile guest: messages and queues near the rules, and a judge of what the host did.
 
-Everything is drawn by one xorshift generator, so a case can be made again from its
-seed. Most fields are plausible and some are not: bytes at random would all be
-turned away at the first check.
+Everything is drawn by one xorshift generator, so a case can be made again from its seed. Most
+fields are plausible and some are not: bytes at random would all be turned away at the first
+check.
 """
 
 from __future__ import annotations
@@ -173,10 +173,7 @@ def count_changed(ram, canaries):
 
 @kernel
 def _outside(memory, extents):
-    """Count the extents that are not wholly within one balloonable slot's memory.
-
-    Written apart from `translate`, which it judges.
-    """
+    """Count the extents not wholly within one balloonable slot; written apart from `translate`."""
     bad = 0
     slots = memory.slots
     for i in range(extents.shape[0]):
@@ -210,21 +207,10 @@ def _again(balloon, extents, inflating):
 def run_cases(guest, memory, device, in_balloon, canaries, n_cases, tallies, log):
     """Play `n_cases` hostile messages against the device and judge each.
 
-    Parameters
-    ----------
-    guest : Guest
-    memory : balloonlab.kernels.translate.Memory
-        Balloonable slots must not touch each other in the mapping.
-    device : balloonlab.kernels.device.Device
-        Its counters and faults add up over the cases; which pages are in its balloon is
-        drawn anew for each.
-    in_balloon : uint64 array, as ``device.balloon``
-        Scratch: the judge's own account of it.
-    canaries : int64 array
-        Pages of the mapping that are no RAM and hold signatures.
-    n_cases : int
-    tallies : Tallies
-    log : balloonlab.kernels.clock.Log
+    Balloonable slots of `memory` must not touch each other in the mapping. The device's counters
+    and faults add up over the cases; which pages are in its balloon is drawn anew for each.
+    `in_balloon` is the judge's own account of it, shaped as ``device.balloon``. `canaries` (int64)
+    are pages of the mapping that are no RAM and hold signatures.
     """
     ring, counts = guest.queue.ring, tallies.counts[0]
     used = 0

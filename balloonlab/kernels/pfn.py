@@ -19,23 +19,7 @@ def write_pfns(pfns, area):
 
 @kernel
 def decode_pfns(words, n_bytes, ranges, faults):
-    """Turn one buffer into ranges of one page each.
-
-    Parameters
-    ----------
-    words : uint64 array
-        The host's own copy of the buffer.
-    n_bytes : int
-        Length of the buffer.
-    ranges : int64 array, shape (>= n_bytes // 4, 2)
-        Receives (start_pfn, n_pages) in wire order.
-    faults : balloonlab.kernels.faults.FAULTS array, shape (1,)
-
-    Returns
-    -------
-    int
-        Rows written.
-    """
+    """Turn one buffer into ranges of one page each; as `bitmap_v4.decode_records`."""
     n = n_bytes // 4
     for i in range(n):
         word = words[i >> 1]

@@ -1,9 +1,9 @@
 """The bitmap driver as it was posted in Nov 2016 (v4 4/7), defects included, for study.
 
-A resumable state machine: `next_message` works until the driver sends, the caller
-sends, `after_send` does what the driver does then: it frees every bitmap but the
-first, also in the middle of a walk. Where a real guest would then read freed
-memory or follow a NULL pointer, the machine stops and its state says why.
+A resumable state machine: `next_message` works until the driver sends, the caller sends,
+`after_send` does what the driver does then: it frees every bitmap but the first, also in the
+middle of a walk. Where a real guest would then read freed memory or follow a NULL pointer, the
+machine stops and its state says why.
 """
 
 from __future__ import annotations
@@ -209,23 +209,11 @@ def _walk_bitmap(state, bitmaps, area):
 
 @kernel
 def next_message(state, walked, bitmaps, area):
-    """Go on until the driver sends.
+    """Go on until the driver sends; return the words of `area` to send, 0 at the end or at a fault.
 
-    Parameters
-    ----------
-    state : record of STATE
-        After `begin_walk`, and after each send `after_send` unless the send failed.
-    walked : uint64 array
-        The list that the driver walks, oldest page first: on inflation the whole
-        balloon, on deflation the pages that leave.
-    bitmaps : uint64 array, shape (n * 4096,)
-    area : uint64 array, shape (4096,)
-        The record area.
-
-    Returns
-    -------
-    int
-        Words of `area` to send; 0 at the end or where ``state["fault"]`` is set.
+    Called after `begin_walk`, and after each send and its `after_send` (without, where the send
+    failed). `walked` (uint64) is the list that the driver walks, oldest page first: on inflation
+    the whole balloon, on deflation the pages that leave. `bitmaps` is uint64 of shape (n * 4096,).
     """
     while state["fault"] == 0:
         phase = state["phase"]

@@ -1,9 +1,8 @@
 """The few system calls of the timed path, callable from compiled code.
 
-An ``ExternalFunction`` is resolved by name in the running process, so kernels
-that use it can be cached (a ctypes pointer would be baked in and refused). It
-is only resolved when a kernel that needs it is compiled: on a platform without
-eventfd or madvise everything else still works.
+An ``ExternalFunction`` is resolved by name in the running process, so kernels that use it can
+be cached (a ctypes pointer would be baked in and refused). It is only resolved when a kernel
+that needs it is compiled: without eventfd or madvise everything else still works.
 """
 
 from __future__ import annotations

@@ -114,30 +114,20 @@ def _side(last_offset, last_bytes, offset, n_bytes):
 
 @kernel
 def translate(memory, device, ranges):
-    """Turn ranges of guest pages into extents of host memory, a batch at a time.
+    """Turn ranges of guest pages into extents of host memory; return how many, a batch at a time.
 
-    Every address is looked up in the memory map. A range of which any page is not
-    the guest's RAM is refused whole, before anything of it is discarded. Of a range
-    that repeats pages those are skipped, 64 at a time: no page is discarded that is
-    in the balloon already. A batch ends with the ranges, with room for extents, or after
-    as many lookups: the caller then sees whether it is to stop.
+    `ranges` are int64 rows of (start_pfn, n_pages). Every address is looked up in the memory map.
+    A range of which any page is not the guest's RAM is refused whole, before anything of it is
+    discarded. Of a range that repeats pages those are skipped, 64 at a time: no page is discarded
+    that is in the balloon already. A batch ends with the ranges, with room for extents, or after as
+    many lookups: the caller then sees whether it is to stop. None at all where a batch has only
+    repeated pages.
 
-    Flat on purpose: a helper that is handed arrays costs an atomic reference count for
-    each of them, 29 ns per page instead of 8.
+    Flat on purpose: a helper that is handed arrays costs an atomic reference count for each of
+    them, 29 ns per page instead of 8.
 
-    Parameters
-    ----------
-    memory : Memory
-    device : balloonlab.kernels.device.Device
-        Its ``state`` moves on, its ``extents`` receive (offset, length) in bytes, its
-        ``balloon`` and ``faults`` are kept; a fault's position is the range's number.
-    ranges : int64 array, shape (n, 2)
-        (start_pfn, n_pages).
-
-    Returns
-    -------
-    int
-        Extents written; 0, too, where a batch has only repeated pages.
+    The device's ``state`` moves on, its ``extents`` receive (offset, length) in bytes, its
+    ``balloon`` and ``faults`` are kept; a fault's position is the range's number.
     """
     slots, extents, balloon = memory.slots, device.extents, device.balloon
     state, inflating = device.state[0], device.inflating

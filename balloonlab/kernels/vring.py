@@ -26,7 +26,7 @@ USED_ENTRY = np.dtype([("id", "<u4"), ("len", "<u4")])
 STOP, BROKEN = 0, 1
 """Cells of `Ring.control`: leave the loop; why the device needs a reset (0: it does not)."""
 
-(BAD_INDEX, BAD_HEAD, BAD_LOOP, BAD_FLAGS, BAD_ADDRESS, BAD_LENGTH) = range(1, 7)
+BAD_INDEX, BAD_HEAD, BAD_LOOP, BAD_FLAGS, BAD_ADDRESS, BAD_LENGTH = range(1, 7)
 DEVICE_DIED, INTERRUPTED = 7, 8
 
 BROKEN_REASONS = {
@@ -72,23 +72,10 @@ def offer(ring):
 
 @kernel
 def fetch(ring, memory, head, copy):
-    """Copy a chain's buffers out of guest memory, each byte read once.
+    """Copy a chain's buffers out of guest memory, each byte read once, into `copy` (uint8).
 
-    What the device validates is its own copy, which the guest cannot change.
-
-    Parameters
-    ----------
-    ring : Ring
-    memory : balloonlab.kernels.translate.Memory
-    head : int
-        First descriptor.
-    copy : uint8 array
-        Receives the bytes.
-
-    Returns
-    -------
-    int
-        Bytes copied, or minus the reason (BAD_...) that the queue is corrupt.
+    What the device validates is its own copy, which the guest cannot change. `head` is the first
+    descriptor. Return the bytes copied, or minus the reason (BAD_...) that the queue is corrupt.
     """
     i = head
     total = 0

@@ -11,21 +11,11 @@ from .compile import kernel
 def split_by_window(pages, first_pfn, window_pages, ends, out):
     """Sort pages by window, those of one window in list order.
 
-    The posted driver walks its whole list once a window. Here the list is read
-    twice whatever the memory size: once to count, once to move. In a kernel the
-    second pass would move list entries and take no memory.
-
-    Parameters
-    ----------
-    pages : uint64 array, shape (n,)
-        None below `first_pfn`.
-    first_pfn : int
-        First page of the first window.
-    window_pages : int
-    ends : int64 array, shape (n_windows,)
-        Receives where each window's pages end in `out`.
-    out : uint64 array, shape (n,)
-        Receives the pages.
+    `pages` (uint64, none below `first_pfn`) go to `out`; `ends` (int64, one per window of
+    `window_pages`, the first from `first_pfn` on) receives where each window's end in it. The
+    posted driver walks its whole list once a window. Here the list is read twice whatever the
+    memory size: once to count, once to move. In a kernel the second pass would move list entries
+    and take no memory.
     """
     ends[:] = 0
     # Neighbours in the list mostly share a window: a division only where one is left.

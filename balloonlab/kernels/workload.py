@@ -16,18 +16,10 @@ RELEASE = -1  # in the place of an order: give back what the slot holds, take no
 def work(blocks, held, slots, orders):
     """Play events in turn: a slot gives back the block that it holds and takes another.
 
-    Where there is no block of the order, the next smaller order is tried, down to a
+    `held` (int64, one per slot) is the slot's block, ``first_pfn << ORDER_BITS | order``, or
+    `NONE`; `slots` (int32) is the slot of each event, `orders` (int8) the order that it takes, or
+    `RELEASE`. Where there is no block of the order, the next smaller one is tried, down to a
     single page; where there is none at all, the slot stays empty.
-
-    Parameters
-    ----------
-    blocks : balloonlab.kernels.buddy.Blocks
-    held : int64 array, shape (n_slots,)
-        The block of each slot, ``first_pfn << ORDER_BITS | order``, or `NONE`.
-    slots : int32 array, shape (n,)
-        The slot of each event.
-    orders : int8 array, shape (n,)
-        The order that is taken, or `RELEASE`.
     """
     first = np.zeros(1, np.uint64)
     for i in range(slots.size):
