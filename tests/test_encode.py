@@ -68,7 +68,7 @@ class Listener:
 def conversation(protocol, pages, memory_pages, bitmaps=32):
     """What a driver says while its balloon takes `pages` and gives them back."""
     buddy = Buddy.holding(memory_pages, np.array(pages, np.uint64))
-    with LocalTransport(np.zeros(MIB, np.uint8), DRIVER_GPA, OFFERED) as transport:
+    with LocalTransport(np.zeros(MIB, np.uint8), DRIVER_GPA, OFFERED, False) as transport:
         listener = Listener(transport)
         driver = BalloonDriver(transport, buddy, wire.get(protocol), 10_000, bitmaps)
         try:

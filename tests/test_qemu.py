@@ -85,7 +85,7 @@ def ends_at(fd):
 )
 def test_a_message_is_what_its_twin_writes(firsts, block_bytes):
     encoding = Encoding.BLOCKS if block_bytes else Encoding.PFNS
-    encoder = make_encoder(encoding, 0, block_bytes=block_bytes)._replace(pfns_gpa=0x5000)
+    encoder = make_encoder(encoding, 0)._replace(pfns_gpa=0x5000, block_bytes=block_bytes)
     ring = ends_at(-1).ring
     n_bytes = encode_batch(encoder, np.array(firsts, np.uint64), ring)
     expected, length = naive.qemu_message(firsts, block_bytes, 0x5000)

@@ -22,16 +22,9 @@ _RECORDS_AT = _HEADER_AT + PAGE_BYTES
 
 
 class Buffers:
-    """A driver's message buffers.
+    """A driver's message buffers in the transport's own memory.
 
     Everything is written once here, so that timed code meets no page fault.
-
-    Parameters
-    ----------
-    transport : balloonlab.queue.Transport
-    memory_pages : int
-        RAM of the guest.
-    encoding : balloonlab.kernels.formats.Encoding
     """
 
     def __init__(self, transport: Transport, memory_pages: int, encoding: Encoding) -> None:
@@ -53,23 +46,12 @@ class Buffers:
         return fault_of(self._encoder.posted[0])
 
     def for_operation(self, n_pages: int, bitmaps: int) -> tuple[Encoder, int]:
-        """Take as many bitmaps as the guest's page numbers need and memory allows.
+        """Return an encoder, and how many bitmaps it has: 0 where pages are sent as page numbers.
 
-        Taken before the operation, when an inflation has not yet taken the memory, and
-        dropped with the encoder. The first one is always at hand.
-
-        Parameters
-        ----------
-        n_pages : int
-            Pages that may have to be sorted by window.
-        bitmaps : int
-            Bitmaps there is memory for, 0 to 32.
-
-        Returns
-        -------
-        encoder : balloonlab.kernels.encode.Encoder
-        n_bitmaps : int
-            0 where pages are sent as page numbers.
+        As many bitmaps as the guest's page numbers need and memory allows (`bitmaps`, 0 to 32; the
+        first one is always at hand), and room for `n_pages` to be sorted by window. They are taken
+        before the operation, when an inflation has not yet taken the memory, and dropped with the
+        encoder.
         """
         if self._encoder.encoding == Encoding.PFNS:
             return self._encoder, 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,6 @@ import numpy.typing as npt
 from ..kernels import clock
 from ..kernels import driver as kernels
 from ..kernels.bitmap_v4 import MAX_BITMAPS
-from ..kernels.encode import Encoder
 from ..kernels.formats import Encoding
 from ..pages import Buddy
 from ..queue import Transport
@@ -30,6 +30,10 @@ REPORTING = "reporting"
 
 class BalloonDriver:
     """The guest's end of the balloon: negotiation, its page list, and its queues.
+
+    Operations raise a ValueError or TypeError for what is no number of pages that can move, and a
+    RuntimeError where the device broke, which says why; pages are in the balloon then that were
+    taken, or not yet released.
 
     Parameters
     ----------
@@ -52,17 +56,16 @@ class BalloonDriver:
     features : Feature
         What was negotiated: the device must speak accordingly.
     negotiated_protocol : str
-        How pages are encoded: `wire_format`, or ``"pfn"`` where that was not offered or
-        there is no memory for a single bitmap.
+        How pages are encoded: `wire_format`, or ``"pfn"`` where that was not offered or there is
+        no memory for a single bitmap.
     log : balloonlab.kernels.clock.Log
         Intervals since it was cleared last.
 
     Notes
     -----
-    The first bitmap is taken before the feature is accepted. As posted, the driver
-    accepted first, and cleared the bit on its own side when the allocation failed:
-    its device went on to read page numbers as records (``bitmap-v4-posted`` with
-    ``bitmaps=0`` does that).
+    The first bitmap is taken before the feature is accepted. As posted, the driver accepted first,
+    and cleared the bit on its own side when the allocation failed: its device went on to read page
+    numbers as records (``bitmap-v4-posted`` with ``bitmaps=0`` does that).
     """
 
     def __init__(
@@ -75,12 +78,12 @@ class BalloonDriver:
         run: Callable[..., int] = run_in_thread,
     ) -> None:
         _whole(bitmaps, "bitmaps", MAX_BITMAPS, "the most that a driver takes")
-        self._transport = transport
-        self._buddy = buddy
-        self._format = wire_format
-        self._run_by = run
+        self._transport, self._buddy, self._run_by = transport, buddy, run
         self.bitmaps = bitmaps
-        self.features = transport.negotiate(self._wanted())
+        wanted = Feature.MUST_TELL_HOST | Feature.DEFLATE_ON_OOM | wire_format.feature
+        if bitmaps == 0 and wire_format.names_each_page_once:
+            wanted &= ~Feature.PAGE_BITMAP
+        self.features = transport.negotiate(wanted)
         uses_records = bool(wire_format.feature & self.features) and bitmaps > 0
         self.negotiated_protocol = wire_format.name if uses_records else "pfn"
         self.log = clock.Log.empty(log_rows)
@@ -89,12 +92,6 @@ class BalloonDriver:
         self._held = 0
         encoding = wire_format.encoding if uses_records else Encoding.PFNS
         self._buffers = Buffers(transport, buddy.memory_pages, encoding)
-
-    def _wanted(self) -> Feature:
-        wanted = Feature.MUST_TELL_HOST | Feature.DEFLATE_ON_OOM | self._format.feature
-        if self.bitmaps == 0 and self._format.names_each_page_once:
-            wanted &= ~Feature.PAGE_BITMAP
-        return wanted
 
     @property
     def pages(self) -> npt.NDArray[np.uint64]:
@@ -110,20 +107,15 @@ class BalloonDriver:
     def inflate(self, n_pages: int) -> Operation:
         """Take `n_pages` more single pages from the allocator and send them.
 
-        Raises
-        ------
-        ValueError, TypeError
-            The guest has not as much memory; not a whole number.
-        RuntimeError
-            The allocator ran dry, or the device broke; it says why. Whatever was taken
-            is in the balloon.
+        A RuntimeError, too, where the allocator ran dry.
         """
         room = self._buddy.memory_pages - self._held
-        if _whole(n_pages, "n_pages", room, "the guest's other pages") == 0:
-            return self._nothing()
+        _whole(n_pages, "n_pages", room, "the guest's other pages")
         held, pages = self._held, self._list[: self._held + n_pages]
         encoder, n_bitmaps = self._buffers.for_operation(pages.size, self.bitmaps)
-        done = self._take(pages, held, encoder, "inflate", n_bitmaps, self._count_in)
+        blocks, queue = self._buddy.blocks, self._transport.queues["inflate"]
+        operate = partial(kernels.inflate, blocks, pages, held, encoder, queue)
+        done = self._run(operate, pages[held:], n_bitmaps, self._count_in)
         if done.pages.size < n_pages:
             raise RuntimeError(
                 f"the guest ran out of memory after {done.pages.size} of {n_pages} pages"
@@ -134,67 +126,31 @@ class BalloonDriver:
         """Take free blocks of ``2**order`` pages and report them, 32 per kick."""
         encoder = self._buffers.for_blocks(order, PAGE_BYTES << order)
         firsts = np.full(n_blocks, 1, np.uint64)
-        return self._take(firsts, 0, encoder, REPORTING, 0, lambda n: None)
-
-    def _take(
-        self,
-        pages: npt.NDArray[np.uint64],
-        held: int,
-        encoder: Encoder,
-        queue: str,
-        n_bitmaps: int,
-        settle: Callable[[int], None],
-    ) -> Operation:
-        blocks, ends, log = self._buddy.blocks, self._transport.queues[queue], self.log
-        return self._run(
-            lambda counters: kernels.inflate(blocks, pages, held, encoder, ends, counters, log),
-            settle,
-            pages[held:],
-            n_bitmaps,
-        )
+        blocks, queue = self._buddy.blocks, self._transport.queues[REPORTING]
+        return self._run(partial(kernels.inflate, blocks, firsts, 0, encoder, queue), firsts)
 
     def deflate(self, n_pages: int) -> Operation:
-        """Send the newest `n_pages` of the balloon to the host and release them.
-
-        Raises
-        ------
-        ValueError, TypeError
-            The balloon has not as many pages; not a whole number.
-        RuntimeError
-            The device broke; it says why. What was not released is in the balloon.
-        """
-        if _whole(n_pages, "n_pages", self._held, "the pages in the balloon") == 0:
-            return self._nothing()
-        blocks, ends, log = self._buddy.blocks, self._transport.queues["deflate"], self.log
+        """Send the newest `n_pages` of the balloon to the host and release them."""
+        _whole(n_pages, "n_pages", self._held, "the pages in the balloon")
         pages, leaving = self._list[: self._held], np.full(n_pages, 1, np.uint64)
         encoder, n_bitmaps = self._buffers.for_operation(n_pages, self.bitmaps)
-        return self._run(
-            lambda counters: kernels.deflate(blocks, pages, leaving, encoder, ends, counters, log),
-            lambda n_released: self._count_in(-n_released),
-            leaving,
-            n_bitmaps,
-        )
+        blocks, queue = self._buddy.blocks, self._transport.queues["deflate"]
+        operate = partial(kernels.deflate, blocks, pages, leaving, encoder, queue)
+        return self._run(operate, leaving, n_bitmaps, lambda n: self._count_in(-n))
 
     def migrate(self, pfn: int) -> Operation:
         """Migrate a ballooned page, as memory compaction asks a driver to.
 
-        The new page is inflated, then the old one deflated; only then is it the guest's
-        again. The new page is the list's newest.
-
-        Raises
-        ------
-        ValueError, TypeError
-            The page is not in the balloon; not a whole number.
-        RuntimeError
-            There is no other page, or the device broke; it says why.
+        The new page is inflated, then the old one deflated; only then is it the guest's again. The
+        new page is the list's newest. A RuntimeError, too, where there is no other page.
         """
         held = self._list[: self._held]
         at = np.flatnonzero(held == operator.index(pfn))
         if at.size == 0:
             raise ValueError(f"pfn must be a page in the balloon, got {pfn}")
-        blocks, log = self._buddy.blocks, self.log
         ends = [self._transport.queues[name] for name in ("inflate", "deflate")]
         pages = np.array([0, pfn], np.uint64)
+        new, old = pages[:1], pages[1:]
         encoder, n_bitmaps = self._buffers.for_operation(1, self.bitmaps)
 
         def settle(steps: int) -> None:
@@ -202,17 +158,11 @@ class BalloonDriver:
                 held[at[0] : -1] = held[at[0] + 1 :]
                 self._count_in(-1)
             if steps > 0:
-                self._list[self._held] = pages[0]
+                self._list[self._held] = new[0]
                 self._count_in(1)
 
-        done = self._run(
-            lambda counters: kernels.migrate(
-                blocks, pages[1:], pages[:1], encoder, *ends, counters, log
-            ),
-            settle,
-            pages,
-            n_bitmaps,
-        )
+        operate = partial(kernels.migrate, self._buddy.blocks, old, new, encoder, *ends)
+        done = self._run(operate, pages, n_bitmaps, settle)
         if done.pages.size == 0:
             raise RuntimeError(f"the guest has no page to migrate {pfn} to")
         return done
@@ -229,16 +179,8 @@ class BalloonDriver:
             encoder = self._buffers.for_blocks(order, (PAGE_BYTES << order) - 1)
         else:
             encoder, _ = self._buffers.for_operation(pages.size, self.bitmaps)
-        ends, log = self._transport.queues[queue], self.log
-        return self._run(
-            lambda counters: kernels.rehearse(pages, n_pairs, encoder, ends, counters, log),
-            lambda n: None,
-            pages,
-            0,
-        )
-
-    def _nothing(self) -> Operation:
-        return Operation(np.zeros(0, np.uint64), self.negotiated_protocol, 0)
+        ends = self._transport.queues[queue]
+        return self._run(partial(kernels.rehearse, pages, n_pairs, encoder, ends), pages)
 
     def _count_in(self, n_pages: int) -> None:
         """Account for pages that entered the balloon (left it, where negative)."""
@@ -248,33 +190,35 @@ class BalloonDriver:
         """Refuse to go on after the device, or the guest as posted, has given up."""
         self._transport.check(outcome)
         if fault := self._buffers.fault:
-            raise PostedDriverError(f"as posted, the guest crashes here: {fault}")
+            raise PostedDriverError(fault)
 
     def _run(
         self,
-        operate: Callable[[npt.NDArray[np.void]], int],
-        settle: Callable[[int], None],
+        operate: Callable[..., int],
         pages: npt.NDArray[np.uint64],
-        n_bitmaps: int,
+        n_bitmaps: int = 0,
+        settle: Callable[[int], None] = lambda n: None,
     ) -> Operation:
         """Run an operation, check that the device took it, and sum it up.
 
-        `operate` takes the counters and returns how many of `pages` it has dealt with;
-        `settle` enters them in the books.
+        `operate` takes the counters and the log and returns how many of `pages` it has dealt
+        with; `settle` enters them in the books.
         """
+        if pages.size == 0:
+            return Operation(pages, self.negotiated_protocol, 0)
         counters = np.zeros(1, kernels.COUNTERS)
-        self._check_works(int(counters[0]["outcome"]))
-        n_done = self._run_by(lambda: int(operate(counters)), self._transport.abort, settle)
         done = counters[0]
+        self._check_works(int(done["outcome"]))
+        n_done = self._run_by(
+            lambda: int(operate(counters, self.log)), self._transport.abort, settle
+        )
         self._check_works(int(done["outcome"]))
         return Operation(
             pages[:n_done].copy(),
             negotiated_protocol=self.negotiated_protocol,
             n_bitmaps=n_bitmaps,
             wall_ns=int(done["end_ns"] - done["begin_ns"]),
-            n_kicks=int(done["n_kicks"]),
-            wire_bytes=int(done["wire_bytes"]),
-            n_records=int(done["n_records"]),
+            **{name: int(done[name]) for name in ("n_kicks", "wire_bytes", "n_records")},
         )
 
 

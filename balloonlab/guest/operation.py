@@ -15,15 +15,14 @@ class Operation:
     Attributes
     ----------
     pages : uint64 array
-        Pages sent, in the order in which they entered or left the balloon; of blocks the
-        first page of each; of a migration the page that entered, then the one that left.
+        Pages sent, in the order in which they entered or left the balloon; of blocks the first
+        page of each; of a migration the page that entered, then the one that left.
     negotiated_protocol : str
         How they were encoded: ``"pfn"`` where records could not be used.
     n_bitmaps : int
         Bitmaps that there was memory for; 0 where none was used.
     wall_ns : int
-        The whole operation, read at its two ends in the compiled code: Python's own
-        threads have no part in it.
+        The whole operation, read at its two ends in the compiled code, apart from Python's threads.
     n_kicks, wire_bytes, n_records : int
         What went over the queue. A descriptor that names a block counts as 16 bytes.
     """

@@ -12,19 +12,9 @@ def run_in_thread(
 ) -> int:
     """Run an operation of the driver; both ends have left when this raises.
 
-    Parameters
-    ----------
-    operate : callable
-        The compiled call; returns how many pages it has dealt with.
-    abort : callable
-        Called when the run is interrupted: `operate` must return then.
-    settle : callable
-        Called with what `operate` returned, whether or not it went on to its end.
-
-    Returns
-    -------
-    int
-        What `operate` returned.
+    `operate`, the compiled call, returns how many pages it has dealt with, and so does this.
+    `abort` is called when the run is interrupted: `operate` must return then. `settle` is called
+    with what `operate` returned, whether or not it went on to its end.
     """
     worker = Worker(operate, "balloon-driver")
     try:

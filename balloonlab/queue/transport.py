@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Protocol, Self
 
@@ -37,15 +36,12 @@ class Transport(Protocol):
     own_gpa : int
         Where the guest finds it.
     queues : mapping of str to balloonlab.kernels.doorbell.Queue
-        By the names in `QUEUES`, once negotiated.
+        Queues with their doorbells, by the names in `QUEUES`, once negotiated.
     """
 
     own_memory: npt.NDArray[np.uint8]
     own_gpa: int
-
-    @property
-    def queues(self) -> Mapping[str, Queue]:
-        """Queues with their doorbells."""
+    queues: dict[str, Queue]
 
     def negotiate(self, wanted: Feature) -> Feature:
         """Settle on features: of those `wanted` the ones that the device offers."""
@@ -58,42 +54,22 @@ class Transport(Protocol):
 
 
 class LocalTransport:
-    """Virtqueues with eventfds, between two threads of this process.
+    """A `Transport` over virtqueues with eventfds, between two threads of this process.
 
-    Parameters
-    ----------
-    own_memory : uint8 array
-    own_gpa : int
-    offered : balloonlab.wire.Feature
-        What the device offers.
-    busy_wait : bool
-        The driver polls instead of sleeping.
-
-    Attributes
-    ----------
-    virtqueues : dict of str to Virtqueue
-        The inflate and the deflate queue.
+    The device offers the features `offered`; with `busy_wait` the driver polls instead of
+    sleeping. `virtqueues` are the inflate and the deflate queue by name.
     """
 
     def __init__(
-        self,
-        own_memory: npt.NDArray[np.uint8],
-        own_gpa: int,
-        offered: Feature,
-        busy_wait: bool = False,
+        self, own_memory: npt.NDArray[np.uint8], own_gpa: int, offered: Feature, busy_wait: bool
     ) -> None:
-        self.own_memory, self.own_gpa = own_memory, own_gpa
-        self._offered = offered
+        self.own_memory, self.own_gpa, self._offered = own_memory, own_gpa, offered
         self._open = ExitStack()
         self.virtqueues = {
             name: self._open.enter_context(Virtqueue(queue_area(own_memory, name), busy_wait))
             for name in ("inflate", "deflate")
         }
-
-    @property
-    def queues(self) -> Mapping[str, Queue]:
-        """Queues with their doorbells."""
-        return {name: queue.ends for name, queue in self.virtqueues.items()}
+        self.queues = {name: queue.ends for name, queue in self.virtqueues.items()}
 
     def negotiate(self, wanted: Feature) -> Feature:
         """Settle on features; see `Transport`."""

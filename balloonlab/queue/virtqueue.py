@@ -25,12 +25,7 @@ QUEUE_BYTES = 8192
 def build_ring(area: npt.NDArray[np.uint8], interrupts: bool = True) -> vring.Ring:
     """Lay out a split virtqueue of 128 descriptors in guest memory (virtio 1.x section 2.7).
 
-    Parameters
-    ----------
-    area : uint8 array, shape (QUEUE_BYTES,)
-        Zeroed here.
-    interrupts : bool
-        Whether the driver wants to be called; else it polls, or knows otherwise.
+    `area` has QUEUE_BYTES and is zeroed. Without `interrupts` the driver polls, or knows otherwise.
     """
     if area.shape != (QUEUE_BYTES,):
         raise ValueError(f"area must have {QUEUE_BYTES} bytes, got shape {area.shape}")
@@ -52,17 +47,9 @@ def build_ring(area: npt.NDArray[np.uint8], interrupts: bool = True) -> vring.Ri
 class Virtqueue:
     """A virtqueue between two threads, with eventfds for kick and call.
 
-    Parameters
-    ----------
-    area : uint8 array, shape (QUEUE_BYTES,)
-        Guest memory for the queue, zeroed here.
-    busy_wait : bool
-        The driver polls the used index instead of sleeping until it is called.
-
-    Attributes
-    ----------
-    ends : balloonlab.kernels.doorbell.Queue
-        What driver and device kernels take.
+    `area` (uint8, shape (QUEUE_BYTES,)) is guest memory for it, zeroed here. With `busy_wait` the
+    driver polls the used index instead of sleeping until it is called. `ends` is what driver and
+    device kernels take.
     """
 
     def __init__(self, area: npt.NDArray[np.uint8], busy_wait: bool = False) -> None:

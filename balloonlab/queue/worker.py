@@ -12,15 +12,8 @@ T = TypeVar("T")
 class Worker(Generic[T]):
     """Run a function in a thread; keep what it returned or raised.
 
-    ``Thread.join`` counts as done once it was interrupted, while the thread still
-    runs. Here nothing but the function's end does.
-
-    Parameters
-    ----------
-    function : callable
-        Without arguments; typically a compiled call that holds no GIL.
-    name : str
-        The thread's name.
+    ``Thread.join`` counts as done once it was interrupted, while the thread still runs. Here
+    nothing but the function's end does: typically a compiled call that holds no GIL.
     """
 
     def __init__(self, function: Callable[[], T], name: str) -> None:

@@ -21,14 +21,7 @@ from .defects import DEFECTS, defect_rates, smallest
 from .features import Feature
 from .format import RANGE, Buffer, Format, decode_buffers
 from .pfn import PFN
-from .posted import (
-    BITMAP_V4_POSTED,
-    Fault,
-    PostedDriverError,
-    PostedRun,
-    encode_as_posted,
-    run_posted,
-)
+from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, PostedRun, run_posted
 from .record_table import records
 
 __all__ = [
@@ -56,21 +49,12 @@ _FORMATS: dict[str, Format] = {entry.name: entry for entry in (PFN, BITMAP_V4, B
 
 
 def formats() -> list[str]:
-    """List the names of the wire formats, the seed's two first.
-
-    ``bitmap-v4-posted`` is ``bitmap-v4`` as it was posted, with its defects.
-    """
+    """List the names of the wire formats; ``bitmap-v4-posted`` has the seed patch's defects."""
     return list(_FORMATS)
 
 
 def get(name: str) -> Format:
-    """Look up a wire format.
-
-    Raises
-    ------
-    ValueError
-        There is none of that name.
-    """
+    """Look up a wire format; a ValueError lists those there are."""
     try:
         return _FORMATS[name]
     except (KeyError, TypeError):
@@ -78,29 +62,26 @@ def get(name: str) -> Format:
 
 
 def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
-    """Encode page numbers into the buffers that the driver puts on the queue.
-
-    The buffers are made by the driver's own kernels (`balloonlab.kernels.encode`).
+    """Encode page numbers into the buffers that the driver puts on the queue, by its own kernels.
 
     Parameters
     ----------
     pfns : array-like of int, shape (n,)
-        Pages in the order the guest allocated them. The order shows on the wire
-        in ``pfn``; a bitmap has none.
+        Pages in the order the guest allocated them, which shows in ``pfn`` and in no bitmap.
     protocol : str
         One of `formats`.
 
     Returns
     -------
     list of bytes
-        One buffer per kick, as it stands in guest memory: for ``bitmap-v4`` the
-        8-byte response header and the records. No pages give no buffers.
+        One buffer per kick, as it stands in guest memory: for ``bitmap-v4`` the 8-byte response
+        header and the records. No pages give no buffers.
 
     Raises
     ------
     TypeError, ValueError
-        Unknown protocol; pages that are not integers, are negative, come twice,
-        or exceed the format (32 bits in ``pfn``, 52 in ``bitmap-v4``).
+        Unknown protocol; pages that are not integers, are negative, come twice, or exceed the
+        format (32 bits in ``pfn``, 52 in ``bitmap-v4``).
     PostedDriverError
         ``bitmap-v4-posted`` crashed its guest on these pages.
 
@@ -112,6 +93,11 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     wire_format, pages = get(protocol), as_pfns(pfns)
     if pages.size == 0:
         return []
+    if wire_format.encoding == Encoding.RECORDS_AS_POSTED:
+        run = run_posted(pages)
+        if run.fault is not None:
+            raise PostedDriverError(run.fault)
+        return run.buffers
     windows = pack_windows(pages)
     if wire_format.encoding == Encoding.RECORDS:
         return [buffer for first_pfn, words in windows for buffer in split(first_pfn, words)[0]]
@@ -121,8 +107,6 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
         )
     for _ in windows:  # raises when a page comes twice
         pass
-    if wire_format.encoding == Encoding.RECORDS_AS_POSTED:
-        return encode_as_posted(pages)
     out = np.empty(pages.size, np.uint32)
     write_pfns(pages, out)  # one batch after the other, as the driver writes each
     data, step = out.tobytes(), wire_format.max_message_bytes
@@ -142,14 +126,13 @@ def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     Returns
     -------
     structured array, shape (n,)
-        Fields ``start_pfn`` and ``n_pages``, both ``<u8``. ``pfn`` gives one range
-        per page; ``bitmap-v4`` one per block and one per run of bits within a word.
+        Fields ``start_pfn`` and ``n_pages``, both ``<u8``. ``pfn`` gives one range per page;
+        ``bitmap-v4`` one per block and one per run of bits within a word.
 
     Raises
     ------
     ValueError
-        Unknown protocol, or the first record that cannot be right: which buffer,
-        which byte, which rule.
+        Unknown protocol, or the first record that cannot be right: its buffer, byte and rule.
 
     Examples
     --------

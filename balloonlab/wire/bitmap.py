@@ -41,10 +41,6 @@ def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
     pages = as_pfns(pfns)
     if pages.size == 0:
         raise ValueError("pfns must hold at least one page: an empty set has no bitmap")
-    return _pack(pages)
-
-
-def _pack(pages: npt.NDArray[np.uint64]) -> tuple[int, npt.NDArray[np.uint64]]:
     lowest, low, high = _survey(pages)
     return _fill(pages, lowest, low & -kernels.WORD, high)
 
@@ -67,19 +63,12 @@ def _fill(
     return first_pfn, words
 
 
-def pack_windows(
-    pages: npt.NDArray[np.uint64],
-) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
-    """Pack checked pages into bitmaps that hold every window with pages in it.
+def pack_windows(pages: npt.NDArray[np.uint64]) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
+    """Yield checked pages as bitmaps (see `pack`) that hold every window with pages in it.
 
-    One bitmap serves as long as it is no larger than the page array. Sparser pages (fewer
-    than one in 64 over more than 32 GiB) are sorted and packed window by window: a bitmap
-    over 52-bit page numbers would not fit any memory.
-
-    Yields
-    ------
-    first_pfn, words
-        As `pack`, `first_pfn` a multiple of the window above the first one.
+    One bitmap serves as long as it is no larger than the page array. Sparser pages (fewer than
+    one in 64 over more than 32 GiB) are sorted and packed window by window: a bitmap over 52-bit
+    page numbers would not fit any memory. First pages are a multiple of the window apart.
     """
     if pages.size == 0:
         return
@@ -97,25 +86,11 @@ def pack_windows(
 
 
 def split(first_pfn: int, words: npt.NDArray[np.uint64]) -> tuple[list[bytes], int]:
-    """Split a bitmap into the messages that the driver makes of it.
-
-    Parameters
-    ----------
-    first_pfn, words
-        As `pack` returns them.
-
-    Returns
-    -------
-    buffers : list of bytes
-        Each a response header and its records.
-    n_records : int
-        In all of them.
-    """
+    """Split a bitmap (see `pack`) into messages; return them and their number of records."""
     encoder = make_encoder(Encoding.RECORDS, 0, 0)._replace(bitmaps=words)
     state = encoder.state[0]
     state["start_pfn"], state["n_words"] = first_pfn, words.size
-    stream = collect(encoder, np.zeros(0, np.uint64))
-    return stream, int(state["n_records"])
+    return collect(encoder), int(state["n_records"])
 
 
 def find_runs(
@@ -130,14 +105,14 @@ def find_runs(
     first_pfn : int
         Page of bit 0.
     out : structured array of `RANGE`, optional
-        Room for the runs and `SPARE_RUNS` more, to be used again from call to
-        call: fresh memory costs as much as finding the runs.
+        Room for the runs and `SPARE_RUNS` more, to be used again from call to call: fresh memory
+        costs as much as finding the runs.
 
     Returns
     -------
     structured array
-        Fields ``start_pfn`` and ``n_pages``, ascending; no two runs touch. A view of
-        `out` where that was given.
+        Fields ``start_pfn`` and ``n_pages``, ascending; no two runs touch. A view of `out` where
+        that was given.
 
     Raises
     ------

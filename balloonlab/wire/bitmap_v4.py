@@ -7,13 +7,7 @@ a window (the exclusive end of the walk is that page itself). Here it is sent.
 
 from __future__ import annotations
 
-from ..kernels.bitmap_v4 import (
-    BITMAP_WORDS,
-    HEADER_BYTES,
-    PFN_BITS,
-    RECORD_WORDS,
-    RESERVED_WORDS,
-)
+from ..kernels.bitmap_v4 import BITMAP_WORDS, HEADER_BYTES, PFN_BITS, RECORD_WORDS, RESERVED_WORDS
 from ..kernels.formats import Decoding, Encoding
 from .features import Feature
 from .format import Format

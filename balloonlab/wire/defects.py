@@ -1,4 +1,4 @@
-"""The driver as posted: the smallest page set for each defect, and how often it defect_rates."""
+"""The driver as posted: the smallest page set for each defect, and how often each one shows."""
 
 from __future__ import annotations
 
@@ -37,12 +37,10 @@ DEFECTS: dict[str, Callable[[PostedRun], bool]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """The smallest input that the search found for a defect.
+    """The smallest input that the search found for a defect, one of `DEFECTS`.
 
     Attributes
     ----------
-    defect : str
-        One of `DEFECTS`.
     pfns, earlier : uint64 array
         Pages of the inflation, and those in the balloon before.
     bitmaps : int
@@ -64,23 +62,17 @@ class Example:
 def smallest(defect: str) -> Example:
     """Search for the smallest page set on which the posted driver shows a defect.
 
-    hypothesis draws unions of arithmetic progressions and shrinks the first one that
-    shows it: fewer pages, smaller numbers, 32 bitmaps rather than fewer, no earlier
-    pages, no failing send. The same call finds the same example.
+    hypothesis draws unions of arithmetic progressions and shrinks the first one that shows it:
+    fewer pages, smaller numbers, 32 bitmaps rather than fewer, no earlier pages, no failing send.
+    The same call finds the same `Example`.
 
     Parameters
     ----------
     defect : str
-        One of `DEFECTS`.
-
-    Returns
-    -------
-    Example
+        One of `DEFECTS`; else a ValueError.
 
     Raises
     ------
-    ValueError
-        There is no defect of that name.
     ImportError
         hypothesis is not installed (``pip install -e '.[notebooks]'``).
     """
@@ -116,29 +108,24 @@ def smallest(defect: str) -> Example:
         database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    found = hypothesis.find(
-        inputs, lambda drawn: DEFECTS[defect](_try(defect, *drawn).run), settings=settings
+
+    def attempt(drawn: tuple[Progressions, Progressions, int, int]) -> Example:
+        parts, before, bitmaps, failing = drawn
+        pfns = _union(parts)
+        earlier = np.setdiff1d(_union(before), pfns)
+        run = run_posted(pfns, earlier, bitmaps, failing_sends=range(failing))
+        return Example(defect, pfns, earlier, bitmaps, failing, run)
+
+    shows = DEFECTS[defect]
+    return attempt(
+        hypothesis.find(inputs, lambda drawn: shows(attempt(drawn).run), settings=settings)
     )
-    return _try(defect, *found)
 
 
-Progression = tuple[int, int, int]
+Progressions = list[tuple[int, int, int]]
 
 
-def _try(
-    defect: str,
-    parts: list[Progression],
-    before: list[Progression],
-    bitmaps: int,
-    failing: int,
-) -> Example:
-    pfns = _union(parts)
-    earlier = np.setdiff1d(_union(before), pfns)
-    run = run_posted(pfns, earlier, bitmaps, failing_sends=range(failing))
-    return Example(defect, pfns, earlier, bitmaps, failing, run)
-
-
-def _union(progressions: list[Progression]) -> npt.NDArray[np.uint64]:
+def _union(progressions: Progressions) -> npt.NDArray[np.uint64]:
     parts = [first + step * np.arange(n) for first, step, n in progressions]
     return np.unique(np.concatenate([*parts, np.zeros(0, np.int64)])).astype(np.uint64)
 
@@ -159,10 +146,10 @@ def defect_rates(
     seed: int = 1,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Tell random balloons as the posted driver does, and see what comes of each.
+    """Encode random balloons as the posted driver does, and see what comes of each.
 
-    Nothing is measured: half of a guest's pages, in runs of geometric length, are encoded
-    as the posted driver would. The guest's memory decides how many bitmaps there are.
+    Nothing is measured. Each balloon is half of a guest's pages, in runs of geometric length; the
+    guest's memory decides how many bitmaps there are.
 
     Parameters
     ----------
@@ -170,23 +157,21 @@ def defect_rates(
         Sizes of guests.
     mean_runs : iterable of int
         Mean lengths of the runs, in pages.
-    trials : int
-        Page sets for each.
-    seed : int
-        The same seed draws the same page sets.
+    trials, seed : int
+        Page sets for each; the same seed draws the same ones.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     pandas.DataFrame
-        One row a page set: ``memory_bytes``, ``balloon_bytes``, ``mean_run_pages``,
-        ``trial``, ``outcome`` (`SENT_ONCE` or one of `DEFECTS`), ``n_kicks`` and
-        ``sent_share`` of the balloon before the end.
+        One row a page set: ``memory_bytes``, ``balloon_bytes``, ``mean_run_pages``, ``trial``,
+        ``outcome`` (`SENT_ONCE` or one of `DEFECTS`), ``n_kicks`` and ``sent_share`` of the
+        balloon before the end.
     """
     sizes, lengths = list(memory), list(mean_runs)
     rng = np.random.default_rng(seed)
-    rows: list[dict[str, object]] = []
+    rows = []
     with Progress(len(sizes) * len(lengths) * trials, progress) as bar:
         for size in sizes:
             memory_bytes = parse_size(size, "memory")
@@ -196,16 +181,9 @@ def defect_rates(
                 for trial in range(trials):
                     pages = patterns.geometric(size, memory_bytes // 2, mean_run, rng)
                     run = run_posted(pages, max_pfn=max_pfn)
-                    rows.append(
-                        {
-                            "memory_bytes": memory_bytes,
-                            "balloon_bytes": memory_bytes // 2,
-                            "mean_run_pages": mean_run,
-                            "trial": trial,
-                            "outcome": outcome(run),
-                            "n_kicks": len(run.buffers),
-                            "sent_share": run.sent.size / pages.size,
-                        }
-                    )
+                    share = run.sent.size / pages.size
+                    about = memory_bytes, memory_bytes // 2, mean_run, trial
+                    rows.append((*about, outcome(run), len(run.buffers), share))
                     bar.advance()
-    return pd.DataFrame(rows)
+    about_columns = ["memory_bytes", "balloon_bytes", "mean_run_pages", "trial"]
+    return pd.DataFrame(rows, columns=[*about_columns, "outcome", "n_kicks", "sent_share"])

@@ -35,10 +35,8 @@ class Format:
     ----------
     name : str
         As in ``protocol=``.
-    encoding : balloonlab.kernels.formats.Encoding
-        How the driver encodes pages.
-    decoding : balloonlab.kernels.formats.Decoding
-        How the device decodes a message.
+    encoding, decoding : balloonlab.kernels.formats.Encoding, balloonlab.kernels.formats.Decoding
+        How the driver encodes pages, how the device decodes a message.
     max_message_bytes : int
         The longest buffer a device of this format takes.
     pfn_limit : int
@@ -48,8 +46,8 @@ class Format:
     feature : Feature
         What must be negotiated before it is used.
     max_kicks : callable
-        ``(n_pages, span_pages) -> int``: an upper bound on the buffers for that many
-        pages within that span of page numbers.
+        ``(n_pages, span_pages) -> int``: an upper bound on the buffers for that many pages within
+        that span of page numbers.
     names_each_page_once : bool
         False for the posted driver, which is there to be studied.
     """
@@ -65,28 +63,10 @@ class Format:
     names_each_page_once: bool = True
 
 
-def make_encoder(
-    encoding: Encoding,
-    n_pages: int,
-    n_bitmaps: int = 1,
-    n_windows: int = 1,
-    block_order: int = 0,
-    block_bytes: int = 0,
-) -> kernels.Encoder:
-    """Return an encoder with buffers of its own; a driver puts its own in their place.
+def make_encoder(encoding: Encoding, n_pages: int, n_bitmaps: int = 1) -> kernels.Encoder:
+    """Return an encoder of one window with buffers of its own; a driver puts others in their place.
 
-    Parameters
-    ----------
-    encoding : Encoding
-    n_pages : int
-        The most pages it is given at a time.
-    n_bitmaps : int
-        Bitmaps of 32 KiB there is memory for.
-    n_windows : int
-        Windows of so many bitmaps over all page numbers; with more than one there is room
-        for the pages sorted by window.
-    block_order, block_bytes : int
-        Of blocks.
+    `n_pages` are the most it is given at a time, `n_bitmaps` the bitmaps of 32 KiB it has.
     """
     # Written once, so that timed code meets no page fault.
     return kernels.Encoder(
@@ -97,20 +77,20 @@ def make_encoder(
         pfns_gpa=0,
         header_gpa=0,
         records_gpa=0,
-        block_order=block_order,
-        block_bytes=block_bytes,
+        block_order=0,
+        block_bytes=0,
         bitmaps=np.full(n_bitmaps * BITMAP_WORDS, 1, np.uint64),
         lowest=np.full(-(-n_pages // 64), 1, np.uint64),
-        sorted=np.full(n_pages if n_windows > 1 else 0, 1, np.uint64),
-        ends=np.zeros(n_windows, np.int64),
+        sorted=np.zeros(0, np.uint64),
+        ends=np.zeros(1, np.int64),
         state=np.zeros(1, kernels.STATE),
         posted=np.zeros(1, posted.STATE),
     )
 
 
-def collect(encoder: kernels.Encoder, walked: npt.NDArray[np.uint64]) -> list[bytes]:
+def collect(encoder: kernels.Encoder) -> list[bytes]:
     """Return the messages of records that are left of an encoder, as the driver would send them."""
-    out = np.empty(_COLLECTED_BYTES // 8, np.uint64)
+    out, walked = np.empty(_COLLECTED_BYTES // 8, np.uint64), np.zeros(0, np.uint64)
     ends = np.empty(_COLLECTED, np.int64)
     stream: list[bytes] = []
     while n := kernels.collect(encoder, walked, out, ends):

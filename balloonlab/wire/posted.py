@@ -31,10 +31,8 @@ class Fault:
     ----------
     what : str
         One of ``balloonlab.kernels.posted.FAULTS``.
-    pfn : int
-        The page at hand.
-    window, bitmap : int
-        Which window of the walk, which of its bitmaps.
+    pfn, window, bitmap : int
+        The page at hand, its window of the walk, which of that window's bitmaps.
     n_bitmaps, n_bitmaps_left : int
         Bitmaps when the walk began, and when it went wrong.
     n_sends : int
@@ -52,13 +50,15 @@ class Fault:
     def __str__(self) -> str:
         return (
             f"{self.what} (page {self.pfn}, bitmap {self.bitmap} of window {self.window}, "
-            f"{self.n_bitmaps_left} of {self.n_bitmaps} bitmaps left after "
-            f"{self.n_sends} sends)"
+            f"{self.n_bitmaps_left} of {self.n_bitmaps} bitmaps left after {self.n_sends} sends)"
         )
 
 
 class PostedDriverError(RuntimeError):
     """The posted driver went where a real guest reads freed memory or follows a NULL pointer."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(f"as posted, the guest crashes here: {fault}")
 
 
 def fault_of(state: np.void) -> Fault | None:
@@ -138,14 +138,10 @@ def run_posted(
     bitmaps : int
         Bitmaps of 32 KiB that the guest has memory for, 1 to 32.
     max_pfn : int, optional
-        One more than the guest's highest page number, by which the driver decides how
-        many bitmaps it wants. By default that of the highest page given.
+        One more than the guest's highest page number, by which the driver decides how many
+        bitmaps it wants. By default that of the highest page given.
     failing_sends : collection of int
         Numbers of the sends, from 0, for which the queue has no room.
-
-    Returns
-    -------
-    PostedRun
 
     Raises
     ------
@@ -176,20 +172,6 @@ def run_posted(
         tried += 1
     state = encoder.posted[0]
     return PostedRun(pages, before, buffers, fault_of(state), int(state["n_walked"]))
-
-
-def encode_as_posted(pages: npt.NDArray[np.uint64]) -> list[bytes]:
-    """Send the pages to an empty balloon; see `balloonlab.wire.encode`.
-
-    Raises
-    ------
-    PostedDriverError
-        The driver crashed its guest; what the host received is lost with it.
-    """
-    run = run_posted(pages)
-    if run.fault is not None:
-        raise PostedDriverError(f"as posted, the guest crashes here: {run.fault}")
-    return run.buffers
 
 
 BITMAP_V4_POSTED = replace(
