@@ -31,38 +31,16 @@ REPORTING = "reporting"
 class BalloonDriver:
     """The guest's end of the balloon: negotiation, its page list, and its queues.
 
+    It may log as many intervals as `log_rows`. `bitmaps`, of 32 KiB, are those that the guest has
+    memory for, 0 to 32; they may be changed between operations, as memory gets short. `run` is who
+    runs an operation (`balloonlab.guest.thread`). `features` are what was negotiated: the device
+    must speak accordingly. `negotiated_protocol` is that of `wire_format`, or ``"pfn"`` where it
+    was not offered or there is no memory for a single bitmap.
+
     Operations raise a ValueError or TypeError for what is no number of pages that can move, and a
     RuntimeError where the device broke, which says why; pages are in the balloon then that were
     taken, or not yet released.
 
-    Parameters
-    ----------
-    transport : balloonlab.queue.Transport
-        The way to the device. Message buffers stand in its ``own_memory``.
-    buddy : Buddy
-        Where pages come from and go back to.
-    wire_format : balloonlab.wire.Format
-        How pages shall be encoded.
-    log_rows : int
-        Intervals it can log.
-    bitmaps : int
-        Bitmaps of 32 KiB that the guest has memory for, 0 to 32. May be changed between
-        operations, as memory gets short.
-    run : callable
-        Who runs an operation; see `balloonlab.guest.thread`.
-
-    Attributes
-    ----------
-    features : Feature
-        What was negotiated: the device must speak accordingly.
-    negotiated_protocol : str
-        How pages are encoded: `wire_format`, or ``"pfn"`` where that was not offered or there is
-        no memory for a single bitmap.
-    log : balloonlab.kernels.clock.Log
-        Intervals since it was cleared last.
-
-    Notes
-    -----
     The first bitmap is taken before the feature is accepted. As posted, the driver accepted first,
     and cleared the bit on its own side when the allocation failed: its device went on to read page
     numbers as records (``bitmap-v4-posted`` with ``bitmaps=0`` does that).

@@ -10,27 +10,14 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Operation:
-    """What one inflation, deflation, migration or report did.
-
-    Attributes
-    ----------
-    pages : uint64 array
-        Pages sent, in the order in which they entered or left the balloon; of blocks the first
-        page of each; of a migration the page that entered, then the one that left.
-    negotiated_protocol : str
-        How they were encoded: ``"pfn"`` where records could not be used.
-    n_bitmaps : int
-        Bitmaps that there was memory for; 0 where none was used.
-    wall_ns : int
-        The whole operation, read at its two ends in the compiled code, apart from Python's threads.
-    n_kicks, wire_bytes, n_records : int
-        What went over the queue. A descriptor that names a block counts as 16 bytes.
-    """
+    """What one inflation, deflation, migration or report did."""
 
     pages: npt.NDArray[np.uint64]
-    negotiated_protocol: str
-    n_bitmaps: int
-    wall_ns: int = 0
+    """Pages sent, in the order in which they entered or left the balloon; of blocks the first
+    page of each; of a migration the page that entered, then the one that left."""
+    negotiated_protocol: str  # how they were encoded: "pfn" where records could not be used
+    n_bitmaps: int  # that there was memory for; 0 where none was used
+    wall_ns: int = 0  # read at its two ends in the compiled code, apart from Python's threads
     n_kicks: int = 0
-    wire_bytes: int = 0
+    wire_bytes: int = 0  # a descriptor that names a block counts as 16
     n_records: int = 0

@@ -50,28 +50,13 @@ def make_state(
 
 
 class BalloonDevice:
-    """The host's end: validates, decodes, translates, discards.
+    """One queue of the host's end: validates, decodes, translates, discards.
 
-    Parameters
-    ----------
-    ram : GuestRam
-    queue : balloonlab.queue.Virtqueue
-    wire_format : balloonlab.wire.Format
-        The message it understands.
-    discard : {"page", "range"}
-    log_rows : int
-        Intervals it can log.
-    balloon : uint64 array
-        As `no_balloon` makes it: which pages are in the balloon, shared by the device's
-        two queues. A page is discarded only when it enters the balloon.
-    operation : {"inflate", "deflate"}
-        Which of the device's queues this is: its pages are discarded
-        (``MADV_DONTNEED``) or advised as needed soon (``MADV_WILLNEED``), as QEMU does.
-
-    Attributes
-    ----------
-    log : balloonlab.kernels.clock.Log
-        Intervals of decoding, translating and discarding.
+    Its `log` holds `log_rows` intervals of that. `balloon`, as `no_balloon` makes it, is which
+    pages are in the balloon, shared by the device's two queues; a page is discarded only when it
+    enters it. `discard` is one of `DISCARDS`. Pages of the queue ``"inflate"`` are discarded
+    (``MADV_DONTNEED``), those of ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as QEMU
+    does.
     """
 
     def __init__(
@@ -84,11 +69,9 @@ class BalloonDevice:
         balloon: npt.NDArray[np.uint64],
         operation: str = "inflate",
     ) -> None:
-        self._ram = ram
-        self._queue = queue
+        self._ram, self._queue, self._operation = ram, queue, operation
         self.log = clock.Log.empty(log_rows)
         self._state = make_state(wire_format, discard, operation, balloon)
-        self._operation = operation
         self._worker = Worker(self._serve, "balloon-device")
 
     def start(self) -> None:
@@ -102,7 +85,12 @@ class BalloonDevice:
         """
         self._queue.stop()
         self._worker.join()
-        self._log_faults()
+        found = self.fault_log()
+        for message, text, at in found:
+            LOGGER.warning("%s queue, message %d, at %d: %s", self._operation, message, at, text)
+        beyond = sum(self.faults().values()) - len(found)
+        if beyond:
+            LOGGER.warning("%s queue: %d more bad records", self._operation, beyond)
         self._worker.result()
 
     @property
@@ -122,25 +110,13 @@ class BalloonDevice:
 
     def faults(self) -> dict[str, int]:
         """Count the bad records by what was wrong with them."""
-        counts = self._state.faults[0]["counts"]
-        return {
-            text: int(count)
-            for text, count in zip(faults.DESCRIPTIONS, counts, strict=True)
-            if count
-        }
+        counts = zip(faults.DESCRIPTIONS, self._state.faults[0]["counts"], strict=True)
+        return {text: int(count) for text, count in counts if count}
 
     def fault_log(self) -> list[tuple[int, str, int]]:
         """List the first bad records: message from 1, what was wrong, byte or range number."""
         rows = faults.logged(self._state.faults)
         return [(int(message), faults.DESCRIPTIONS[kind], int(at)) for message, kind, at in rows]
-
-    def _log_faults(self) -> None:
-        found = self.fault_log()
-        for message, text, at in found:
-            LOGGER.warning("%s queue, message %d, at %d: %s", self._operation, message, at, text)
-        beyond = sum(self.faults().values()) - len(found)
-        if beyond:
-            LOGGER.warning("%s queue: %d more bad records", self._operation, beyond)
 
     def _serve(self) -> None:
         try:

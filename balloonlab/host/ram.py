@@ -37,32 +37,15 @@ _PR_GET_THP_DISABLE = 42  # of prctl(2); 1 is off for good, 3 (Linux 6.18) off b
 
 
 class GuestRam:
-    """The guest's memory as its host holds it.
+    """The guest's memory as its host holds it; `memory` is what kernels take.
 
-    A memory map of slots: RAM below 3 GiB, RAM from 4 GiB on, and 1 MiB for the
-    guest kernel's own queue and buffers, which is never ballooned. In a real guest
-    that memory is RAM like any other; apart, it leaves every page of RAM to the
-    balloon and lets the device refuse to discard it.
+    A memory map of slots: RAM below 3 GiB, RAM from 4 GiB on, and 1 MiB for the guest kernel's own
+    queue and buffers, which is never ballooned. In a real guest that memory is RAM like any other;
+    apart, it leaves every page of RAM to the balloon and lets the device refuse to discard it.
 
-    Parameters
-    ----------
-    memory_pages : int
-        RAM in 4 KiB pages.
-    thp : bool
-        Whether the host may back RAM with transparent huge pages. Set explicitly
-        for the mapping, whatever the system's default.
-
-    Attributes
-    ----------
-    memory : balloonlab.kernels.translate.Memory
-        What kernels take.
-
-    Raises
-    ------
-    MemoryError
-        The kernel refuses a mapping of that size.
-    ValueError
-        ``thp=True`` where the kernel has no huge pages or has them switched off.
+    `thp`, whether the host may back RAM with transparent huge pages, is set for the mapping
+    whatever the system's default; a ValueError where the kernel has none or has them switched off.
+    A MemoryError where it refuses a mapping of that size.
     """
 
     def __init__(self, memory_pages: int, thp: bool = False) -> None:
@@ -70,32 +53,30 @@ class GuestRam:
         size = memory_pages * PAGE_BYTES
         if thp:
             check_thp()
+        self._flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         try:
-            self._mapping = mmap.mmap(
-                -1,
-                size + DRIVER_BYTES + HUGE_BYTES,
-                flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE,
-            )
+            self._mapping = mmap.mmap(-1, size + DRIVER_BYTES + HUGE_BYTES, flags=self._flags)
         except OSError as error:
             raise MemoryError(
                 f"the kernel refused to map {format_size(size)} of guest RAM ({error}): "
                 "choose a smaller memory="
             ) from error
         whole = np.frombuffer(self._mapping, np.uint8)
-        start = -whole.ctypes.data % HUGE_BYTES
-        self._start = start
+        self._start = -whole.ctypes.data % HUGE_BYTES
         self._advice = mmap.MADV_HUGEPAGE if thp else mmap.MADV_NOHUGEPAGE
-        if THP_SWITCH.exists():
-            self._mapping.madvise(self._advice, start, size + DRIVER_BYTES)
-        ram = whole[start : start + size + DRIVER_BYTES]
-        slots = []
+        self._advise(size + DRIVER_BYTES)
+        ram = whole[self._start :][: size + DRIVER_BYTES]
+        slots = [(DRIVER_GPA // PAGE_BYTES, DRIVER_BYTES // PAGE_BYTES, memory_pages, 0)]
         first_page = 0
         for low, high in ram_ranges(memory_pages):
             slots.append((low, high - low, first_page, 1))
             first_page += high - low
-        slots.append((DRIVER_GPA // PAGE_BYTES, DRIVER_BYTES // PAGE_BYTES, first_page, 0))
         slots.sort()
         self.memory = kernels.Memory(ram, ram.ctypes.data, np.array(slots, np.int64))
+
+    def _advise(self, n_bytes: int) -> None:
+        if THP_SWITCH.exists():
+            self._mapping.madvise(self._advice, self._start, n_bytes)
 
     def driver_memory(self) -> npt.NDArray[np.uint8]:
         """View the guest kernel's own memory, which stands at ``DRIVER_GPA``."""
@@ -122,21 +103,15 @@ class GuestRam:
         libc = ctypes.CDLL(None, use_errno=True)
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = self.memory.base_address
-        if libc.mmap(address, size, protection, flags, -1, 0) != address:
+        address, protection = self.memory.base_address, mmap.PROT_READ | mmap.PROT_WRITE
+        if libc.mmap(address, size, protection, self._flags | MAP_FIXED, -1, 0) != address:
             raise MemoryError(f"mapping guest RAM anew failed: {os.strerror(ctypes.get_errno())}")
-        if THP_SWITCH.exists():
-            self._mapping.madvise(self._advice, self._start, size)
+        self._advise(size)
 
     def touch(self, advance: Callable[[int], object] = lambda n_bytes: None) -> None:
         """Write a signature into every page of RAM, so that the host backs it.
 
-        Parameters
-        ----------
-        advance : callable
-            Called with the bytes touched since the last call.
+        `advance` is called with the bytes touched since its last call.
         """
         for first in range(0, self.memory_pages, TOUCH_STEP_PAGES):
             n_pages = min(TOUCH_STEP_PAGES, self.memory_pages - first)
@@ -165,9 +140,8 @@ class GuestRam:
 
     def huge_bytes(self) -> int:
         """Ask the kernel how much of the mapping stands on transparent huge pages."""
-        first = self.memory.base_address
+        first, inside, total = self.memory.base_address, False, 0
         last = first + self.memory.ram.size
-        inside, total = False, 0
         for line in Path("/proc/self/smaps").read_text().splitlines():
             if match := _MAPPING.match(line):
                 inside = int(match[1], 16) < last and int(match[2], 16) > first
@@ -206,10 +180,7 @@ def thp_state() -> str:
 def check_thp(own_process: bool = True) -> None:
     """Refuse ``thp=True`` where the kernel has no huge pages to give (ValueError).
 
-    Parameters
-    ----------
-    own_process : bool
-        Whether they are for this process, in which PR_SET_THP_DISABLE may be set.
+    `own_process`: they are for this process, in which PR_SET_THP_DISABLE may be set.
     """
     state = thp_state()
     if state in ("absent", "never"):

@@ -30,47 +30,38 @@ def page_index(pfns: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 
 class HostView:
-    """The mapping of a guest's RAM in QEMU's process.
+    """The mapping of a guest's RAM in QEMU's process, its only anonymous one of that size.
 
     Parameters
     ----------
-    pid : int
-        A child of this process, so that it may be looked into.
-    memory_pages : int
-        The guest's RAM; QEMU's only anonymous mapping of that size.
+    pid, memory_pages : int
+        A child of this process, so that it may be looked into; the guest's RAM.
 
     Raises
     ------
     QemuError
-        There is not exactly one such mapping, or the process is gone.
+        There is not exactly one such mapping, or the process is gone; that, too, from any method.
     """
 
     def __init__(self, pid: int, memory_pages: int) -> None:
         self._folder = Path(f"/proc/{pid}")
         self.memory_pages = memory_pages
-        found = []
-        for line in self._read("maps").splitlines():
-            if match := _MAPPING.match(line):
-                start, end = int(match[1], 16), int(match[2], 16)
-                if end - start == memory_pages * PAGE_BYTES:
-                    found.append(start)
+        n_bytes = memory_pages * PAGE_BYTES
+        matches = map(_MAPPING.match, self._read("maps").decode().splitlines())
+        mapped = [(int(match[1], 16), int(match[2], 16)) for match in matches if match]
+        found = [start for start, end in mapped if end - start == n_bytes]
         if len(found) != 1:
             raise QemuError(
-                f"QEMU has {len(found)} anonymous mappings of {memory_pages * PAGE_BYTES} bytes "
+                f"QEMU has {len(found)} anonymous mappings of {n_bytes} bytes "
                 "where guest RAM should be the only one: choose another memory="
             )
         self.start = found[0]
 
-    def _read(self, name: str) -> str:
-        try:
-            return (self._folder / name).read_text()
-        except OSError as error:
-            raise QemuError(f"QEMU's {self._folder / name} cannot be read: {error}") from None
-
-    def _read_at(self, name: str, offset: int, n_bytes: int) -> bytes:
+    def _read(self, name: str, offset: int = 0, n_bytes: int = 0) -> bytes:
+        """Read `n_bytes` of a file from `offset` on; without a number the whole file."""
         try:
             with (self._folder / name).open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), n_bytes, offset)
+                data = os.pread(file.fileno(), n_bytes, offset) if n_bytes else file.readall()
         except OSError as error:
             raise QemuError(f"QEMU's {self._folder / name} cannot be read: {error}") from None
         if len(data) < n_bytes:
@@ -86,13 +77,13 @@ class HostView:
 
     def resident(self) -> npt.NDArray[np.bool_]:
         """Return which pages of RAM the host backs (``/proc/PID/pagemap``), in backend order."""
-        data = self._read_at("pagemap", self.start // PAGE_BYTES * 8, 8 * self.memory_pages)
+        data = self._read("pagemap", self.start // PAGE_BYTES * 8, 8 * self.memory_pages)
         return np.frombuffer(data, np.uint64) & _PRESENT != 0
 
     def huge_bytes(self) -> int:
         """Return how much of RAM stands on transparent huge pages (``/proc/PID/smaps``)."""
         inside = False
-        for line in self._read("smaps").splitlines():
+        for line in self._read("smaps").decode().splitlines():
             if " rw-p " in line:
                 inside = line.startswith(f"{self.start:x}-")
             elif inside and line.startswith("AnonHugePages:"):
@@ -110,7 +101,7 @@ class HostView:
             if not wanted.any():
                 continue
             offset = self.start + first * PAGE_BYTES
-            data = np.frombuffer(self._read_at("mem", offset, wanted.size * PAGE_BYTES), np.uint8)
+            data = np.frombuffer(self._read("mem", offset, wanted.size * PAGE_BYTES), np.uint8)
             differs = (data.reshape(-1, PAGE_BYTES) != value).any(axis=1)
             other += int(np.count_nonzero(differs & wanted))
         return other

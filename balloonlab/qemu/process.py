@@ -49,12 +49,7 @@ _LAUNCH = (
 
 
 def find(binary: str = BINARY) -> tuple[str, tuple[int, int]]:
-    """Find QEMU and check its version.
-
-    Parameters
-    ----------
-    binary : str
-        A name on the search path, or a path.
+    """Find QEMU, a name on the search path or a path, and check its version.
 
     Returns
     -------
@@ -104,11 +99,11 @@ def check_memory(memory_pages: int) -> None:
 class QemuProcess:
     """QEMU's ``microvm`` with a balloon device and no running guest (``-S``), as a context.
 
-    Guest RAM is two memory backends. The balloon's is private anonymous memory, as a host
-    has it unless it shares guests' memory with other processes, so that QEMU discards it by
-    ``madvise(MADV_DONTNEED)``. Behind it stands 1 MiB of shared memory for what a guest's
-    kernel keeps for itself, queues and messages, which this process maps too: the timed
-    path copies nothing through qtest.
+    Guest RAM is two memory backends. The balloon's is private anonymous memory, as a host has it
+    unless it shares guests' memory with other processes, so that QEMU discards it by
+    ``madvise(MADV_DONTNEED)``. Behind it stands 1 MiB of shared memory for what a guest's kernel
+    keeps for itself, queues and messages, which this process maps too: the timed path copies
+    nothing through qtest.
 
     Parameters
     ----------
@@ -177,10 +172,7 @@ class QemuProcess:
     def touch(self, advance: Callable[[int], object] = lambda n_bytes: None) -> None:
         """Write `FILL` into all RAM that can be ballooned, so that the host backs it.
 
-        Parameters
-        ----------
-        advance : callable
-            Called with the bytes touched since the last call.
+        `advance` is called with the bytes touched since its last call.
         """
         for start, end in ram_ranges(self.memory_pages):
             for gpa in range(start * PAGE_BYTES, end * PAGE_BYTES, _TOUCH_BYTES):
@@ -189,10 +181,9 @@ class QemuProcess:
                 advance(n_bytes)
 
     def cpu_ns(self) -> int:
-        """Return the processor time that QEMU has used, all its threads together.
+        """Return the processor time of all QEMU's threads, exact even while it runs.
 
-        The process's clock (``clock_getcpuclockid(3)``), exact to the nanosecond even while
-        it runs.
+        The process's clock (``clock_getcpuclockid(3)``).
         """
         try:
             return time.clock_gettime_ns(~self.pid << 3 | _CPUCLOCK_SCHED)

@@ -18,34 +18,23 @@ class QemuError(RuntimeError):
 class Qtest:
     """A client of ``-qtest`` (``docs/devel/testing/qtest.rst`` in QEMU).
 
-    Parameters
-    ----------
-    channel : socket.socket
-        Connected to QEMU. Its timeout is the socket's own (``SO_RCVTIMEO``), so that
-        compiled code which reads the descriptor has it too.
-    explain : callable
-        Says what became of QEMU when it does not answer.
+    `channel` is connected to QEMU. Its timeout is the socket's own (``SO_RCVTIMEO``), so that
+    compiled code which reads the descriptor has it too. `explain` returns what became of QEMU when
+    it does not answer.
     """
 
     def __init__(self, channel: socket.socket, explain: Callable[[], str]) -> None:
-        self._channel = channel
-        self._explain = explain
+        self._channel, self._explain = channel, explain
         timeout = struct.pack("@qq", TIMEOUT_S, 0)
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-        channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            channel.setsockopt(socket.SOL_SOCKET, option, timeout)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         return self._channel.fileno()
 
     def command(self, line: str) -> str:
-        """Send a line; return what follows ``OK`` in the answer.
-
-        Raises
-        ------
-        QemuError
-            QEMU did not answer, or answered with an error.
-        """
+        """Send a line; return what follows ``OK`` in the answer, a QemuError for any other."""
         parts: list[bytes] = []
         try:
             self._channel.sendall(line.encode() + b"\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from ..kernels import doorbell
@@ -38,35 +36,21 @@ NO_RAM_PFN = 0xFEC00
 class QemuTransport:
     """The registers and queues of a QEMU's balloon device; see `balloonlab.queue.Transport`.
 
-    Parameters
-    ----------
-    process : QemuProcess
-
-    Raises
-    ------
-    QemuError
-        There is no balloon device, or it lacks free page reporting; any method: it refuses
-        what it is asked for.
+    Any method raises a `QemuError` where QEMU refuses what it is asked for; so does a `process`
+    without a balloon device, or with one that lacks free page reporting.
     """
 
     def __init__(self, process: QemuProcess) -> None:
         self._process, self._qtest = process, process.qtest
         self.own_memory, self.own_gpa = process.driver_memory, process.driver_gpa
         self._base = self._find()
-        self._queues: dict[str, Queue] = {}
+        self.queues: dict[str, Queue] = {}
         self._reply = np.zeros(64, np.uint8)
-
-    @property
-    def queues(self) -> Mapping[str, Queue]:
-        """Queues with their doorbells, once negotiated."""
-        return self._queues
 
     def _find(self) -> int:
         for base in range(TRANSPORTS, TRANSPORTS + N_TRANSPORTS * TRANSPORT_BYTES, TRANSPORT_BYTES):
-            if (
-                self._qtest.readl(base) == MAGIC
-                and self._qtest.readl(base + _DEVICE_ID) == BALLOON_ID
-            ):
+            found = self._qtest.readl(base), self._qtest.readl(base + _DEVICE_ID)
+            if found == (MAGIC, BALLOON_ID):
                 return base
         raise QemuError("QEMU has no balloon device on its virtio-mmio transports")
 
@@ -91,7 +75,7 @@ class QemuTransport:
         optional = Feature.STATS_VQ, Feature.FREE_PAGE_HINT
         reporting = 2 + sum(feature in offered for feature in optional)
         for name, index in zip(QUEUES, (0, 1, reporting), strict=True):
-            self._queues[name] = self._set_up(name, index)
+            self.queues[name] = self._set_up(name, index)
         self._add_status(DRIVER_OK)
         return accepted
 

@@ -29,14 +29,8 @@ def queue_area(own_memory: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.u
 class Transport(Protocol):
     """How a driver negotiates with a device, kicks it, and learns that it gave up.
 
-    Attributes
-    ----------
-    own_memory : uint8 array
-        The guest kernel's own memory: queues and message buffers.
-    own_gpa : int
-        Where the guest finds it.
-    queues : mapping of str to balloonlab.kernels.doorbell.Queue
-        Queues with their doorbells, by the names in `QUEUES`, once negotiated.
+    `own_memory` is the guest kernel's own, for queues and message buffers, `own_gpa` where the
+    guest finds it; `queues` are by the names in `QUEUES`, with their doorbells, once negotiated.
     """
 
     own_memory: npt.NDArray[np.uint8]

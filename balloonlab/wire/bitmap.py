@@ -24,7 +24,7 @@ def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
     Parameters
     ----------
     pfns : array-like of int, shape (n,), n > 0
-        In any order.
+        In any order. A TypeError or ValueError for none, for a page twice, for no page numbers.
 
     Returns
     -------
@@ -32,11 +32,6 @@ def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
         Page of bit 0: the lowest page, rounded down to a multiple of 64.
     words : uint64 array
         The bitmap, least significant bit first, up to the word of the highest page.
-
-    Raises
-    ------
-    TypeError, ValueError
-        No pages, a page twice, or no valid page numbers.
     """
     pages = as_pfns(pfns)
     if pages.size == 0:

@@ -33,10 +33,8 @@ class Fault:
         One of ``balloonlab.kernels.posted.FAULTS``.
     pfn, window, bitmap : int
         The page at hand, its window of the walk, which of that window's bitmaps.
-    n_bitmaps, n_bitmaps_left : int
-        Bitmaps when the walk began, and when it went wrong.
-    n_sends : int
-        Messages sent before.
+    n_bitmaps, n_bitmaps_left, n_sends : int
+        Bitmaps when the walk began, and when it went wrong; messages sent before.
     """
 
     what: str

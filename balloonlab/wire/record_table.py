@@ -18,21 +18,16 @@ def records(stream: Iterable[Buffer]) -> pd.DataFrame:
     Parameters
     ----------
     stream : iterable of bytes-like
-        Buffers as ``balloonlab.wire.encode(pfns, "bitmap-v4")`` gives them.
+        Buffers as ``balloonlab.wire.encode(pfns, "bitmap-v4")`` gives them; for others a ValueError
+        as of `balloonlab.wire.decode`.
 
     Returns
     -------
     pandas.DataFrame
-        One row a record, numbered from 1 on. ``kick``: which buffer, from 1 on;
-        ``kind``: ``word`` (head and bitmap) or ``block`` (head only);
-        ``start_pfn``; ``span_pages``: pages from there on that the record is about;
-        ``n_pages``: how many of them it names; ``wire_bytes``: head and bitmap;
-        ``bitmap``: its bits, least significant first, as the bytes on the wire.
-
-    Raises
-    ------
-    ValueError
-        A buffer is not ``bitmap-v4``, as `balloonlab.wire.decode`.
+        One row a record, numbered from 1 on. ``kick``: which buffer, from 1 on; ``kind``: ``word``
+        (head and bitmap) or ``block`` (head only); ``start_pfn``; ``span_pages``: pages from there
+        on that the record is about; ``n_pages``: how many of them it names; ``wire_bytes``: head
+        and bitmap; ``bitmap``: its bits, least significant first, as the bytes on the wire.
     """
     stream = list(stream)
     decode_buffers(BITMAP_V4, stream)  # checks every head, so that the walk below may trust it
