@@ -10,14 +10,17 @@ import numpy.typing as npt
 
 from ..kernels import clock, faults, vring
 from ..kernels import device as kernels
+from ..kernels.discard import Discard
 from ..queue import Virtqueue, Worker
 from ..sizes import PAGE_BYTES
 from ..wire.format import RANGES_PER_BYTE, Format
-from .discards import DISCARDS
 from .ram import GuestRam
 
 LOGGER = logging.getLogger("balloonlab.host")
 LOGGER.addHandler(logging.NullHandler())  # silent unless the user sets up logging
+
+DISCARDS = {"page": Discard.PER_PAGE, "range": Discard.PER_RANGE}
+"""``page``: one call per page, as QEMU does. ``range``: adjacent ranges make one call."""
 
 EXTENTS = 4096
 """Extents translated before they are discarded, 64 KiB: they stay in the cache."""

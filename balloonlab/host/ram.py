@@ -140,26 +140,31 @@ class GuestRam:
 
     def huge_bytes(self) -> int:
         """Ask the kernel how much of the mapping stands on transparent huge pages."""
-        first, inside, total = self.memory.base_address, False, 0
-        last = first + self.memory.ram.size
-        for line in Path("/proc/self/smaps").read_text().splitlines():
-            if match := _MAPPING.match(line):
-                inside = int(match[1], 16) < last and int(match[2], 16) > first
-            elif inside and line.startswith("AnonHugePages:"):
-                total += int(line.split()[1]) * 1024
-        return total
+        first = self.memory.base_address
+        smaps = Path("/proc/self/smaps").read_text()
+        return huge_bytes_within(smaps, first, first + self.memory.ram.size)
+
+
+def huge_bytes_within(smaps: str, first: int, last: int) -> int:
+    """Sum the huge pages of the mappings in ``/proc/PID/smaps`` that overlap an address range."""
+    inside, total = False, 0
+    for line in smaps.splitlines():
+        if match := _MAPPING.match(line):
+            inside = int(match[1], 16) < last and int(match[2], 16) > first
+        elif inside and line.startswith("AnonHugePages:"):
+            total += int(line.split()[1]) * 1024
+    return total
 
 
 def missing_facilities() -> list[str]:
     """List what a measurement needs and this platform lacks; empty on Linux."""
-    missing = []
-    if not hasattr(os, "eventfd"):
-        missing.append("eventfd (os.eventfd)")
-    if not hasattr(mmap.mmap, "madvise") or not hasattr(mmap, "MADV_DONTNEED"):
-        missing.append("madvise with MADV_DONTNEED (mmap.mmap.madvise)")
-    if not sys.platform.startswith("linux"):
-        missing.append(f"Linux (this is {sys.platform})")
-    return missing
+    madvise = hasattr(mmap.mmap, "madvise") and hasattr(mmap, "MADV_DONTNEED")
+    facilities = {
+        "eventfd (os.eventfd)": hasattr(os, "eventfd"),
+        "madvise with MADV_DONTNEED (mmap.mmap.madvise)": madvise,
+        f"Linux (this is {sys.platform})": sys.platform.startswith("linux"),
+    }
+    return [name for name, there in facilities.items() if not there]
 
 
 def thp_state() -> str:

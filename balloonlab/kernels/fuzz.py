@@ -33,14 +33,8 @@ class Guest(NamedTuple):
     state: np.ndarray  # uint64, shape (1,): the generator; never 0
 
 
-COUNTS = np.dtype(
-    [
-        ("carried_out", np.int64),
-        ("canaries_changed", np.int64),
-        ("discards_outside", np.int64),
-        ("discarded_again", np.int64),
-    ]
-)
+COUNTED = "carried_out", "canaries_changed", "discards_outside", "discarded_again"
+COUNTS = np.dtype([(name, np.int64) for name in COUNTED])
 N_REASONS = 9
 
 

@@ -116,18 +116,15 @@ def _side(last_offset, last_bytes, offset, n_bytes):
 def translate(memory, device, ranges):
     """Turn ranges of guest pages into extents of host memory; return how many, a batch at a time.
 
-    `ranges` are int64 rows of (start_pfn, n_pages). Every address is looked up in the memory map.
-    A range of which any page is not the guest's RAM is refused whole, before anything of it is
-    discarded. Of a range that repeats pages those are skipped, 64 at a time: no page is discarded
-    that is in the balloon already. A batch ends with the ranges, with room for extents, or after as
-    many lookups: the caller then sees whether it is to stop. None at all where a batch has only
-    repeated pages.
+    `ranges` are int64 rows of (start_pfn, n_pages), each address looked up in the memory map. A
+    range of which any page is not the guest's RAM is refused whole, before anything of it is
+    discarded. Of one that repeats pages those are skipped, 64 at a time: none is discarded that is
+    in the balloon already. A batch ends with the ranges, with room for extents, or after as many
+    lookups: the caller then sees whether it is to stop. It has 0 extents, too, where all its pages
+    are repeated. A fault's position is the range's number.
 
     Flat on purpose: a helper that is handed arrays costs an atomic reference count for each of
     them, 29 ns per page instead of 8.
-
-    The device's ``state`` moves on, its ``extents`` receive (offset, length) in bytes, its
-    ``balloon`` and ``faults`` are kept; a fault's position is the range's number.
     """
     slots, extents, balloon = memory.slots, device.extents, device.balloon
     state, inflating = device.state[0], device.inflating

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import psutil
 
 from ..address_map import HIGH_RAM_START, LOW_RAM_END
+from ..host.ram import huge_bytes_within
 from ..sizes import MIB, PAGE_BYTES
 from .qtest import QemuError
 
@@ -82,13 +83,8 @@ class HostView:
 
     def huge_bytes(self) -> int:
         """Return how much of RAM stands on transparent huge pages (``/proc/PID/smaps``)."""
-        inside = False
-        for line in self._read("smaps").decode().splitlines():
-            if " rw-p " in line:
-                inside = line.startswith(f"{self.start:x}-")
-            elif inside and line.startswith("AnonHugePages:"):
-                return int(line.split()[1]) * 1024
-        return 0
+        end = self.start + self.memory_pages * PAGE_BYTES
+        return huge_bytes_within(self._read("smaps").decode(), self.start, end)
 
     def count_other(self, pages: npt.NDArray[np.bool_], value: int) -> int:
         """Count those of `pages` (a flag for each) that hold any byte other than `value`.

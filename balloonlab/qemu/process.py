@@ -116,12 +116,9 @@ class QemuProcess:
 
     Attributes
     ----------
-    pid : int
-    version : tuple of int
-    qtest : Qtest
-    driver_memory : uint8 array, shape (DRIVER_BYTES,)
-        The shared backend, which the guest finds at `driver_gpa`.
-    driver_gpa : int
+    pid, version, qtest : int, tuple of int, Qtest
+    driver_memory, driver_gpa : uint8 array of shape (DRIVER_BYTES,), int
+        The shared backend, and where the guest finds it.
 
     Raises
     ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -37,25 +38,13 @@ DEFECTS: dict[str, Callable[[PostedRun], bool]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """The smallest input that the search found for a defect, one of `DEFECTS`.
+    """The smallest input that the search found for a defect, and what came of it."""
 
-    Attributes
-    ----------
-    pfns, earlier : uint64 array
-        Pages of the inflation, and those in the balloon before.
-    bitmaps : int
-        Bitmaps that the guest had memory for.
-    failing_sends : int
-        So many sends find no room on the queue, from the first one on.
-    run : balloonlab.wire.PostedRun
-        What came of it.
-    """
-
-    defect: str
-    pfns: npt.NDArray[np.uint64]
-    earlier: npt.NDArray[np.uint64]
-    bitmaps: int
-    failing_sends: int
+    defect: str  # one of `DEFECTS`
+    pfns: npt.NDArray[np.uint64]  # pages of the inflation
+    earlier: npt.NDArray[np.uint64]  # those in the balloon before
+    bitmaps: int  # that the guest had memory for
+    failing_sends: int  # so many find no room on the queue, from the first one on
     run: PostedRun = field(repr=False)
 
 
@@ -169,21 +158,19 @@ def defect_rates(
         ``outcome`` (`SENT_ONCE` or one of `DEFECTS`), ``n_kicks`` and ``sent_share`` of the
         balloon before the end.
     """
-    sizes, lengths = list(memory), list(mean_runs)
+    cases = list(product(memory, mean_runs, range(trials)))
     rng = np.random.default_rng(seed)
     rows = []
-    with Progress(len(sizes) * len(lengths) * trials, progress) as bar:
-        for size in sizes:
+    with Progress(len(cases), progress) as bar:
+        for size, mean_run, trial in cases:
             memory_bytes = parse_size(size, "memory")
             max_pfn = ram_ranges(parse_pages(size, "memory"))[-1].end
-            for mean_run in lengths:
-                bar.describe(f"as posted: {format_size(memory_bytes)}, runs of {mean_run}")
-                for trial in range(trials):
-                    pages = patterns.geometric(size, memory_bytes // 2, mean_run, rng)
-                    run = run_posted(pages, max_pfn=max_pfn)
-                    share = run.sent.size / pages.size
-                    about = memory_bytes, memory_bytes // 2, mean_run, trial
-                    rows.append((*about, outcome(run), len(run.buffers), share))
-                    bar.advance()
+            bar.describe(f"as posted: {format_size(memory_bytes)}, runs of {mean_run}")
+            pages = patterns.geometric(size, memory_bytes // 2, mean_run, rng)
+            run = run_posted(pages, max_pfn=max_pfn)
+            share = run.sent.size / pages.size
+            about = memory_bytes, memory_bytes // 2, mean_run, trial
+            rows.append((*about, outcome(run), len(run.buffers), share))
+            bar.advance()
     about_columns = ["memory_bytes", "balloon_bytes", "mean_run_pages", "trial"]
     return pd.DataFrame(rows, columns=[*about_columns, "outcome", "n_kicks", "sent_share"])
