@@ -252,6 +252,8 @@ def test_encode_refuses(protocol, pages, error, words):
 def test_other_refusals():
     with pytest.raises(ValueError, match=r"pfn, bitmap-v4, .*, got 'bitmap-v9'"):
         wire.encode([1], "bitmap-v9")
+    with pytest.raises(ValueError, match=r"below 2\*\*52"):
+        wire.encode([2**52], "bitmap-v4-posted")
     with pytest.raises(TypeError, match="put a single buffer in a list"):
         wire.decode(b"1234", "pfn")
 
