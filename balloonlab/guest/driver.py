@@ -12,7 +12,9 @@ import numpy.typing as npt
 from ..kernels import clock
 from ..kernels import driver as kernels
 from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..kernels.encode import BLOCKS_PER_KICK
 from ..kernels.formats import Encoding
+from ..kernels.pfn import PFNS_PER_BUFFER
 from ..pages import Buddy
 from ..queue import Transport
 from ..sizes import PAGE_BYTES
@@ -62,13 +64,14 @@ class BalloonDriver:
         if bitmaps == 0 and wire_format.names_each_page_once:
             wanted &= ~Feature.PAGE_BITMAP
         self.features = transport.negotiate(wanted)
-        uses_records = bool(wire_format.feature & self.features) and bitmaps > 0
-        self.negotiated_protocol = wire_format.name if uses_records else "pfn"
+        has_bitmaps = bitmaps > 0 or Feature.PAGE_BITMAP not in wire_format.feature
+        agreed = wire_format.feature in self.features and has_bitmaps
+        self.negotiated_protocol = wire_format.name if agreed else "pfn"
         self.log = clock.Log.empty(log_rows)
         # Written once, so that timed code meets no page fault.
         self._list = np.full(buddy.memory_pages, 1, np.uint64)
         self._held = 0
-        encoding = wire_format.encoding if uses_records else Encoding.PFNS
+        encoding = wire_format.encoding if agreed else Encoding.PFNS
         self._buffers = Buffers(transport, buddy.memory_pages, encoding)
 
     @property
@@ -153,6 +156,8 @@ class BalloonDriver:
         On the reporting queue `pages` are the first pages of blocks of ``2**order``, each sent
         with a byte missing at its end.
         """
+        most = BLOCKS_PER_KICK if queue == REPORTING else PFNS_PER_BUFFER
+        _whole(pages.size, "pages.size", most, "what one message takes")
         if queue == REPORTING:
             encoder = self._buffers.for_blocks(order, (PAGE_BYTES << order) - 1)
         else:

@@ -21,9 +21,13 @@ def run_in_thread(
         worker.start()
         worker.wait()
     except BaseException:
-        abort()
-        worker.join()
-        settle(worker.result() or 0)
+        try:
+            abort()
+        finally:  # whatever a second Ctrl-C interrupts, the books are kept
+            try:
+                worker.join()
+            finally:
+                settle(worker.result() or 0)
         raise
     n_done = worker.result() or 0
     settle(n_done)

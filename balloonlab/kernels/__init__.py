@@ -5,7 +5,8 @@ The way of a page number, step by step, each a module here::
     guest                                         host
     buddy.take_blocks   from the allocator        device.serve       wakes up
     driver.send_pages   in the driver             vring.fetch        copies the message
-    encode.next_message into a message            formats.decode     into ranges of pages
+    encode              into a message            formats.decode     into ranges of pages
+      encode_batch (PFNs, blocks), next_message (records)
       bitmap, windows, bitmap_v4, pfn, posted       pfn, bitmap_v4
     vring.offer         onto the queue            translate          into extents of memory
     doorbell            kick, and wait     --->   discard            madvise

@@ -162,7 +162,7 @@ def begin(encoder, pages):
     encoder.state[0]["n_records"] = 0
     if encoder.encoding == Encoding.RECORDS:
         _begin_records(encoder, pages)
-    else:
+    elif encoder.encoding == Encoding.RECORDS_AS_POSTED:
         posted.begin_walk(encoder.posted[0], pages, encoder.bitmaps.size // BITMAP_WORDS)
 
 
@@ -174,10 +174,12 @@ def next_message(encoder, walked):
     """
     if encoder.encoding == Encoding.RECORDS:
         used = _next_records(encoder)
-    else:
+    elif encoder.encoding == Encoding.RECORDS_AS_POSTED:
         walk = encoder.posted[0]
         used = posted.next_message(walk, walked, encoder.bitmaps, encoder.records)
         encoder.state[0]["n_records"] = walk["n_records"]
+    else:
+        used = 0
     return _with_header(encoder, used)
 
 

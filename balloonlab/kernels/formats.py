@@ -34,4 +34,6 @@ def decode(decoding, words, n_bytes, ranges, faults):
     """Turn one buffer into ranges; see `decode_pfns` and `decode_records`."""
     if decoding == Decoding.PFNS:
         return decode_pfns(words, n_bytes, ranges, faults)
-    return decode_records(words, n_bytes, ranges, faults)
+    if decoding == Decoding.RECORDS:
+        return decode_records(words, n_bytes, ranges, faults)
+    return 0

@@ -45,7 +45,7 @@ class QemuTransport:
         self.own_memory, self.own_gpa = process.driver_memory, process.driver_gpa
         self._base = self._find()
         self.queues: dict[str, Queue] = {}
-        self._reply = np.zeros(64, np.uint8)
+        self._reply, self._outcome = np.zeros(64, np.uint8), doorbell.USED
 
     def _find(self) -> int:
         for base in range(TRANSPORTS, TRANSPORTS + N_TRANSPORTS * TRANSPORT_BYTES, TRANSPORT_BYTES):
@@ -104,7 +104,8 @@ class QemuTransport:
         return Queue(ring, Doorbell(self._qtest.fileno(), request, self._reply))
 
     def check(self, outcome: int) -> None:
-        """Raise what became of a kick (QemuError)."""
+        """Raise what became of a kick, then or earlier (QemuError)."""
+        outcome = self._outcome = self._outcome or outcome
         if outcome == doorbell.NO_ANSWER:
             raise QemuError(self._process.explain())
         if outcome == doorbell.REFUSED:

@@ -58,11 +58,12 @@ class LocalTransport:
         self, own_memory: npt.NDArray[np.uint8], own_gpa: int, offered: Feature, busy_wait: bool
     ) -> None:
         self.own_memory, self.own_gpa, self._offered = own_memory, own_gpa, offered
-        self._open = ExitStack()
-        self.virtqueues = {
-            name: self._open.enter_context(Virtqueue(queue_area(own_memory, name), busy_wait))
-            for name in ("inflate", "deflate")
-        }
+        with ExitStack() as stack:
+            self.virtqueues = {
+                name: stack.enter_context(Virtqueue(queue_area(own_memory, name), busy_wait))
+                for name in ("inflate", "deflate")
+            }
+            self._open = stack.pop_all()
         self.queues = {name: queue.ends for name, queue in self.virtqueues.items()}
 
     def negotiate(self, wanted: Feature) -> Feature:

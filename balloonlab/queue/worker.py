@@ -58,4 +58,5 @@ class Worker(Generic[T]):
         except BaseException as error:
             self._error = error
         finally:
+            del self._function  # a cycle: guest RAM would stay mapped until the collector runs
             self._done.set()

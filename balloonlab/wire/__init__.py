@@ -91,26 +91,39 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     ['0100000002000000']
     """
     wire_format, pages = get(protocol), as_pfns(pfns)
-    if pages.size == 0:
-        return []
-    if wire_format.encoding == Encoding.RECORDS_AS_POSTED:
-        run = run_posted(pages)
-        if run.fault is not None:
-            raise PostedDriverError(run.fault)
-        return run.buffers
-    windows = pack_windows(pages)
-    if wire_format.encoding == Encoding.RECORDS:
-        return [buffer for first_pfn, words in windows for buffer in split(first_pfn, words)[0]]
+    return _ENCODERS[wire_format.encoding](wire_format, pages) if pages.size else []
+
+
+def _encode_pfns(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:
     if pages.max() >= wire_format.pfn_limit:
         raise ValueError(
             f"pfns must be below 2**32 in 'pfn', got {int(pages.max())}: use 'bitmap-v4'"
         )
-    for _ in windows:  # raises when a page comes twice
+    for _ in pack_windows(pages):  # raises when a page comes twice
         pass
     out = np.empty(pages.size, np.uint32)
     write_pfns(pages, out)  # one batch after the other, as the driver writes each
     data, step = out.tobytes(), wire_format.max_message_bytes
     return [data[i : i + step] for i in range(0, len(data), step)]
+
+
+def _encode_records(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:
+    return [buffer for window in pack_windows(pages) for buffer in split(*window)[0]]
+
+
+def _encode_as_posted(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:
+    run = run_posted(pages)
+    if run.fault is not None:
+        raise PostedDriverError(run.fault)
+    return run.buffers
+
+
+_ENCODERS = {
+    Encoding.PFNS: _encode_pfns,
+    Encoding.RECORDS: _encode_records,
+    Encoding.RECORDS_AS_POSTED: _encode_as_posted,
+}
+"""How messages are taken out of the driver's kernels. Blocks have none: they are descriptors."""
 
 
 def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
