@@ -19,6 +19,7 @@ from ..kernels import workload as kernels
 from ..kernels.buddy import NONE
 from ..sizes import Size
 from .buddy import Buddy
+from .checks import Seed
 
 LOAD = 0.95
 """Share of RAM that is asked for while the guest works."""
@@ -70,7 +71,7 @@ class _Slots(NamedTuple):
 
 def age(
     memory: Size,
-    rng: int | np.random.Generator = 0,
+    rng: Seed = 0,
     *,
     held: float = 0.1,
     unmovable: float = 0.01,
@@ -190,12 +191,9 @@ def _one_turnover(
     task_orders = np.stack([releases, orders[n_short:].reshape(ending.shape)], axis=1).ravel()
     short = slots.first_short + rng.integers(0, slots.n_short, n_short, dtype=np.int32)
     between = rng.integers(0, task_events.size, n_short + unmovable.size)
-    return (
-        np.insert(task_events, between, np.concatenate([short, unmovable])),
-        np.insert(
-            task_orders, between, np.concatenate([orders[:n_short], np.zeros_like(unmovable)])
-        ),
-    )
+    others = np.concatenate([short, unmovable])
+    their_orders = np.concatenate([orders[:n_short], np.zeros_like(unmovable)])
+    return np.insert(task_events, between, others), np.insert(task_orders, between, their_orders)
 
 
 def _go_idle(

@@ -71,13 +71,7 @@ class Buddy:
 
     @classmethod
     def joining(cls, memory_pages: int, pfns: npt.ArrayLike, name: str = "pfns") -> Buddy:
-        """Make an allocator whose free memory is exactly `pfns`, in the largest blocks they make.
-
-        Raises
-        ------
-        ValueError
-            A page is not the guest's RAM or is repeated; the message calls `pfns` by `name`.
-        """
+        """As `holding`, in the largest blocks that the pages make."""
         pages = as_pfns(pfns, name)
         check_in_ram(pages, memory_pages, name)
         buddy = cls(memory_pages)

@@ -12,6 +12,9 @@ import psutil
 from ..address_map import ram_ranges
 from ..sizes import PAGE_BYTES, format_size
 
+Seed = int | np.random.Generator
+"""Where random numbers come from: ``numpy.random.default_rng`` takes it."""
+
 PFN_LIMIT = 1 << 52
 """Physical addresses have 64 bits, page numbers 52 (seed patch, record head)."""
 
@@ -63,13 +66,7 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
 
 
 def check_room(balloon_pages: int) -> None:
-    """Check that the page numbers of a balloon fit the memory that is available.
-
-    Raises
-    ------
-    MemoryError
-        Naming the largest balloon whose page numbers fit.
-    """
+    """Check that a balloon's page numbers fit the available memory (MemoryError: what fits)."""
     available = psutil.virtual_memory().available
     if (needed := PFN_ROOM_BYTES * balloon_pages) > available:
         fits = format_size(available // PFN_ROOM_BYTES * PAGE_BYTES)
