@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
-
 from ..measurement.case import size_literal
+from ..measurement.options import check_number
 from ..pages.checks import not_one_of
 from ..sizes import GIB, MIB, Size, format_size, parse_size
 from .states import STATES
@@ -48,8 +47,7 @@ class Planned(NamedTuple):
         percent = round(100 * share)
         if not 1 <= percent <= 99 or not math.isclose(percent, 100 * share):
             raise ValueError(f"share must be 0.01 to 0.99 in whole percent, got {share!r}")
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")
+        check_number("seed", seed, 0, 2**64 - 1)
         return cls(state, memory_bytes, percent / 100, int(seed))
 
     @property
@@ -88,12 +86,9 @@ def plan(
     ['idle-4GiB-25', 'idle-4GiB-50', 'idle-4GiB-85']
     """
     chosen = list(states)
-    if ALL in chosen:
-        chosen = list(STATES)
-    sizes = list(FULL_SIZES if memory is None else memory)
     wanted = []
-    for size in sizes:
-        for state in chosen:
+    for size in FULL_SIZES if memory is None else memory:
+        for state in STATES if ALL in chosen else chosen:
             at_all = parse_size(size, "memory") <= AT_ALL_SHARES.get(state, 0)
             defaults = ALL_SHARES if at_all else (MOST,)
             for part in defaults if share is None else share:

@@ -35,25 +35,17 @@ class Parser:
 
     QEMU handles one queue at a time: pages that follow a notification are of its queue,
     whichever device's it is.
-
-    Attributes
-    ----------
-    pfns, queues : array.array
-        Every page that was sent, and the queue it came through.
-    n_held : int
-        Pages in the balloon by that account.
     """
 
     def __init__(self) -> None:
         self._rest = b""
         self._queue = UNKNOWN
         self.pfns, self.queues = array("Q"), array("B")
-        self.n_held = 0
+        self.n_held = 0  # pages in the balloon by that account
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the output, which may end within a line."""
-        lines, end, rest = (self._rest + chunk).rpartition(b"\n")
-        self._rest = rest
+        lines, end, self._rest = (self._rest + chunk).rpartition(b"\n")
         first, *others = _NOTIFY.split(lines + end)
         self._add(first)
         for queue, text in zip(others[::2], others[1::2], strict=True):
@@ -68,14 +60,9 @@ class Parser:
 
 
 class Listener:
-    """Reads the trace output of a running QEMU in a thread of its own.
+    """Reads the trace output of a running QEMU, from a file descriptor that is closed at its end.
 
-    QEMU stands still while nobody reads: the pipe must never fill up.
-
-    Parameters
-    ----------
-    source : int
-        File descriptor to read; closed at its end.
+    In a thread of its own: QEMU stands still while nobody reads, the pipe must never fill up.
     """
 
     def __init__(self, source: int) -> None:
@@ -110,10 +97,7 @@ class Listener:
         return Events(pfns, queues)
 
     def wait(self, n_held: int, patience_s: float, report: Callable[[float], None]) -> None:
-        """Wait until the balloon holds so many pages, or no page came for `patience_s`.
-
-        `report` is called with the share of the way that is done.
-        """
+        """Wait until so many pages are held, or none came for `patience_s`; report the share."""
         begin = self.n_held
         with self._changed:
             while self.n_held != n_held:
@@ -132,27 +116,10 @@ def settle(events: Events, queue: int) -> npt.NDArray[np.uint64]:
 
     While a balloon is inflated the guest may migrate a page of it (compaction): the new one
     goes through the inflate queue, the old one through the deflate queue. The last event of a
-    page counts.
-
-    Parameters
-    ----------
-    events : Events
-        Of the operation.
-    queue : int
-        `INFLATE` or `DEFLATE`: of the operation.
-
-    Returns
-    -------
-    uint64 array, shape (n,)
-
-    Raises
-    ------
-    CaptureError
-        Pages came through a queue that is not known.
+    page counts; the operation's queue is `INFLATE` or `DEFLATE`.
     """
     if not np.isin(events.queues, (INFLATE, DEFLATE)).all():
         raise CaptureError("QEMU traced pages without the queue they came through")
-    newest_first = events.pfns[::-1]
-    _, last = np.unique(newest_first, return_index=True)
+    _, last = np.unique(events.pfns[::-1], return_index=True)
     kept = np.sort(events.pfns.size - 1 - last)
     return events.pfns[kept[events.queues[kept] == queue]]
