@@ -244,9 +244,7 @@ def test_wrong_arguments_are_refused(arguments, message):
 
 def test_a_guest_that_does_not_fit_is_refused(monkeypatch):
     monkeypatch.setattr("balloonlab.capture.recording.missing", lambda *a, **k: [])
-    with pytest.raises(
-        MemoryError, match=r"memory=1 PiB needs 1.018 PiB .*, but only .*"
-    ):
+    with pytest.raises(MemoryError, match=r"memory=1 PiB needs 1.018 PiB .*, but only .*"):
         capture.record(memory=1 << 50)
 
 

@@ -107,14 +107,8 @@ def rows_of(task: Task) -> pd.DataFrame:
     )
 
 
-def _idle() -> Task:
-    pfns = patterns.idle("8GiB", "7GiB")
-    return Task(IDLE_TASK, "page", pfns.size, 31, _encoders(pfns))
-
-
-def _random() -> Task:
-    pfns = patterns.random("8GiB", "4GiB")
-    return Task("encode 4 of 8 GiB, random", "page", pfns.size, 11, _encoders(pfns))
+def _encoding(name: str, pfns: npt.NDArray[np.uint64], rounds: int) -> Task:
+    return Task(name, "page", pfns.size, rounds, _encoders(pfns))
 
 
 def _half_full() -> Task:
@@ -129,15 +123,22 @@ def _large(size: str) -> Task | None:
     if available_bytes() < 4 * n_pages * 8:
         return None
     pfns = patterns.idle(size, n_pages * PAGE_BYTES)
-    contenders: Contenders = {
+    return Task(LARGE_TASKS[size], "page", n_pages, 5, _ours(pfns))
+
+
+_SMALL: tuple[Callable[[], Task | None], ...] = (
+    lambda: _encoding(IDLE_TASK, patterns.idle("8GiB", "7GiB"), 31),
+    lambda: _encoding("encode 4 of 8 GiB, random", patterns.random("8GiB", "4GiB"), 11),
+    _half_full,
+)
+"""Each makes its data when its turn comes: they are gone before those of the next are made."""
+
+
+def _ours(pfns: npt.NDArray[np.uint64]) -> Contenders:
+    return {
         "read the PFNs once": lambda: read_once(pfns),
         "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
     }
-    return Task(LARGE_TASKS[size], "page", n_pages, 5, contenders)
-
-
-_SMALL: tuple[Callable[[], Task | None], ...] = (_idle, _random, _half_full)
-"""Each makes its data when its turn comes: they are gone before those of the next are made."""
 
 
 def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:
@@ -149,11 +150,7 @@ def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:
         flags[pfns] = True
         return np.packbits(flags, bitorder="little").tobytes()
 
-    contenders: Contenders = {
-        "read the PFNs once": lambda: read_once(pfns),
-        "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
-        "numpy": with_numpy,
-    }
+    contenders = _ours(pfns) | {"numpy": with_numpy}
     if bits := _peer("bitarray"):
 
         def with_bitarray() -> bytes:
