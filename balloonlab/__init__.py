@@ -50,20 +50,11 @@ __all__ = [
     "sizes", "sweep", "timeline", "totals", "traces", "wire",
 ]  # fmt: skip
 
-_HOMES = {"patterns": "pages", "reproduce": "main_job", "traces": "pages"} | dict.fromkeys(
-    (
-        "compare",
-        "load",
-        "load_timeline",
-        "measure",
-        "pool",
-        "ratios",
-        "sweep",
-        "timeline",
-        "totals",
-    ),
-    "measurement",
-)
+_HOMES = {
+    "patterns": "pages", "reproduce": "main_job", "traces": "pages",
+    **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
+    **dict.fromkeys(("ratios", "sweep", "timeline", "totals"), "measurement"),
+}  # fmt: skip
 """The part that a name comes from, where it is no part itself."""
 
 

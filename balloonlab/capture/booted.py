@@ -115,10 +115,10 @@ class BootedGuest:
             self.listener = Listener(source)
             self._open.callback(self.listener.join)
             errors = self._open.enter_context(self._errors.open("wb"))
-            null, ends = subprocess.DEVNULL, (wire.fileno(), monitor.fileno(), events)
+            ends, nothing = (wire.fileno(), monitor.fileno(), events), subprocess.DEVNULL
             try:
                 self._process = subprocess.Popen(
-                    command, stdin=null, stdout=null, stderr=errors, pass_fds=ends
+                    command, stdin=nothing, stdout=nothing, stderr=errors, pass_fds=ends
                 )
             except OSError as error:
                 raise CaptureError(f"{command[0]} could not be started: {error}") from None
@@ -132,15 +132,14 @@ class BootedGuest:
         self._lines = self._open.enter_context(self._wire.makefile("rb"))
         self._expect("ready")
 
-    def run(self, command: str, report: Callable[[float], None]) -> None:
-        """Give the guest's init a command, wait until it is done, and report the share that is."""
-        self._send(command)
-        self._expect("ok", report)
+    def run(self, command: str, report: Callable[[float], None] = lambda share: None) -> str:
+        """Give init a command, report the share that is done, and return its answer at the end."""
+        self._from_wire(lambda: self._wire.sendall(command.encode() + b"\n"))
+        return self._expect("ok", report)
 
     def read(self, path: str) -> str:
         """Read a file of the guest."""
-        self._send(f"cat {path}")
-        n_bytes = int(self._expect("ok").split()[1])
+        n_bytes = int(self.run(f"cat {path}").split()[1])
         return self._from_wire(lambda: self._lines.read(n_bytes)).decode()
 
     def available_bytes(self) -> int:
@@ -158,9 +157,6 @@ class BootedGuest:
         self.listener.wait(n_pages, patience_s, report)
         if self._process.poll() is not None:
             raise self._explained("QEMU ended while the balloon changed its size")
-
-    def _send(self, command: str) -> None:
-        self._from_wire(lambda: self._wire.sendall(command.encode() + b"\n"))
 
     def _expect(self, word: str, report: Callable[[float], None] = lambda share: None) -> str:
         """Read the guest's answers up to one that begins with `word`."""

@@ -30,10 +30,7 @@ def compile_guest(source: Path = SOURCE) -> bytes:
         )
     with TemporaryDirectory(prefix="balloonlab-") as folder:
         program = Path(folder) / "init"
-        advice = (
-            "the guest's init needs the headers and the static C library "
-            "(Debian: apt-get install libc6-dev)"
-        )
+        advice = "the guest's init needs the static C library (Debian: apt-get install libc6-dev)"
         run(cc, "-static", "-Os", "-o", str(program), str(source), advice=advice)
         return program.read_bytes()
 

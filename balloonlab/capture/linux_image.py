@@ -36,7 +36,7 @@ class Kernel(NamedTuple):
 def find(kernel: str | os.PathLike[str] | None, modules: str | os.PathLike[str] | None) -> Kernel:
     """Find a kernel: the one given, one installed here, or a downloaded Debian package."""
     if kernel is None and modules is None:
-        return _newest(BOOT, MODULES) or _cached() or _download()
+        return _here() or _download()
     if kernel is None or modules is None:
         raise CaptureError("kernel and modules must be given together: they belong to one version")
     given = Kernel(Path(kernel), Path(modules))
@@ -50,7 +50,7 @@ def find(kernel: str | os.PathLike[str] | None, modules: str | os.PathLike[str] 
 def obstacle() -> str | None:
     """Return why no kernel can be found here, without downloading one; None where one can."""
     tools = map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb"))
-    if _newest(BOOT, MODULES) or _cached() or all(tools):
+    if _here() or all(tools):
         return None
     return (
         f"no Linux kernel with modules is installed ({BOOT}, {MODULES}), and Debian's apt-get and "
@@ -88,9 +88,10 @@ def cache_folder() -> Path:
     )
 
 
-def _cached() -> Kernel | None:
+def _here() -> Kernel | None:
+    """Return the kernel that is installed, else one that was downloaded."""
     top = cache_folder()
-    return _newest(top / "boot", top / "lib" / "modules")
+    return _newest(BOOT, MODULES) or _newest(top / "boot", top / "lib" / "modules")
 
 
 def _download() -> Kernel:
@@ -118,10 +119,9 @@ def _download() -> Kernel:
                 (draft / own).rename(top / own)  # the image last: with it all is there
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    kernel = _cached()
-    if kernel is None:
-        raise CaptureError(f"package {found[1]} holds no kernel image with modules: {GIVE_ONE}")
-    return kernel
+    if kernel := _here():
+        return kernel
+    raise CaptureError(f"package {found[1]} holds no kernel image with modules: {GIVE_ONE}")
 
 
 def read_modules(folder: Path, names: tuple[str, ...]) -> list[bytes]:
@@ -160,14 +160,14 @@ def _module(name: str) -> str:
 
 def _read_module(path: Path) -> bytes:
     content = path.read_bytes()
+    if path.suffix == ".ko":
+        return content
     if path.suffix == ".xz":
         return lzma.decompress(content)
     if path.suffix == ".gz":
         return gzip.decompress(content)
     if path.suffix == ".zst" and shutil.which("zstd"):
         return run("zstd", "-dc", stdin=content, advice=f"{path} must be a .zst file")
-    if path.suffix == ".ko":
-        return content
     raise CaptureError(
         f"modules must be .ko, .ko.xz, .ko.gz or, with the program zstd, .ko.zst files, "
         f"got {path.name}: unpack it first"

@@ -19,7 +19,7 @@ ALL = "all"
 
 FULL_SIZES = (2 * GIB, 4 * GIB, 8 * GIB)
 ALL_SHARES, MOST = (0.25, 0.5, 0.85), 0.85
-AT_ALL_SHARES = {"idle": 8 * GIB, "tmpfs30": 8 * GIB, "tmpfs50": 8 * GIB, "tmpfs70": 8 * GIB}
+AT_ALL_SHARES = dict.fromkeys(("idle", "tmpfs30", "tmpfs50", "tmpfs70"), 8 * GIB)
 AT_ALL_SHARES["anon"] = 4 * GIB  # beyond, its random orders take 1.6 MB each
 """What the traces that come with balloonlab are of: all states at 85 %, some at all shares in
 guests up to a size."""
@@ -64,6 +64,8 @@ def plan(
 ) -> list[Planned]:
     """Return captures: of all states those that come with balloonlab, else every combination.
 
+    Errors as of `record`.
+
     Parameters
     ----------
     states : iterable of str
@@ -75,18 +77,12 @@ def plan(
     seed : int
         Of what the guests do at random.
 
-    Raises
-    ------
-    ValueError
-        As `record`.
-
     Examples
     --------
     >>> [planned.name for planned in plan(["idle"], ["4GiB"])]
     ['idle-4GiB-25', 'idle-4GiB-50', 'idle-4GiB-85']
     """
-    chosen = list(states)
-    wanted = []
+    wanted, chosen = [], list(states)
     for size in FULL_SIZES if memory is None else memory:
         for state in STATES if ALL in chosen else chosen:
             at_all = parse_size(size, "memory") <= AT_ALL_SHARES.get(state, 0)

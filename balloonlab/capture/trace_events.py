@@ -92,9 +92,8 @@ class Listener:
     def since(self, start: int) -> Events:
         """Return a copy of the events after the first `start`."""
         with self._changed:
-            pfns = np.array(self._parser.pfns[start:], np.uint64)
-            queues = np.array(self._parser.queues[start:], np.uint8)
-        return Events(pfns, queues)
+            pfns, queues = self._parser.pfns[start:], self._parser.queues[start:]
+        return Events(np.array(pfns, np.uint64), np.array(queues, np.uint8))
 
     def wait(self, n_held: int, patience_s: float, report: Callable[[float], None]) -> None:
         """Wait until so many pages are held, or none came for `patience_s`; report the share."""

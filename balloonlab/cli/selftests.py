@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,6 @@ from .app import app, console, reported
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import RenderableType
 
 
 @app.command()
@@ -29,9 +29,7 @@ def bench(
     from ..selftest.benchmark import missing_peers
     from ..selftest.tables import render_bench
 
-    def render(rows: pd.DataFrame) -> RenderableType:
-        return render_bench(rows, missing_peers(), large)
-
+    render = partial(render_bench, missing=missing_peers(), large=large)
     _test(run, render, out, "bench.csv", large=large)
 
 
@@ -78,11 +76,7 @@ def verify(
 
 
 def _test(
-    run: Callable[..., pd.DataFrame],
-    render: Callable[[pd.DataFrame], RenderableType],
-    out: str | None,
-    name: str,
-    **arguments: Any,
+    run: Callable[..., Any], render: Callable[..., Any], out: str | None, name: str, **given: Any
 ) -> pd.DataFrame:
     """Run a test, keep its table where a folder was given, which is checked first, and print it."""
     from ..measurement.provenance import describe_machine
@@ -90,8 +84,8 @@ def _test(
 
     with reported(out=out):
         folder = None if out is None else check_out(out, name)
-        rows = run(**arguments)
+        rows = run(**given)
         if folder is not None:
-            write_table(rows, describe_machine() | {"arguments": arguments}, folder, name)
+            write_table(rows, describe_machine() | {"arguments": given}, folder, name)
         console().print(render(rows))
     return rows

@@ -30,7 +30,7 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
     pfns : array-like of int, shape (n,)
         Any integer type. A contiguous ``uint64`` array is not copied.
     name : str
-        The argument's name, for error messages.
+        The argument's, for error messages.
 
     Returns
     -------
@@ -38,10 +38,8 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
 
     Raises
     ------
-    TypeError
-        The values are not integers.
-    ValueError
-        Not one-dimensional, negative, or masked.
+    TypeError, ValueError
+        The values are not integers; they are not one-dimensional, negative, or masked.
 
     Examples
     --------
@@ -99,10 +97,7 @@ def duplicates_message(pfns: npt.NDArray[np.uint64], name: str = "pfns") -> str:
 def check_in_ram(pfns: npt.NDArray[np.uint64], memory_pages: int, name: str = "pfns") -> None:
     """Check that every page is RAM of a guest and none is repeated; `name` is the argument's.
 
-    Raises
-    ------
-    ValueError
-        Naming the first offending page and the ranges that are RAM.
+    The ``ValueError`` names the first offending page and the ranges that are RAM.
     """
     ranges = ram_ranges(memory_pages)
     inside = np.zeros(pfns.shape, bool)

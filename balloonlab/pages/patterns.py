@@ -94,24 +94,15 @@ def aged(
     """Return the pages that a guest with fragmented memory would give: a `model`, see `age`.
 
     The guest does not depend on the balloon: a smaller one gets the first pages of a
-    larger one. Sizes and result as in `random`.
-
-    Parameters
-    ----------
-    rng, held, unmovable, turnover
-        As `balloonlab.pages.age` takes them, with the same errors.
-
-    Raises
-    ------
-    ValueError
-        The balloon is larger than what the guest does not hold.
+    larger one. Sizes and result as in `random`, all else and errors as in `balloonlab.pages.age`;
+    a balloon larger than what the guest does not hold raises ``ValueError``, too.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     check_workload(held, unmovable, turnover)
     room = memory_pages - held_pages(memory_pages, held)
     if balloon_pages > room:
-        share = math.floor(10_000 * (1 - balloon_pages / memory_pages)) / 10_000
-        other = f"held={share:g} instead of {held:g}"
+        fits = math.floor(10_000 * (1 - balloon_pages / memory_pages)) / 10_000
+        other = f"held={fits:g} instead of {held:g}"
         raise too_large("aged", memory, balloon, room, other)
     guest = age(memory, rng, held=held, unmovable=unmovable, turnover=turnover)
     return guest.buddy.take(balloon_pages)
@@ -155,11 +146,8 @@ def ordered(pfns: npt.ArrayLike, order: str, rng: Seed = 0) -> npt.NDArray[np.ui
 
 
 PATTERNS: dict[str, Callable[..., npt.NDArray[np.uint64]]] = {
-    "idle": idle,
-    "random": random,
-    "huge": huge,
-    "aged": aged,
-}
+    "idle": idle, "random": random, "huge": huge, "aged": aged,
+}  # fmt: skip
 """Patterns without a parameter of their own, by spelling."""
 
 _WITH_PARAMETER = re.compile(r"every:(?P<k>[1-9]\d*)|geometric:(?P<mean>[1-9]\d*(\.\d*[1-9])?)")

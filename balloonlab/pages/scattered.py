@@ -128,8 +128,7 @@ def huge(memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[np.uint64]:
             f"balloon must be whole huge pages of 2 MiB with pattern huge, of which memory="
             f"{memory!r} has {room}, got {balloon!r}; the next smaller that fits is {fits}"
         )
-    generator = np.random.default_rng(rng)
-    blocks = np.sort(generator.choice(room, n, replace=False, shuffle=False))
+    blocks = np.sort(np.random.default_rng(rng).choice(room, n, replace=False, shuffle=False))
     pages = blocks[:, None] * HUGE_PAGE + np.arange(HUGE_PAGE)
     return _in_ram(pages.ravel(), memory_pages)
 

@@ -73,14 +73,7 @@ def names(folder: Folder | None = None) -> list[str]:
 
 
 def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
-    """Load the pages of a trace, in the order in which the guest sent them.
-
-    Parameters
-    ----------
-    name : str
-        One of `names`.
-    folder : path-like, optional
-        As in `names`.
+    """Load the pages of a trace, one of `names`, in the order in which the guest sent them.
 
     Returns
     -------
@@ -115,12 +108,7 @@ def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
 
 
 def index(folder: Folder | None = None) -> pd.DataFrame:
-    """Describe traces, one row per trace.
-
-    Parameters
-    ----------
-    folder : path-like, optional
-        As in `names`, with the same errors.
+    """Describe the traces of a folder as in `names`, one row per trace.
 
     Returns
     -------
@@ -151,11 +139,6 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
 
 def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
     """Summarize every inflation as ``bitmap-v4`` encodes it: how full bitmaps of real guests are.
-
-    Parameters
-    ----------
-    folder : path-like, optional
-        As in `names`.
 
     Returns
     -------
@@ -195,12 +178,12 @@ def first_pages(spelling: str, memory: Size, balloon: Size) -> npt.NDArray[np.ui
 
 
 def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.ArrayLike]) -> None:
-    """Write the traces of a guest; the ``.json`` file comes last: with it the set is whole.
+    """Write the traces of a guest to a folder, which is made if need be.
+
+    The ``.json`` file comes last: with it the set is whole.
 
     Parameters
     ----------
-    folder : path-like
-        Made if need be.
     guest : mapping
         How they were made; ``name`` names the guest, ``traces`` lists a mapping for each
         trace, to which ``n_pages``, ``digest`` and ``reverse_of`` are added.

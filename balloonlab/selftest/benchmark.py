@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,7 @@ LARGE_TASKS = {size: f"encode {size}, idle" for size in ("33GiB", "100GiB", "1Ti
 PEERS = {"pyroaring": "pyroaring", "bitarray": "bitarray.util"}
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """Something to be timed by several contenders, the first being the yardstick."""
 
     name: str
@@ -59,7 +58,9 @@ def bench(large: bool = False, progress: bool = True) -> pd.DataFrame:
         One row for each task and contender: ``task``, ``contender``, ``median_ms``,
         ``ns_per_item``, ``item``, ``ratio`` to the task's first contender.
     """
-    makers = [*_SMALL, *((lambda size=size: _large(size)) for size in LARGE_TASKS if large)]
+    makers = [*_SMALL]
+    if large:
+        makers += [partial(_large, size) for size in LARGE_TASKS]
     rows = []
     with Progress(len(makers), progress) as bar:
         bar.describe("kernels against peers")
