@@ -66,15 +66,14 @@ class Listener:
     """
 
     def __init__(self, source: int) -> None:
-        self._source = source
         self._parser = Parser()
         self._changed = Condition()
-        self._thread = Thread(target=self._read, name="balloonlab-trace", daemon=True)
+        self._thread = Thread(target=self._read, args=(source,), daemon=True)
         self._thread.start()
 
-    def _read(self) -> None:
-        with open(self._source, "rb", buffering=0) as source:
-            while chunk := source.read(1 << 20):
+    def _read(self, source: int) -> None:
+        with open(source, "rb", buffering=0) as output:
+            while chunk := output.read(1 << 20):
                 with self._changed:
                     self._parser.feed(chunk)
                     self._changed.notify_all()

@@ -159,10 +159,7 @@ def names() -> list[str]:
 
 
 def default_memory(name: str) -> int:
-    """Return the memory in bytes that goes with a pattern where none is given.
-
-    That of the recorded guest for a trace, 8 GiB for all others; ``ValueError`` for no spelling.
-    """
+    """Return the memory in bytes where none is given: the recorded guest's of a trace, or 8 GiB."""
     if isinstance(name, str) and name.startswith(traces.PREFIX):
         return traces.sizes(name.removeprefix(traces.PREFIX))[0] * PAGE_BYTES
     if name not in PATTERNS:

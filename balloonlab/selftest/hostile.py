@@ -21,8 +21,7 @@ from ..terminal import Progress
 from .contents import combinations
 
 CHUNK = 5_000
-"""Cases in one compiled call, on the inflate and the deflate queue in turns; Ctrl-C is heard in
-between."""
+"""Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between."""
 
 QUEUE_PAGES = QUEUE_BYTES // PAGE_BYTES
 OWN_PAGES = QUEUE_PAGES + 1
