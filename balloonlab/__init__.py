@@ -45,37 +45,16 @@ if TYPE_CHECKING:
     from .pages import patterns, traces
 
 __all__ = [
-    "capture",
-    "compare",
-    "datasets",
-    "figures",
-    "load",
-    "load_timeline",
-    "measure",
-    "model",
-    "patterns",
-    "pool",
-    "qemu",
-    "ratios",
-    "reproduce",
-    "reproduction",
-    "results",
-    "selftest",
-    "sizes",
-    "sweep",
-    "timeline",
-    "totals",
-    "traces",
-    "wire",
-]
+    "capture", "compare", "datasets", "figures", "load", "load_timeline", "measure", "model",
+    "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction", "results", "selftest",
+    "sizes", "sweep", "timeline", "totals", "traces", "wire",
+]  # fmt: skip
 
-_MEASUREMENT = ("compare", "load", "load_timeline", "measure", "pool", "sweep", "timeline")
 _HOMES = {
-    **dict.fromkeys((*_MEASUREMENT, "ratios", "totals"), "measurement"),
-    "patterns": "pages",
-    "reproduce": "main_job",
-    "traces": "pages",
-}
+    "patterns": "pages", "reproduce": "main_job", "traces": "pages",
+    **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
+    **dict.fromkeys(("ratios", "sweep", "timeline", "totals"), "measurement"),
+}  # fmt: skip
 """The part that a name comes from, where it is no part itself."""
 
 
@@ -87,11 +66,9 @@ def __getattr__(name: str) -> Any:
         return version("balloonlab")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES.get(name)
-    value = getattr(import_module(f".{home}", __name__), name) if home else None
-    value = import_module(f".{name}", __name__) if value is None else value
-    globals()[name] = value
-    return value
+    part = import_module(f".{_HOMES.get(name, name)}", __name__)
+    globals()[name] = getattr(part, name) if name in _HOMES else part
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

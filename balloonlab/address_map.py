@@ -26,13 +26,7 @@ class PageRange(NamedTuple):
 
 
 def ram_ranges(n_pages: int) -> list[PageRange]:
-    """Return the page numbers of a guest's RAM as ranges, ascending.
-
-    Parameters
-    ----------
-    n_pages : int
-        RAM in 4 KiB pages.
-    """
+    """Return the page numbers of a guest's RAM of `n_pages` as ranges, ascending."""
     if n_pages <= LOW_RAM_END:
         return [PageRange(0, n_pages)]
     high = PageRange(HIGH_RAM_START, HIGH_RAM_START + n_pages - LOW_RAM_END)
@@ -54,11 +48,8 @@ def zones(n_pages: int) -> list[PageRange]:
 def check_sizes(memory: Size, balloon: Size) -> tuple[int, int]:
     """Return both sizes in pages, after a check that the balloon fits the guest.
 
-    Raises
-    ------
-    ValueError
-        A size is no multiple of 4 KiB, `memory` is zero, or the balloon is not
-        smaller than the memory.
+    ``ValueError`` where a size is no multiple of 4 KiB, `memory` is zero, or the balloon is not
+    smaller than the memory.
     """
     memory_pages = parse_pages(memory, "memory")
     balloon_pages = parse_pages(balloon, "balloon")

@@ -27,17 +27,11 @@ def parse_size(size: Size, name: str = "size") -> int:
     name : str
         The argument's name, for error messages.
 
-    Returns
-    -------
-    int
-        Bytes.
-
     Raises
     ------
-    TypeError
-        `size` is neither an integer nor a string.
-    ValueError
-        The unit is unknown, or the size is negative or no whole number of bytes.
+    TypeError, ValueError
+        `size` is neither an integer nor a string; the unit is unknown, or the size is negative or
+        no whole number of bytes.
 
     Examples
     --------
@@ -56,15 +50,12 @@ def parse_size(size: Size, name: str = "size") -> int:
         if number != int(number):
             raise ValueError(f"{name} must be a whole number of bytes, got {size!r}")
         return int(number)
-    if isinstance(size, bool):
-        raise TypeError(f"{name} must be bytes (int) or a string such as '8GiB', got {size!r}")
-    try:
-        n_bytes = operator.index(size)
-    except TypeError:
+    if isinstance(size, bool) or not hasattr(size, "__index__"):
         raise TypeError(
             f"{name} must be bytes (int) or a string such as '8GiB', "
             f"got {size!r} of type {type(size).__name__}"
-        ) from None
+        )
+    n_bytes = operator.index(size)
     if n_bytes < 0:
         raise ValueError(f"{name} must not be negative, got {n_bytes}")
     return n_bytes

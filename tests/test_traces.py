@@ -130,6 +130,14 @@ def test_a_deflation_in_another_order_has_a_file_of_its_own(tmp_path):
     assert len(list(tmp_path.glob("*.xz"))) == 2
 
 
+def test_the_reverse_of_a_reverse_has_no_file(tmp_path):
+    orders = {"inflate-1": [5, 6, 9], "deflate-1": [9, 6, 5], "inflate-2": [5, 6, 9]}
+    sent = {f"idle-256MiB-50-{operation}": pages for operation, pages in orders.items()}
+    traces.write(tmp_path, guest(operations=orders), sent)
+    assert {name: traces.load(name, tmp_path).tolist() for name in sent} == sent
+    assert len(list(tmp_path.glob("*.xz"))) == 1
+
+
 def test_damage_and_unknown_names_are_told(own):
     folder, _ = own
     with pytest.raises(ValueError, match=r"names\(\), got 'idle-256MiB-50'; the nearest are idle-"):

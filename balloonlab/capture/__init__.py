@@ -8,12 +8,5 @@ from .session import Captured
 from .states import STATES
 
 __all__ = [
-    "STATES",
-    "CaptureError",
-    "Captured",
-    "Planned",
-    "missing",
-    "plan",
-    "record",
-    "record_all",
-]
+    "STATES", "CaptureError", "Captured", "Planned", "missing", "plan", "record", "record_all",
+]  # fmt: skip

@@ -14,9 +14,11 @@ from typing import Self
 
 from ..sizes import MIB, PAGE_BYTES
 from . import initramfs, linux_image
-from .errors import CaptureError
+from .errors import CaptureError, run
 from .linux_image import Kernel
+from .planning import Planned
 from .qmp import Monitor
+from .states import STATES
 from .trace_events import EVENTS, Listener
 
 QEMU = "qemu-system-x86_64"
@@ -38,78 +40,47 @@ DISK_BYTES = 64 * MIB
 def missing(qemu: str = QEMU, with_kernel: bool = True) -> list[str]:
     """Return what a capture needs and this machine lacks; empty where all is there.
 
-    Parameters
-    ----------
-    qemu : str
-        QEMU's system emulator for x86-64.
-    with_kernel : bool
-        Whether a kernel is to be found, too.
+    `qemu` is QEMU's system emulator for x86-64; `with_kernel` asks for a kernel, too.
     """
     lacks = []
     if shutil.which(qemu) is None:
         lacks.append(f"QEMU, {qemu} (Debian: apt-get install qemu-system-x86)")
     if initramfs.compiler() is None:
         lacks.append("a C compiler (Debian: apt-get install gcc libc6-dev)")
-    problem = linux_image.obstacle() if with_kernel else None
-    return [*lacks, problem] if problem else lacks
+    if with_kernel and (problem := linux_image.obstacle()):
+        lacks.append(problem)
+    return lacks
 
 
 class BootedGuest:
     """A booted guest. Ends, with its QEMU, at the end of the ``with`` block.
 
-    Parameters
-    ----------
-    which : Kernel
-    memory_pages : int
-        The guest's memory, whole MiB.
-    accelerator : {"kvm", "tcg"}
-    folder : pathlib.Path
-        For the initramfs, the console and the disk.
-    disk : bool
-        Whether the guest has one, with an empty ext4 on it.
-    qemu : str
-    patience_s : float
-        Silence after which QEMU or the guest counts as hung.
-
-    Attributes
-    ----------
-    monitor : Monitor
-    listener : Listener
-        Records the pages that the balloon device received.
-
-    Raises
-    ------
-    CaptureError
-        Here and in all methods: QEMU or the guest ended, hung, or answered with an error. The
-        message has the end of the guest's console.
+    `folder` is for its files. In all methods a `CaptureError` means that QEMU or the guest ended,
+    hung, or answered with an error; its message has the end of the guest's console.
     """
 
     def __init__(
-        self,
-        which: Kernel,
-        memory_pages: int,
+        self, which: Kernel, wanted: Planned, folder: Path, qemu: str, patience_s: float,
         accelerator: str,
-        folder: Path,
-        disk: bool = False,
-        qemu: str = QEMU,
-        patience_s: float = PATIENCE_S,
-    ) -> None:
+    ) -> None:  # fmt: skip
+        self.memory_pages, self.accelerator = wanted.memory_bytes // PAGE_BYTES, accelerator
         self._patience_s = patience_s
         self._console, self._errors = folder / "console", folder / "errors"
         self._console.touch()
-        needed = linux_image.BALLOON + (
-            (*linux_image.ONLY_IF_THERE, *linux_image.DISK) if disk else ()
-        )
-        modules = linux_image.read_modules(which.modules, needed)
+        disk = STATES[wanted.state].disk
+        of_disk = (*linux_image.ONLY_IF_THERE, *linux_image.DISK) if disk else ()
+        modules = linux_image.read_modules(which.modules, linux_image.BALLOON + of_disk)
         (folder / "initramfs").write_bytes(initramfs.build(modules))
         devices = _disk(folder) if disk else []
+        # The kernel is to end QEMU with this process, whatever ends that.
+        with_us = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
         command = [
-            *_dies_with_us(),
+            *with_us,
             *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             # RAM up to 3 GiB and from 4 GiB on, as in balloonlab.address_map, whatever the size.
             *("-machine", f"pc,accel={accelerator},max-ram-below-4g=3G"),
             *("-cpu", "host" if accelerator == "kvm" else "qemu64", "-smp", "1"),
-            *("-m", f"{memory_pages * PAGE_BYTES // MIB}M"),
+            *("-m", f"{wanted.memory_bytes // MIB}M"),
             *("-kernel", str(which.image), "-initrd", str(folder / "initramfs")),
             *("-append", COMMAND_LINE),
             *("-chardev", f"file,id=console,path={self._console}", "-serial", "chardev:console"),
@@ -119,8 +90,8 @@ class BootedGuest:
         self._open = ExitStack()
         try:
             self._start(command)
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
+        except BaseException:
+            self._open.close()
             raise
 
     def _start(self, command: list[str]) -> None:
@@ -144,13 +115,10 @@ class BootedGuest:
             self.listener = Listener(source)
             self._open.callback(self.listener.join)
             errors = self._open.enter_context(self._errors.open("wb"))
+            ends, nothing = (wire.fileno(), monitor.fileno(), events), subprocess.DEVNULL
             try:
                 self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
-                    pass_fds=(wire.fileno(), monitor.fileno(), events),
+                    command, stdin=nothing, stdout=nothing, stderr=errors, pass_fds=ends
                 )
             except OSError as error:
                 raise CaptureError(f"{command[0]} could not be started: {error}") from None
@@ -159,23 +127,19 @@ class BootedGuest:
         try:
             self.monitor = Monitor(own)
         except CaptureError as error:
-            raise self._explained(error) from None
+            raise self._explained(str(error)) from None
         self._open.callback(self.monitor.close)
         self._lines = self._open.enter_context(self._wire.makefile("rb"))
         self._expect("ready")
 
-    def run(self, command: str, report: Callable[[float], None] = lambda share: None) -> None:
-        """Give the guest's init a command and wait until it is carried out.
-
-        `report` is called with the share that is done.
-        """
-        self._send(command)
-        self._expect("ok", report)
+    def run(self, command: str, report: Callable[[float], None] = lambda share: None) -> str:
+        """Give init a command, report the share that is done, and return its answer at the end."""
+        self._from_wire(lambda: self._wire.sendall(command.encode() + b"\n"))
+        return self._expect("ok", report)
 
     def read(self, path: str) -> str:
         """Read a file of the guest."""
-        self._send(f"cat {path}")
-        n_bytes = int(self._expect("ok").split()[1])
+        n_bytes = int(self.run(f"cat {path}").split()[1])
         return self._from_wire(lambda: self._lines.read(n_bytes)).decode()
 
     def available_bytes(self) -> int:
@@ -186,64 +150,50 @@ class BootedGuest:
         return int(found[1]) << 10
 
     def set_balloon(
-        self, memory_pages: int, n_pages: int, patience_s: float, report: Callable[[float], None]
+        self, n_pages: int, patience_s: float, report: Callable[[float], None] = lambda share: None
     ) -> None:
         """Set the balloon's size and wait until it has it, or no page came for `patience_s`."""
-        self.monitor.command("balloon", value=(memory_pages - n_pages) * PAGE_BYTES)
+        self.monitor.command("balloon", value=(self.memory_pages - n_pages) * PAGE_BYTES)
         self.listener.wait(n_pages, patience_s, report)
-        self._check_alive()
-
-    def _send(self, command: str) -> None:
-        self._from_wire(lambda: self._wire.sendall(command.encode() + b"\n"))
+        if self._process.poll() is not None:
+            raise self._explained("QEMU ended while the balloon changed its size")
 
     def _expect(self, word: str, report: Callable[[float], None] = lambda share: None) -> str:
         """Read the guest's answers up to one that begins with `word`."""
         while True:
-            answer = self._from_wire(lambda: self._lines.readline())
-            line = answer.decode("utf-8", "replace").strip()
+            line = self._from_wire(self._lines.readline).decode("utf-8", "replace").strip()
             if line.startswith("at "):
                 _, done, total = line.split()
                 report(int(done) / int(total))
             elif line.split()[:1] == [word]:
                 return line
             else:
-                raise self._explained(CaptureError(f"the guest answered {line!r}, not {word}"))
+                raise self._explained(f"the guest answered {line!r}, not {word}")
 
     def _from_wire(self, act: Callable[[], bytes | None]) -> bytes:
         try:
             got = act()
         except TimeoutError:
-            raise self._explained(
-                CaptureError(f"the guest was silent for {self._patience_s:g} s")
-            ) from None
+            raise self._explained(f"the guest was silent for {self._patience_s:g} s") from None
         except OSError:
             got = b""
         if got == b"":
-            raise self._explained(CaptureError("QEMU ended, most likely since its guest did"))
+            raise self._explained("QEMU ended, most likely since its guest did")
         return got or b""
 
-    def _check_alive(self) -> None:
-        if self._process.poll() is not None:
-            raise self._explained(CaptureError("QEMU ended while the balloon changed its size"))
-
-    def _explained(self, error: CaptureError) -> CaptureError:
-        """Add the last lines of QEMU and of the guest's kernel."""
+    def _explained(self, what: str) -> CaptureError:
+        """Return an error with the last lines of QEMU and of the guest's kernel."""
         texts = [path.read_text("utf-8", "replace") for path in (self._errors, self._console)]
         ends = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
         panics = [line for line in ends[1][:-LAST_WORDS] if "Kernel panic" in line]
         lines = [*ends[0][-LAST_WORDS:], *panics, *ends[1][-LAST_WORDS:]]
-        return CaptureError("\n".join([str(error), *lines]))
+        return CaptureError("\n".join([what, *lines]))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._open.close()
-
-
-def _dies_with_us() -> list[str]:
-    """Return the words that have the kernel end QEMU with this process, whatever ends that."""
-    return ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
 
 
 def _disk(folder: Path) -> list[str]:
@@ -256,8 +206,6 @@ def _disk(folder: Path) -> list[str]:
     with image.open("wb") as file:
         file.truncate(DISK_BYTES)
     options = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=0"]
-    done = subprocess.run([mke2fs, *options, image], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CaptureError(f"mke2fs failed: {done.stderr.strip()}")
+    run(mke2fs, *options, str(image), advice="the guest's disk needs an ext4 of e2fsprogs")
     drive = f"file={image},format=raw,if=none,id=disk"
     return ["-drive", drive, "-device", "virtio-blk-pci,drive=disk"]

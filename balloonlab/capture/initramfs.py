@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .errors import CaptureError
+from .errors import CaptureError, run
 
 SOURCE = Path(__file__).with_name("guest.c")
 
@@ -22,13 +21,7 @@ def compiler() -> str | None:
 
 
 def compile_guest(source: Path = SOURCE) -> bytes:
-    """Return the guest's init, compiled and static.
-
-    Raises
-    ------
-    CaptureError
-        There is no compiler, or it fails: most likely for want of the static C library.
-    """
+    """Return the guest's init, compiled and static."""
     cc = compiler()
     if cc is None:
         raise CaptureError(
@@ -37,30 +30,16 @@ def compile_guest(source: Path = SOURCE) -> bytes:
         )
     with TemporaryDirectory(prefix="balloonlab-") as folder:
         program = Path(folder) / "init"
-        command = [cc, "-static", "-Os", "-o", str(program), str(source)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CaptureError(
-                f"{' '.join(command[:3])} failed on the guest's init; it needs the headers and the "
-                f"static C library (Debian: apt-get install libc6-dev):\n{done.stderr.strip()}"
-            )
+        advice = "the guest's init needs the static C library (Debian: apt-get install libc6-dev)"
+        run(cc, "-static", "-Os", "-o", str(program), str(source), advice=advice)
         return program.read_bytes()
 
 
 def cpio(files: Mapping[str, bytes | None]) -> bytes:
     """Return a cpio archive as the kernel reads it for an initramfs.
 
-    Parameters
-    ----------
-    files : mapping of str to bytes or None
-        Contents by path, without a leading slash; None makes a directory, which must come
-        before what is in it.
-
-    Returns
-    -------
-    bytes
-        An archive of the format ``newc`` (Linux, ``Documentation/driver-api/early-userspace/
-        buffer-format.rst``), uncompressed.
+    Contents by path, without a leading slash; None makes a directory, which must come before what
+    is in it. The format is ``newc`` (Linux, ``driver-api/early-userspace/buffer-format.rst``).
     """
     archive = bytearray()
     for number, (path, content) in enumerate([*files.items(), ("TRAILER!!!", b"")], start=1):

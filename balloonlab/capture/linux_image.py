@@ -7,11 +7,10 @@ import lzma
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import CaptureError
+from .errors import CaptureError, run
 
 PACKAGE = "linux-image-cloud-amd64"
 """Debian's kernel for virtual machines; the name of whatever version is current."""
@@ -35,34 +34,23 @@ class Kernel(NamedTuple):
 
 
 def find(kernel: str | os.PathLike[str] | None, modules: str | os.PathLike[str] | None) -> Kernel:
-    """Find a kernel: the one given, one installed here, or a downloaded Debian package.
-
-    Parameters
-    ----------
-    kernel : path-like, optional
-        Kernel image (``vmlinuz``).
-    modules : path-like, optional
-        Folder of its modules, as ``/lib/modules/RELEASE``.
-
-    Raises
-    ------
-    CaptureError
-        There is none; the message names what is missing.
-    """
-    if (kernel is None) != (modules is None):
+    """Find a kernel: the one given, one installed here, or a downloaded Debian package."""
+    if kernel is None and modules is None:
+        return _here() or _download()
+    if kernel is None or modules is None:
         raise CaptureError("kernel and modules must be given together: they belong to one version")
-    if kernel is not None and modules is not None:
-        for name, path in (("kernel", Path(kernel)), ("modules", Path(modules))):
-            if not (path.is_file() if name == "kernel" else path.is_dir()):
-                what = "file" if name == "kernel" else "folder"
-                raise CaptureError(f"{name} must be a {what}, got {os.fspath(path)!r}")
-        return Kernel(Path(kernel), Path(modules))
-    return _newest(BOOT, MODULES) or _cached() or _download()
+    given = Kernel(Path(kernel), Path(modules))
+    if not given.image.is_file():
+        raise CaptureError(f"kernel must be a file, got {os.fspath(kernel)!r}")
+    if not given.modules.is_dir():
+        raise CaptureError(f"modules must be a folder, got {os.fspath(modules)!r}")
+    return given
 
 
 def obstacle() -> str | None:
     """Return why no kernel can be found here, without downloading one; None where one can."""
-    if _newest(BOOT, MODULES) or _cached() or _can_download():
+    tools = map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb"))
+    if _here() or all(tools):
         return None
     return (
         f"no Linux kernel with modules is installed ({BOOT}, {MODULES}), and Debian's apt-get and "
@@ -88,11 +76,6 @@ def cache_folder() -> Path:
 
     ``BALLOONLAB_CACHE``, or ``balloonlab`` in ``XDG_CACHE_HOME`` or ``~/.cache``. Relative paths
     in the latter two are ignored (XDG Base Directory Specification).
-
-    Raises
-    ------
-    CaptureError
-        None of them is set to an absolute folder.
     """
     if own := os.environ.get("BALLOONLAB_CACHE"):
         return Path(own).absolute() / "kernels"
@@ -105,34 +88,30 @@ def cache_folder() -> Path:
     )
 
 
-def _cached() -> Kernel | None:
+def _here() -> Kernel | None:
+    """Return the kernel that is installed, else one that was downloaded."""
     top = cache_folder()
-    return _newest(top / "boot", top / "lib" / "modules")
-
-
-def _can_download() -> bool:
-    return all(map(shutil.which, ("apt-get", "apt-cache", "dpkg-deb")))
+    return _newest(BOOT, MODULES) or _newest(top / "boot", top / "lib" / "modules")
 
 
 def _download() -> Kernel:
     """Download Debian's kernel package and unpack it into the cache; nothing is installed."""
-    problem = obstacle()
-    if problem:
+    if problem := obstacle():
         raise CaptureError(problem)
-    top = cache_folder()
-    top.mkdir(parents=True, exist_ok=True)
-    listed = _run("apt-cache", "depends", PACKAGE)
+    otherwise = f"else {GIVE_ONE}"
+    listed = run("apt-cache", "depends", PACKAGE, advice=otherwise).decode()
     found = re.search(r"Depends: (linux-image-\S+)", listed)
     if not found:
         raise CaptureError(
             f"apt-cache knows no package {PACKAGE}: run apt-get update first, or {GIVE_ONE}"
         )
+    top = cache_folder()
     draft = top / f"draft-{os.getpid()}"
-    draft.mkdir(exist_ok=True)
+    draft.mkdir(parents=True, exist_ok=True)
     try:
-        _run("apt-get", "-q", "download", found[1], folder=draft)
+        run("apt-get", "-q", "download", found[1], folder=draft, advice=otherwise)
         (package,) = draft.glob("*.deb")
-        _run("dpkg-deb", "-x", str(package), str(draft))
+        run("dpkg-deb", "-x", str(package), str(draft), advice=otherwise)
         (release,) = (draft / "lib" / "modules").iterdir()
         for own in (Path("lib/modules") / release.name, Path("boot") / f"vmlinuz-{release.name}"):
             (top / own).parent.mkdir(parents=True, exist_ok=True)
@@ -140,34 +119,15 @@ def _download() -> Kernel:
                 (draft / own).rename(top / own)  # the image last: with it all is there
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    kernel = _cached()
-    if kernel is None:
-        raise CaptureError(f"package {found[1]} holds no kernel image with modules: {GIVE_ONE}")
-    return kernel
-
-
-def _run(*command: str, folder: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise CaptureError(f"{' '.join(command[:3])} failed: {' '.join(last)}; else {GIVE_ONE}")
-    return done.stdout
+    if kernel := _here():
+        return kernel
+    raise CaptureError(f"package {found[1]} holds no kernel image with modules: {GIVE_ONE}")
 
 
 def read_modules(folder: Path, names: tuple[str, ...]) -> list[bytes]:
     """Read modules and all that they depend on, in the order in which they are to be loaded.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        ``lib/modules/RELEASE``.
-    names : tuple of str
-        Modules that the guest needs. Those built into the kernel are left out.
-
-    Raises
-    ------
-    CaptureError
-        One is neither there nor built in, or compressed in a way that is not known here.
+    Of ``lib/modules/RELEASE``. Those built into the kernel are left out.
     """
     files = {_module(path.name.split(".ko")[0]): path for path in folder.rglob("*.ko*")}
     listing = folder / "modules.builtin"
@@ -178,24 +138,20 @@ def read_modules(folder: Path, names: tuple[str, ...]) -> list[bytes]:
     def load(name: str) -> None:
         if name in loaded or name in built_in:
             return
-        if name not in files and name in ONLY_IF_THERE:
-            return
         if name not in files:
+            if name in ONLY_IF_THERE:
+                return
             raise CaptureError(f"modules={os.fspath(folder)!r} must hold the module {name}.ko")
         content = _read_module(files[name])
-        for dependency in depends(content):
-            load(dependency)
+        needed = re.search(rb"\0depends=([^\0]*)\0", content)  # in the section .modinfo
+        for dependency in needed[1].decode().split(",") if needed else []:
+            if dependency:
+                load(_module(dependency))
         loaded[name] = content
 
     for name in names:
         load(name)
     return list(loaded.values())
-
-
-def depends(module: bytes) -> list[str]:
-    """Return the modules that one needs first, from its ``.modinfo`` section."""
-    found = re.search(rb"\0depends=([^\0]*)\0", module)
-    return [_module(name) for name in found[1].decode().split(",") if name] if found else []
 
 
 def _module(name: str) -> str:
@@ -204,15 +160,14 @@ def _module(name: str) -> str:
 
 def _read_module(path: Path) -> bytes:
     content = path.read_bytes()
+    if path.suffix == ".ko":
+        return content
     if path.suffix == ".xz":
         return lzma.decompress(content)
     if path.suffix == ".gz":
         return gzip.decompress(content)
     if path.suffix == ".zst" and shutil.which("zstd"):
-        done = subprocess.run(["zstd", "-dc"], input=content, capture_output=True, check=True)
-        return done.stdout
-    if path.suffix == ".ko":
-        return content
+        return run("zstd", "-dc", stdin=content, advice=f"{path} must be a .zst file")
     raise CaptureError(
         f"modules must be .ko, .ko.xz, .ko.gz or, with the program zstd, .ko.zst files, "
         f"got {path.name}: unpack it first"

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
-
 from ..measurement.case import size_literal
+from ..measurement.options import check_number
 from ..pages.checks import not_one_of
 from ..sizes import GIB, MIB, Size, format_size, parse_size
 from .states import STATES
@@ -20,7 +19,7 @@ ALL = "all"
 
 FULL_SIZES = (2 * GIB, 4 * GIB, 8 * GIB)
 ALL_SHARES, MOST = (0.25, 0.5, 0.85), 0.85
-AT_ALL_SHARES = {"idle": 8 * GIB, "tmpfs30": 8 * GIB, "tmpfs50": 8 * GIB, "tmpfs70": 8 * GIB}
+AT_ALL_SHARES = dict.fromkeys(("idle", "tmpfs30", "tmpfs50", "tmpfs70"), 8 * GIB)
 AT_ALL_SHARES["anon"] = 4 * GIB  # beyond, its random orders take 1.6 MB each
 """What the traces that come with balloonlab are of: all states at 85 %, some at all shares in
 guests up to a size."""
@@ -48,8 +47,7 @@ class Planned(NamedTuple):
         percent = round(100 * share)
         if not 1 <= percent <= 99 or not math.isclose(percent, 100 * share):
             raise ValueError(f"share must be 0.01 to 0.99 in whole percent, got {share!r}")
-        if not isinstance(seed, int | np.integer) or not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")
+        check_number("seed", seed, 0, 2**64 - 1)
         return cls(state, memory_bytes, percent / 100, int(seed))
 
     @property
@@ -66,6 +64,8 @@ def plan(
 ) -> list[Planned]:
     """Return captures: of all states those that come with balloonlab, else every combination.
 
+    Errors as of `record`.
+
     Parameters
     ----------
     states : iterable of str
@@ -77,23 +77,14 @@ def plan(
     seed : int
         Of what the guests do at random.
 
-    Raises
-    ------
-    ValueError
-        As `record`.
-
     Examples
     --------
     >>> [planned.name for planned in plan(["idle"], ["4GiB"])]
     ['idle-4GiB-25', 'idle-4GiB-50', 'idle-4GiB-85']
     """
-    chosen = list(states)
-    if ALL in chosen:
-        chosen = list(STATES)
-    sizes = list(FULL_SIZES if memory is None else memory)
-    wanted = []
-    for size in sizes:
-        for state in chosen:
+    wanted, chosen = [], list(states)
+    for size in FULL_SIZES if memory is None else memory:
+        for state in STATES if ALL in chosen else chosen:
             at_all = parse_size(size, "memory") <= AT_ALL_SHARES.get(state, 0)
             defaults = ALL_SHARES if at_all else (MOST,)
             for part in defaults if share is None else share:

@@ -10,19 +10,7 @@ from .errors import CaptureError
 
 
 class Monitor:
-    """The client's side of a QMP connection.
-
-    Parameters
-    ----------
-    connection : socket.socket
-        Connected to QEMU's monitor. Its timeout is how long an answer may take.
-
-    Raises
-    ------
-    CaptureError
-        Here and in all methods: no answer in time, the end of the connection, or an error
-        that QEMU answers with.
-    """
+    """The client's side of a QMP connection; its timeout is how long an answer may take."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -60,5 +48,4 @@ class Monitor:
             raise CaptureError(f"QEMU's monitor broke off: {error}") from None
         if not line:
             raise CaptureError("QEMU ended")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        return json.loads(line)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
-from ..measurement.resources import OVERHEAD_BYTES, available_bytes
+from ..measurement.resources import check_available
 from ..pages import traces
-from ..sizes import PAGE_BYTES, Size, format_size
+from ..pages.checks import not_one_of
+from ..sizes import Size
 from ..terminal import Progress
 from . import linux_image
 from .booted import ACCELERATORS, PATIENCE_S, QEMU, BootedGuest, missing
 from .errors import CaptureError
-from .linux_image import Kernel
 from .planning import Planned
 from .session import Captured, Report, describe, run_session
-from .states import STATES
 
 
 def record(
@@ -44,7 +44,7 @@ def record(
     Parameters
     ----------
     state : str
-        One of `STATES`, which describe them.
+        One of `STATES`.
     memory : int or str
         The guest's RAM, whole MiB.
     share : float
@@ -80,35 +80,24 @@ def record(
     """
     wanted = Planned.make(state, memory, share, seed)
     if accelerator is not None and accelerator not in ACCELERATORS:
-        raise ValueError(f"accelerator must be one of {ACCELERATORS}, got {accelerator!r}")
-    lacks = missing(qemu, with_kernel=kernel is None)
-    if lacks:
+        raise not_one_of("accelerator", accelerator, ACCELERATORS)
+    if lacks := missing(qemu, with_kernel=kernel is None):
         raise CaptureError(f"a capture needs what is not here: {'; '.join(lacks)}")
-    needed, available = wanted.memory_bytes + OVERHEAD_BYTES, available_bytes()
-    if needed > available:
-        raise MemoryError(
-            f"memory={format_size(wanted.memory_bytes)} needs {format_size(needed)}, but only "
-            f"{format_size(available)} are available here"
-        )
+    check_available(wanted.memory_bytes, touched=True)
     which = linux_image.find(kernel, modules)
-    choices = [accelerator] if accelerator else ["kvm", "tcg"] if _may_kvm() else ["tcg"]
     began = monotonic()
     with TemporaryDirectory(prefix="balloonlab-") as folder:
         report(f"{wanted.name}: boots")
-        with _boot(which, wanted, choices, Path(folder), qemu, patience_s) as (guest, used):
-            facts = describe(wanted, guest) | {"accelerator": used}
+        boot = partial(BootedGuest, which, wanted, Path(folder), qemu, patience_s)
+        with _boot(boot, accelerator) as guest:
+            facts = describe(wanted, guest)
             captured = run_session(wanted, guest, report)
-    return Captured(
-        {**facts, "seconds": round(monotonic() - began, 1), **captured.guest}, captured.pages
-    )
+    facts["seconds"] = round(monotonic() - began, 1)
+    return Captured(facts | captured.guest, captured.pages)
 
 
 def record_all(
-    wanted: Iterable[Planned],
-    out: str | os.PathLike[str],
-    *,
-    progress: bool = True,
-    **how: Any,
+    wanted: Iterable[Planned], out: str | os.PathLike[str], *, progress: bool = True, **how: Any
 ) -> Iterator[tuple[Planned, Captured | None]]:
     """Capture into a folder of traces, one guest after the other; skip those that it has.
 
@@ -127,8 +116,7 @@ def record_all(
     Yields
     ------
     wanted : Planned
-    captured : Captured or None
-        None where the folder had it.
+    captured : Captured, or None where the folder had it
     """
     todo = list(wanted)
     with Progress(len(todo), progress) as bar:
@@ -147,24 +135,9 @@ def _may_kvm() -> bool:
     return os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 
-@contextmanager
-def _boot(
-    which: Kernel,
-    wanted: Planned,
-    accelerators: list[str],
-    folder: Path,
-    qemu: str,
-    patience_s: float,
-) -> Iterator[tuple[BootedGuest, str]]:
-    """Boot with the first accelerator that works: a KVM that is there may still fail."""
-    memory_pages, disk = wanted.memory_bytes // PAGE_BYTES, STATES[wanted.state].disk
-    for accelerator in accelerators:
-        try:
-            guest = BootedGuest(which, memory_pages, accelerator, folder, disk, qemu, patience_s)
-        except CaptureError:
-            if accelerator == accelerators[-1]:
-                raise
-            continue
-        with guest:
-            yield guest, accelerator
-        return
+def _boot(boot: Callable[[str], BootedGuest], accelerator: str | None) -> BootedGuest:
+    """Boot with KVM by default, or TCG where it fails: a KVM that is there need not work."""
+    if accelerator is None and _may_kvm():
+        with suppress(CaptureError):
+            return boot("kvm")
+    return boot(accelerator or "tcg")

@@ -35,8 +35,7 @@ class Captured(NamedTuple):
 
 def describe(wanted: Planned, guest: BootedGuest) -> dict[str, Any]:
     """Return the facts about the guest."""
-    number = guest.monitor.command("query-version")
-    parts = number["qemu"]
+    qemu = guest.monitor.command("query-version")
     return {
         "name": wanted.name,
         "state": wanted.state,
@@ -46,11 +45,12 @@ def describe(wanted: Planned, guest: BootedGuest) -> dict[str, Any]:
         "seed": wanted.seed,
         "kernel": guest.read("/proc/version").strip(),
         "command_line": guest.read("/proc/cmdline").strip(),
-        "qemu": f"{parts['major']}.{parts['minor']}.{parts['micro']} {number['package']}".strip(),
+        "qemu": "{qemu[major]}.{qemu[minor]}.{qemu[micro]} {package}".format(**qemu).strip(),
         "cpus": 1,
         "utc_time": datetime.now(UTC).isoformat(timespec="seconds"),
         "balloonlab": version("balloonlab"),
         "commit": commit(),
+        "accelerator": guest.accelerator,
     }
 
 
@@ -64,17 +64,18 @@ def run_session(wanted: Planned, guest: BootedGuest, report: Report) -> Captured
         guest.run(command, _percent(report, f"{wanted.name}: {command.split()[0]}"))
     thp = guest.read("/sys/kernel/mm/transparent_hugepage/enabled")
     left = guest.available_bytes()
-    target = available_target(wanted.memory_bytes // PAGE_BYTES, wanted.share, left)
+    target = available_target(guest.memory_pages, wanted.share, left)
     if target == 0:
         raise CaptureError(f"the guest has only {format_size(left)} available: no balloon fits")
-    rows, pages = [], {}
+    rows: list[dict[str, Any]] = []
+    pages: dict[str, npt.NDArray[np.uint64]] = {}
     for cycle in range(1, state.cycles + 1):
         suffix = f"-{cycle}" if state.cycles > 1 else ""
-        for operation in ("inflate", "deflate"):
-            row, moved = _move(wanted, guest, operation, target, report)
+        for operation, goal in (("inflate", target), ("deflate", 0)):
+            show = _percent(report, f"{wanted.name}: {operation}")
             name = f"{wanted.name}-{operation}{suffix}"
+            row, pages[name] = _move(guest, operation, goal, show)
             rows.append({"name": name, "operation": operation, "cycle": cycle, **row})
-            pages[name] = moved
     facts = {
         "thp": thp.partition("[")[2].partition("]")[0],
         "available_bytes": {"at_boot": available, "before": left},
@@ -86,20 +87,15 @@ def run_session(wanted: Planned, guest: BootedGuest, report: Report) -> Captured
 
 
 def _move(
-    wanted: Planned, guest: BootedGuest, operation: str, target: int, report: Report
+    guest: BootedGuest, operation: str, target: int, show: Callable[[float], None]
 ) -> tuple[dict[str, Any], npt.NDArray[np.uint64]]:
     """Inflate to `target` pages, or as far as the guest can, or deflate to none."""
-    memory_pages = wanted.memory_bytes // PAGE_BYTES
+    memory_pages = guest.memory_pages
     before = _buddyinfo(guest)
     start, held = guest.listener.n_events, guest.listener.n_held
-    show = _percent(report, f"{wanted.name}: {operation}")
-    if operation == "inflate":
-        guest.set_balloon(memory_pages, target, STALLED_S, show)
-        reached = guest.listener.n_held
-        if reached != target:  # the guest has no more: have it stop trying
-            guest.set_balloon(memory_pages, reached, STALLED_S, lambda share: None)
-    else:
-        guest.set_balloon(memory_pages, 0, STALLED_S, show)
+    guest.set_balloon(target, STALLED_S, show)
+    if target and (reached := guest.listener.n_held) != target:
+        guest.set_balloon(reached, STALLED_S)  # the guest has no more: have it stop trying
     moved = abs(guest.listener.n_held - held)
     events = guest.listener.since(start)
     pages = settle(events, INFLATE if operation == "inflate" else DEFLATE)
@@ -116,7 +112,7 @@ def _move(
     except ValueError as error:
         raise CaptureError(f"the guest's memory is not laid out as balloonlab's: {error}") from None
     row = {
-        "target_pages": target if operation == "inflate" else 0,
+        "target_pages": target,
         "n_moved": int(events.pfns.size - pages.size),
         "buddyinfo_before": before,
         "buddyinfo_after": _buddyinfo(guest),
@@ -126,7 +122,6 @@ def _move(
 
 def _guest_pages(guest: BootedGuest, expected: int) -> int:
     """Ask the device for the memory outside the balloon, which the driver updates last."""
-    pages = 0
     for _ in range(100):
         pages = guest.monitor.command("query-balloon")["actual"] // PAGE_BYTES
         if pages == expected:

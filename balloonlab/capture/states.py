@@ -28,10 +28,6 @@ class State(NamedTuple):
     """Whether the guest has one, which page cache needs."""
 
 
-def _nothing(memory: int, available: int) -> list[str]:
-    return []
-
-
 def _page_cache(memory: int, available: int) -> list[str]:
     quarter = _pages(memory / 4)
     return [f"anon {quarter}", f"read {2 * quarter}", f"anon {quarter}", f"read {quarter}"]
@@ -44,21 +40,13 @@ def _tmpfs(percent: int) -> Callable[[int, int], list[str]]:
     return commands
 
 
-def _small_files(memory: int, available: int) -> list[str]:
-    return [f"files {_pages(memory / 4)} {4 * KIB} {16 * KIB}", "drop 50"]
-
-
 def _anonymous(memory: int, available: int) -> list[str]:
     never = "write /sys/kernel/mm/transparent_hugepage/enabled never"
     return [never, f"anon {_pages(FILLED * available)}", "free 50 64"]
 
 
-def _slab(memory: int, available: int) -> list[str]:
-    return [f"objects {memory // (24 * KIB)}", "drop 75"]
-
-
 STATES = {
-    "idle": State("after boot, before any work", _nothing),
+    "idle": State("after boot, before any work", lambda memory, available: []),
     "pagecache": State(
         "half of memory anonymous, the rest page cache of a file on ext4 that was read in random "
         "pieces of 1 to 32 pages, more of it than fits",
@@ -76,7 +64,7 @@ STATES = {
     "smallfiles": State(
         "a quarter of memory filled with files of 4 to 16 KiB on tmpfs, their inodes and dentries "
         "beside them; a random half of the files deleted",
-        _small_files,
+        lambda memory, _: [f"files {_pages(memory / 4)} {4 * KIB} {16 * KIB}", "drop 50"],
     ),
     "anon": State(
         "no huge pages; 85 % of the available memory anonymous, its pages touched in random order; "
@@ -86,7 +74,7 @@ STATES = {
     "slab": State(
         "a pipe with a byte in it and an empty file for every 24 KiB of memory; a random 75 % of "
         "pipes and files gone",
-        _slab,
+        lambda memory, _: [f"objects {memory // (24 * KIB)}", "drop 75"],
     ),
     "cycles": State(
         "as tmpfs50, but inflated and deflated three times in a row", _tmpfs(50), cycles=3
@@ -99,16 +87,8 @@ def available_target(memory_pages: int, share: float, available: int) -> int:
     """Return the pages of the balloon: the share of memory, or what is available less a margin.
 
     A guest that uses half of its memory cannot give 85 % of it. The margin, 3 % of memory and at
-    least 48 MiB, keeps the guest's kernel from having to kill its only process.
-
-    Parameters
-    ----------
-    memory_pages : int
-        The guest's memory in pages.
-    share : float
-        Share of it that is asked for.
-    available : int
-        The guest's ``MemAvailable`` in bytes.
+    least 48 MiB, keeps the guest's kernel from having to kill its only process. `available` is
+    the guest's ``MemAvailable`` in bytes.
     """
     margin = max(48 * MIB, int(0.03 * memory_pages * PAGE_BYTES))
     return max(0, min(int(memory_pages * share), (available - margin) // PAGE_BYTES))

@@ -35,25 +35,17 @@ class Parser:
 
     QEMU handles one queue at a time: pages that follow a notification are of its queue,
     whichever device's it is.
-
-    Attributes
-    ----------
-    pfns, queues : array.array
-        Every page that was sent, and the queue it came through.
-    n_held : int
-        Pages in the balloon by that account.
     """
 
     def __init__(self) -> None:
         self._rest = b""
         self._queue = UNKNOWN
         self.pfns, self.queues = array("Q"), array("B")
-        self.n_held = 0
+        self.n_held = 0  # pages in the balloon by that account
 
     def feed(self, chunk: bytes) -> None:
         """Take the next piece of the output, which may end within a line."""
-        lines, end, rest = (self._rest + chunk).rpartition(b"\n")
-        self._rest = rest
+        lines, end, self._rest = (self._rest + chunk).rpartition(b"\n")
         first, *others = _NOTIFY.split(lines + end)
         self._add(first)
         for queue, text in zip(others[::2], others[1::2], strict=True):
@@ -68,26 +60,20 @@ class Parser:
 
 
 class Listener:
-    """Reads the trace output of a running QEMU in a thread of its own.
+    """Reads the trace output of a running QEMU, from a file descriptor that is closed at its end.
 
-    QEMU stands still while nobody reads: the pipe must never fill up.
-
-    Parameters
-    ----------
-    source : int
-        File descriptor to read; closed at its end.
+    In a thread of its own: QEMU stands still while nobody reads, the pipe must never fill up.
     """
 
     def __init__(self, source: int) -> None:
-        self._source = source
         self._parser = Parser()
         self._changed = Condition()
-        self._thread = Thread(target=self._read, name="balloonlab-trace", daemon=True)
+        self._thread = Thread(target=self._read, args=(source,), daemon=True)
         self._thread.start()
 
-    def _read(self) -> None:
-        with open(self._source, "rb", buffering=0) as source:
-            while chunk := source.read(1 << 20):
+    def _read(self, source: int) -> None:
+        with open(source, "rb", buffering=0) as output:
+            while chunk := output.read(1 << 20):
                 with self._changed:
                     self._parser.feed(chunk)
                     self._changed.notify_all()
@@ -105,15 +91,11 @@ class Listener:
     def since(self, start: int) -> Events:
         """Return a copy of the events after the first `start`."""
         with self._changed:
-            pfns = np.array(self._parser.pfns[start:], np.uint64)
-            queues = np.array(self._parser.queues[start:], np.uint8)
-        return Events(pfns, queues)
+            pfns, queues = self._parser.pfns[start:], self._parser.queues[start:]
+        return Events(np.array(pfns, np.uint64), np.array(queues, np.uint8))
 
     def wait(self, n_held: int, patience_s: float, report: Callable[[float], None]) -> None:
-        """Wait until the balloon holds so many pages, or no page came for `patience_s`.
-
-        `report` is called with the share of the way that is done.
-        """
+        """Wait until so many pages are held, or none came for `patience_s`; report the share."""
         begin = self.n_held
         with self._changed:
             while self.n_held != n_held:
@@ -132,27 +114,10 @@ def settle(events: Events, queue: int) -> npt.NDArray[np.uint64]:
 
     While a balloon is inflated the guest may migrate a page of it (compaction): the new one
     goes through the inflate queue, the old one through the deflate queue. The last event of a
-    page counts.
-
-    Parameters
-    ----------
-    events : Events
-        Of the operation.
-    queue : int
-        `INFLATE` or `DEFLATE`: of the operation.
-
-    Returns
-    -------
-    uint64 array, shape (n,)
-
-    Raises
-    ------
-    CaptureError
-        Pages came through a queue that is not known.
+    page counts; the operation's queue is `INFLATE` or `DEFLATE`.
     """
     if not np.isin(events.queues, (INFLATE, DEFLATE)).all():
         raise CaptureError("QEMU traced pages without the queue they came through")
-    newest_first = events.pfns[::-1]
-    _, last = np.unique(newest_first, return_index=True)
+    _, last = np.unique(events.pfns[::-1], return_index=True)
     kept = np.sort(events.pfns.size - 1 - last)
     return events.pfns[kept[events.queues[kept] == queue]]

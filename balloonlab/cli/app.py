@@ -42,18 +42,12 @@ def _every_command(
 
 
 @contextmanager
-def reported(kept: str | Callable[[], str] = "", out: str | Path | None = None) -> Iterator[None]:
+def reported(kept: Callable[[], str] = lambda: "", out: str | Path | None = None) -> Iterator[None]:
     """Report errors and Ctrl-C in one line on standard error, and exit with 2 or 130.
 
-    A command loads its modules first, then does all else within this block.
-
-    Parameters
-    ----------
-    kept : str or callable
-        What is left of an unfinished run, a sentence: shown after Ctrl-C or a failure in mid-run.
-        A callable is asked when that happens.
-    out : str or pathlib.Path, optional
-        What is being written, named where an ``OSError`` names no file (a full disk).
+    A command loads its modules first, then does all else within this block. After Ctrl-C or a
+    failure in mid-run `kept` is asked what is left of it. `out`, what is being written, is named
+    where an ``OSError`` names no file (a full disk).
     """
     if signal.getsignal(signal.SIGINT) is leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -62,20 +56,16 @@ def reported(kept: str | Callable[[], str] = "", out: str | Path | None = None) 
     except (typer.Exit, typer.Abort, BrokenPipeError):  # typer's own
         raise
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted. {_text(kept)}".rstrip(), err=True)
+        typer.echo(f"Interrupted. {kept()}".rstrip(), err=True)
         raise typer.Exit(130) from None
     except KNOWN as error:
         message = str(error) or type(error).__name__
         if isinstance(error, OSError) and error.filename is None and out is not None:
             message = f"{error.strerror or message}, while writing to {out}"
-        if isinstance(error, RuntimeError | OSError) and (left := _text(kept)):
+        if isinstance(error, RuntimeError | OSError) and (left := kept()):
             message = f"{message.rstrip('.')}. {left}"
         typer.echo(f"balloonlab: {message}", err=True)
         raise typer.Exit(2) from None
-
-
-def _text(kept: str | Callable[[], str]) -> str:
-    return kept if isinstance(kept, str) else kept()
 
 
 def console() -> Console:

@@ -47,7 +47,7 @@ def capture(
             typer.echo(f"{name}: {description.text}")
         return
     kept = f"Finished traces are in {out}; the same command goes on from there."
-    with reported(kept, out):
+    with reported(lambda: kept, out):
         planned = plan(state or ["idle"], memory, share, seed)
         folder = check_out(out)
         for one, captured in record_all(

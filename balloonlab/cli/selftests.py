@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,11 +29,8 @@ def bench(
     from ..selftest.benchmark import missing_peers
     from ..selftest.tables import render_bench
 
-    with reported(out=out):
-        folder = _check(out, "bench.csv")
-        rows = run(large)
-        _keep(rows, {"large": large}, folder, "bench.csv")
-        console().print(render_bench(rows, missing_peers(), large))
+    render = partial(render_bench, missing=missing_peers(), large=large)
+    _test(run, render, out, "bench.csv", large=large)
 
 
 @app.command()
@@ -52,13 +50,9 @@ def fuzz(
     from ..selftest.hostile import MUST_BE_ZERO
     from ..selftest.tables import render_fuzz
 
-    with reported(out=out):
-        folder = _check(out, "fuzz.csv")
-        rows = run(cases, seed)
-        _keep(rows, {"cases": cases, "seed": seed}, folder, "fuzz.csv")
-        console().print(render_fuzz(rows))
-        if rows.loc[rows["finding"].isin(MUST_BE_ZERO), "count"].any():
-            raise typer.Exit(1)
+    rows = _test(run, render_fuzz, out, "fuzz.csv", cases=cases, seed=seed)
+    if rows.loc[rows["finding"].isin(MUST_BE_ZERO), "count"].any():
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -76,26 +70,22 @@ def verify(
     from ..selftest.contents import MUST_BE_ZERO
     from ..selftest.tables import render_contents
 
-    with reported(out=out):
-        folder = _check(out, "contents.csv")
-        rows = run(memory, seed)
-        _keep(rows, {"memory": memory, "seed": seed}, folder, "contents.csv")
-        console().print(render_contents(rows))
-        if rows[list(MUST_BE_ZERO)].any(axis=None):
-            raise typer.Exit(1)
+    rows = _test(run, render_contents, out, "contents.csv", memory=memory, seed=seed)
+    if rows[list(MUST_BE_ZERO)].any(axis=None):
+        raise typer.Exit(1)
 
 
-def _check(out: str | None, name: str) -> Path | None:
-    """Return the folder for a table, checked before the work."""
-    from ..measurement.store import check_out
-
-    return None if out is None else check_out(out, name)
-
-
-def _keep(rows: pd.DataFrame, arguments: dict[str, object], folder: Path | None, name: str) -> None:
-    """Write a finished table, and what it was made with and on, where a folder was given."""
+def _test(
+    run: Callable[..., Any], render: Callable[..., Any], out: str | None, name: str, **given: Any
+) -> pd.DataFrame:
+    """Run a test, keep its table where a folder was given, which is checked first, and print it."""
     from ..measurement.provenance import describe_machine
-    from ..measurement.store import write_table
+    from ..measurement.store import check_out, write_table
 
-    if folder is not None:
-        write_table(rows, describe_machine() | {"arguments": arguments}, folder, name)
+    with reported(out=out):
+        folder = None if out is None else check_out(out, name)
+        rows = run(**given)
+        if folder is not None:
+            write_table(rows, describe_machine() | {"arguments": given}, folder, name)
+        console().print(render(rows))
+    return rows

@@ -19,12 +19,17 @@ from ..kernels import workload as kernels
 from ..kernels.buddy import NONE
 from ..sizes import Size
 from .buddy import Buddy
+from .checks import Seed
 
 LOAD = 0.95
 """Share of RAM that is asked for while the guest works."""
 
-ORDER_SHARES = (0.60, 0.02, 0.06, 0.06, 0.03, 0.03, 0.0, 0.0, 0.0, 0.20, 0.0)
+ORDER_SHARES = np.array([0.60, 0.02, 0.06, 0.06, 0.03, 0.03, 0.0, 0.0, 0.0, 0.20, 0.0])
 """Shares of the pages asked for, by order: single pages, page cache, huge pages."""
+
+_RATES = ORDER_SHARES / (1 << np.arange(ORDER_SHARES.size))
+_CHANCES, _MEAN_PAGES = _RATES / _RATES.sum(), sum(ORDER_SHARES) / _RATES.sum()
+"""The chance of each order in one allocation, and the mean block in pages."""
 
 N_TASKS = 64
 TOGETHER = 4
@@ -51,16 +56,9 @@ class _Slots(NamedTuple):
     """Places for one block each: those of all tasks, the short-lived, the unmovable."""
 
     per_task: int
-    n_short: int
-    n_unmovable: int
-
-    @property
-    def first_short(self) -> int:
-        return N_TASKS * self.per_task
-
-    @property
-    def first_unmovable(self) -> int:
-        return self.first_short + self.n_short
+    first_short: int
+    first_unmovable: int
+    end: int
 
     def of_tasks(self, tasks: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         """Return the slots of some tasks; one more axis than `tasks`."""
@@ -70,7 +68,7 @@ class _Slots(NamedTuple):
 
 def age(
     memory: Size,
-    rng: int | np.random.Generator = 0,
+    rng: Seed = 0,
     *,
     held: float = 0.1,
     unmovable: float = 0.01,
@@ -92,11 +90,6 @@ def age(
         released; part of `held`.
     turnover : int
         How often every task is replaced after memory was filled for the first time.
-
-    Returns
-    -------
-    AgedGuest
-        The allocator, and the blocks that the guest holds.
 
     Raises
     ------
@@ -126,16 +119,16 @@ def age(
     generator = np.random.default_rng(rng)
     slots = _make_slots(memory_pages, unmovable)
     buddy = Buddy.idle(memory_pages)
-    blocks = np.full(slots.first_unmovable + slots.n_unmovable, NONE, np.int64)
-    unmovable_slots = np.arange(slots.first_unmovable, blocks.size, dtype=np.int32)
+    blocks = np.full(slots.end, NONE, np.int64)
+    unmovable_slots = np.arange(slots.first_unmovable, slots.end, dtype=np.int32)
     for taken_for_good in np.array_split(unmovable_slots, turnover + 1):
         kernels.work(buddy.blocks, blocks, *_one_turnover(slots, taken_for_good, generator))
     released = _go_idle(slots, blocks, held_pages(memory_pages, held), generator)
     release = np.full(released.size, kernels.RELEASE, np.int8)
     kernels.work(buddy.blocks, blocks, released, release)
     left = blocks[blocks != NONE]
-    pairs = (left >> kernels.ORDER_BITS, left & kernels.ORDER_MASK)
-    return AgedGuest(buddy, np.stack(pairs, axis=1))
+    pairs = np.stack([left >> kernels.ORDER_BITS, left & kernels.ORDER_MASK], axis=1)
+    return AgedGuest(buddy, pairs)
 
 
 def check_workload(held: float, unmovable: float, turnover: int) -> None:
@@ -157,45 +150,34 @@ def held_pages(memory_pages: int, held: float) -> int:
     return int(memory_pages * held)
 
 
-def _order_chances() -> tuple[npt.NDArray[np.float64], float]:
-    """Return the chance of each order in one allocation, and the mean block in pages."""
-    rates = np.array(ORDER_SHARES) / (1 << np.arange(len(ORDER_SHARES)))
-    return rates / rates.sum(), sum(ORDER_SHARES) / rates.sum()
-
-
 def _make_slots(memory_pages: int, unmovable: float) -> _Slots:
     """Make as many slots as load memory to `LOAD`."""
-    _, mean_pages = _order_chances()
-    n = (LOAD - unmovable) * memory_pages / mean_pages
-    return _Slots(
-        per_task=max(1, int(n * (1 - SHORT_LIVED) / N_TASKS)),
-        n_short=max(1, int(n * SHORT_LIVED)),
-        n_unmovable=int(unmovable * memory_pages),
-    )
+    n = (LOAD - unmovable) * memory_pages / _MEAN_PAGES
+    per_task = max(1, int(n * (1 - SHORT_LIVED) / N_TASKS))
+    first_short = N_TASKS * per_task
+    first_unmovable = first_short + max(1, int(n * SHORT_LIVED))
+    end = first_unmovable + int(unmovable * memory_pages)
+    return _Slots(per_task, first_short, first_unmovable, end)
 
 
 def _one_turnover(
     slots: _Slots, unmovable: npt.NDArray[np.int32], rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int8]]:
     """Make the events in which every task is replaced once: slots and orders."""
-    chances, _ = _order_chances()
     groups = rng.permutation(N_TASKS).astype(np.int32).reshape(-1, TOGETHER)
     ending = slots.of_tasks(groups).reshape(len(groups), -1)
     turns = np.arange(slots.per_task) // TURN
     growing = ending[:, np.argsort(np.tile(turns, TOGETHER), kind="stable")]
     n_short = int(SHORT_LIVED_RATE * ending.size)
-    orders = rng.choice(len(chances), ending.size + n_short, p=chances).astype(np.int8)
+    orders = rng.choice(_CHANCES.size, ending.size + n_short, p=_CHANCES).astype(np.int8)
     releases = np.full(ending.shape, kernels.RELEASE, np.int8)
     task_events = np.stack([ending, growing], axis=1).ravel()
     task_orders = np.stack([releases, orders[n_short:].reshape(ending.shape)], axis=1).ravel()
-    short = slots.first_short + rng.integers(0, slots.n_short, n_short, dtype=np.int32)
+    short = rng.integers(slots.first_short, slots.first_unmovable, n_short, dtype=np.int32)
     between = rng.integers(0, task_events.size, n_short + unmovable.size)
-    return (
-        np.insert(task_events, between, np.concatenate([short, unmovable])),
-        np.insert(
-            task_orders, between, np.concatenate([orders[:n_short], np.zeros_like(unmovable)])
-        ),
-    )
+    others = np.concatenate([short, unmovable])
+    their_orders = np.concatenate([orders[:n_short], np.zeros_like(unmovable)])
+    return np.insert(task_events, between, others), np.insert(task_orders, between, their_orders)
 
 
 def _go_idle(
@@ -207,6 +189,5 @@ def _go_idle(
     leaving = np.concatenate([short, tasks])
     n_pages = np.where(blocks != NONE, 1 << (blocks & kernels.ORDER_MASK), 0)
     surplus = n_pages.sum() - limit
-    if surplus <= 0:
-        return leaving[:0]
-    return leaving[: np.searchsorted(np.cumsum(n_pages[leaving]), surplus) + 1]
+    n_leaving = np.searchsorted(np.cumsum(n_pages[leaving]), surplus) + 1 if surplus > 0 else 0
+    return leaving[:n_leaving]

@@ -11,20 +11,12 @@ from .checks import as_pfns, check_in_ram
 
 
 class Buddy:
-    """A binary buddy allocator over a PC guest's RAM: orders 0 to 10, zone by zone.
+    """A binary buddy allocator over a PC guest's RAM of `memory_pages`: orders 0 to 10.
 
-    Parameters
-    ----------
-    memory_pages : int
-        RAM in 4 KiB pages.
-    one_zone : bool
-        Take pages from all memory alike instead of zone by zone.
-
-    Notes
-    -----
     Behaves as Linux's page allocator does for single pages: the smallest free
     block that serves is split, its upper halves go back to the free lists, and a
-    freed block is merged with its buddy. Zones as in `balloonlab.address_map.zones`.
+    freed block is merged with its buddy. Pages are taken zone by zone
+    (`balloonlab.address_map.zones`), or with `one_zone` from all memory alike.
     """
 
     def __init__(self, memory_pages: int, one_zone: bool = False) -> None:
@@ -56,12 +48,8 @@ class Buddy:
     def holding(cls, memory_pages: int, pfns: npt.ArrayLike, name: str = "pfns") -> Buddy:
         """Make an allocator whose free memory is exactly `pfns`, handed out in that order.
 
-        The pages are on the free list of order 0, not merged, in a single zone.
-
-        Raises
-        ------
-        ValueError
-            A page is not the guest's RAM or is repeated; the message calls `pfns` by `name`.
+        The pages are on the free list of order 0, not merged, in a single zone. ``ValueError``
+        where one is not the guest's RAM or is repeated; the message calls `pfns` by `name`.
         """
         pages = as_pfns(pfns, name)
         check_in_ram(pages, memory_pages, name)
@@ -71,13 +59,7 @@ class Buddy:
 
     @classmethod
     def joining(cls, memory_pages: int, pfns: npt.ArrayLike, name: str = "pfns") -> Buddy:
-        """Make an allocator whose free memory is exactly `pfns`, in the largest blocks they make.
-
-        Raises
-        ------
-        ValueError
-            A page is not the guest's RAM or is repeated; the message calls `pfns` by `name`.
-        """
+        """As `holding`, in the largest blocks that the pages make."""
         pages = as_pfns(pfns, name)
         check_in_ram(pages, memory_pages, name)
         buddy = cls(memory_pages)

@@ -12,6 +12,9 @@ import psutil
 from ..address_map import ram_ranges
 from ..sizes import PAGE_BYTES, format_size
 
+Seed = int | np.random.Generator
+"""Where random numbers come from: ``numpy.random.default_rng`` takes it."""
+
 PFN_LIMIT = 1 << 52
 """Physical addresses have 64 bits, page numbers 52 (seed patch, record head)."""
 
@@ -27,7 +30,7 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
     pfns : array-like of int, shape (n,)
         Any integer type. A contiguous ``uint64`` array is not copied.
     name : str
-        The argument's name, for error messages.
+        The argument's, for error messages.
 
     Returns
     -------
@@ -35,10 +38,8 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
 
     Raises
     ------
-    TypeError
-        The values are not integers.
-    ValueError
-        Not one-dimensional, negative, or masked.
+    TypeError, ValueError
+        The values are not integers; they are not one-dimensional, negative, or masked.
 
     Examples
     --------
@@ -63,13 +64,7 @@ def as_pfns(pfns: npt.ArrayLike, name: str = "pfns") -> npt.NDArray[np.uint64]:
 
 
 def check_room(balloon_pages: int) -> None:
-    """Check that the page numbers of a balloon fit the memory that is available.
-
-    Raises
-    ------
-    MemoryError
-        Naming the largest balloon whose page numbers fit.
-    """
+    """Check that a balloon's page numbers fit the available memory (MemoryError: what fits)."""
     available = psutil.virtual_memory().available
     if (needed := PFN_ROOM_BYTES * balloon_pages) > available:
         fits = format_size(available // PFN_ROOM_BYTES * PAGE_BYTES)
@@ -102,10 +97,7 @@ def duplicates_message(pfns: npt.NDArray[np.uint64], name: str = "pfns") -> str:
 def check_in_ram(pfns: npt.NDArray[np.uint64], memory_pages: int, name: str = "pfns") -> None:
     """Check that every page is RAM of a guest and none is repeated; `name` is the argument's.
 
-    Raises
-    ------
-    ValueError
-        Naming the first offending page and the ranges that are RAM.
+    The ``ValueError`` names the first offending page and the ranges that are RAM.
     """
     ranges = ram_ranges(memory_pages)
     inside = np.zeros(pfns.shape, bool)

@@ -35,18 +35,7 @@ _ONE, _ALL = np.uint64(1), np.uint64(2**64 - 1)
 
 
 def encode(pfns: npt.ArrayLike) -> bytes:
-    """Encode page numbers in few bytes; nothing is lost, neither order nor repetition.
-
-    Parameters
-    ----------
-    pfns : array-like of int, shape (n,)
-        Any values below 2**64, in any order.
-
-    Returns
-    -------
-    bytes
-        An xz file, as the module describes it.
-    """
+    """Encode page numbers (any, shape (n,)) as an xz file; order and repetition are kept."""
     pages = as_pfns(pfns)
     steps = np.diff(pages)
     # 1 up, 2 down, 0 neither.
@@ -61,21 +50,7 @@ def encode(pfns: npt.ArrayLike) -> bytes:
 
 
 def decode(content: bytes) -> npt.NDArray[np.uint64]:
-    """Decode what `encode` returned.
-
-    Parameters
-    ----------
-    content : bytes
-
-    Returns
-    -------
-    uint64 array, shape (n,)
-
-    Raises
-    ------
-    ValueError
-        The file is damaged, or no such file.
-    """
+    """Decode what `encode` returned; ``ValueError`` where it is damaged, or something else."""
     try:
         plain = lzma.decompress(content)
     except lzma.LZMAError as error:

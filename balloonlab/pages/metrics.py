@@ -2,6 +2,9 @@
 
 The numbers that reviewers of the 2016 series asked for and did not get: how many bits
 are set per bitmap, and how often a bitmap is used at all.
+
+A page set is an array-like of integers, shape (n,), in any order. A repeated page raises
+``ValueError``, what is no page number ``TypeError`` or ``ValueError``.
 """
 
 from __future__ import annotations
@@ -27,21 +30,11 @@ BITMAP_WORDS = BITMAP_PAGES // WORD_PAGES
 def run_lengths(pfns: npt.ArrayLike) -> pd.DataFrame:
     """Count the runs of consecutive pages by their length.
 
-    Parameters
-    ----------
-    pfns : array-like of int, shape (n,)
-        In any order; runs are those of the set, whatever order the list has.
-
     Returns
     -------
     pandas.DataFrame
         One row per length, ascending: ``run_pages`` (the length), ``n_runs``,
         ``pages_share`` (of all pages, in runs of that length).
-
-    Raises
-    ------
-    TypeError, ValueError
-        A repeated page, or no page numbers.
 
     Examples
     --------
@@ -61,21 +54,11 @@ def word_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
     lowest page's to the highest page's. A hole in RAM between them counts as empty
     words; memory below or above does not count.
 
-    Parameters
-    ----------
-    pfns : array-like of int, shape (n,)
-        In any order.
-
     Returns
     -------
     pandas.DataFrame
         65 rows: ``bits_set`` (0 to 64), ``n_words``, ``words_share`` (of all words),
         ``pages_share`` (of all pages, in such words). Shares of an empty set are 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A repeated page, or no page numbers.
 
     Examples
     --------
@@ -98,22 +81,12 @@ def bitmap_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
     Bitmaps follow each other from the word of the lowest page, as in the seed patch.
     Those without any page are left out: no driver would send them.
 
-    Parameters
-    ----------
-    pfns : array-like of int, shape (n,)
-        In any order.
-
     Returns
     -------
     pandas.DataFrame
         One row per bitmap, ascending: ``bitmap`` (its number, from 0), ``first_pfn`` (the
         page of its first bit), ``bits_set``, ``n_full``, ``n_mixed`` and ``n_empty``
         (words with 64, 1 to 63, and no bits set; 4096 in all).
-
-    Raises
-    ------
-    TypeError, ValueError
-        A repeated page, or no page numbers.
     """
     pages = _as_sorted_set(pfns)
     words, bits_set = _words(pages)
@@ -129,12 +102,7 @@ def bitmap_occupancy(pfns: npt.ArrayLike) -> pd.DataFrame:
 
 
 def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
-    """Describe page sets, one row per set.
-
-    Parameters
-    ----------
-    sets : mapping of str to array-like of int
-        Page sets by name.
+    """Describe page sets, one row for each name of `sets`.
 
     Returns
     -------
@@ -143,11 +111,6 @@ def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
         words ``full_words_share`` (all 64 bits set), ``mixed_words_share`` and
         ``empty_words_share``, and of the pages ``pages_in_full_share`` and
         ``pages_in_mixed_share``. Words as in `word_occupancy`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A repeated page, or no page numbers.
     """
     rows = []
     for name, pfns in sets.items():
@@ -172,16 +135,11 @@ def summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 
 
 def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
-    """Summarize how ``bitmap-v4`` encodes page sets: the question of 2016, one row per set.
+    """Summarize how ``bitmap-v4`` encodes page sets, one row for each name of `sets`.
 
     A word of which some bits are set becomes a record with a bitmap of one word. Words with all
     bits set become blocks: runs of them, cut where a bitmap of 32 KiB ends, split into powers of
     two. A block of a single word saves nothing over its bitmap but the bitmap itself.
-
-    Parameters
-    ----------
-    sets : mapping of str to array-like of int
-        Page sets by name.
 
     Returns
     -------
@@ -190,11 +148,6 @@ def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
         ``bits_per_bitmap`` (means over those with any bit set, of 64 and of 262,144), and
         shares of the pages: ``blocks_share`` (in blocks of 128 pages and more),
         ``full_words_share`` (in blocks of 64), ``mixed_words_share`` (in bitmaps).
-
-    Raises
-    ------
-    TypeError, ValueError
-        A repeated page, or no page numbers.
     """
     rows = []
     for name, pfns in sets.items():
@@ -221,17 +174,12 @@ def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
 
 
 def free_blocks(buddy: Buddy) -> pd.DataFrame:
-    """Count an allocator's free blocks by order, with their unusable index.
-
-    Parameters
-    ----------
-    buddy : balloonlab.pages.Buddy
+    """Count an allocator's free blocks by order, with their `unusable_index`.
 
     Returns
     -------
     pandas.DataFrame
-        One row per order, 0 to 10: ``order``, ``n_blocks``, ``n_pages``,
-        ``unusable_index`` (see `unusable_index`).
+        One row per order, 0 to 10: ``order``, ``n_blocks``, ``n_pages``, ``unusable_index``.
     """
     n_blocks = buddy.free_blocks()
     order = np.arange(n_blocks.size)
@@ -263,10 +211,8 @@ def unusable_index(n_blocks: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """
     n_pages = np.asarray(n_blocks, np.int64)
     n_pages = n_pages << np.arange(n_pages.size)
-    if not n_pages.any():
-        return np.ones(n_pages.size)
     too_small = np.cumsum(n_pages) - n_pages
-    return too_small / n_pages.sum()
+    return too_small / n_pages.sum() if n_pages.any() else np.ones(n_pages.size)
 
 
 def _as_sorted_set(pfns: npt.ArrayLike) -> npt.NDArray[np.uint64]:
@@ -280,9 +226,7 @@ def _as_sorted_set(pfns: npt.ArrayLike) -> npt.NDArray[np.uint64]:
 
 def _lengths(cuts: npt.NDArray[np.bool_], n: int) -> npt.NDArray[np.int64]:
     """Return the lengths of the pieces of `n` elements, cut where ``cuts`` between two is true."""
-    if n == 0:
-        return np.zeros(0, np.int64)
-    return np.diff(np.flatnonzero(cuts) + 1, prepend=0, append=n)
+    return np.diff(np.flatnonzero(cuts) + 1, prepend=0, append=n)[:n]  # no piece of no element
 
 
 def _words(pages: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
@@ -292,6 +236,5 @@ def _words(pages: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.N
     would not fit any memory.
     """
     words = pages // np.uint64(WORD_PAGES)
-    cuts = np.diff(words) != 0
-    bits_set = _lengths(cuts, words.size)
+    bits_set = _lengths(np.diff(words) != 0, words.size)
     return words[np.cumsum(bits_set) - bits_set], bits_set

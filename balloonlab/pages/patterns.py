@@ -34,25 +34,13 @@ from ..address_map import PageRange, check_sizes, zones
 from ..sizes import GIB, PAGE_BYTES, Size
 from . import traces
 from .ageing import age, check_workload, held_pages
-from .checks import as_pfns, check_room, not_one_of
+from .checks import Seed, as_pfns, check_room, not_one_of
 from .scattered import every, geometric, huge, random, too_large
 
 __all__ = [
-    "ORDERS",
-    "PATTERNS",
-    "aged",
-    "default_memory",
-    "default_pages",
-    "every",
-    "geometric",
-    "huge",
-    "idle",
-    "idle_ranges",
-    "make",
-    "names",
-    "ordered",
-    "random",
-]
+    "ORDERS", "PATTERNS", "aged", "default_memory", "default_pages", "every", "geometric", "huge",
+    "idle", "idle_ranges", "make", "names", "ordered", "random",
+]  # fmt: skip
 
 MAX_BLOCK = 1024
 """Pages in the allocator's largest block (order 10, 4 MiB)."""
@@ -66,23 +54,7 @@ def idle(memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
 
     The highest zone is taken first, each zone upwards, as `balloonlab.pages.Buddy`
     hands them out when all memory is free; of a zone whose end is not aligned to
-    4 MiB the ragged end goes first, smallest block first.
-
-    Parameters
-    ----------
-    memory, balloon : int or str
-        Sizes of the guest and of the balloon.
-
-    Returns
-    -------
-    uint64 array, shape (balloon / 4 KiB,)
-
-    Raises
-    ------
-    ValueError
-        See `balloonlab.address_map.check_sizes`.
-    MemoryError
-        The page numbers do not fit the memory that is available.
+    4 MiB the ragged end goes first, smallest block first. Sizes, result and errors as in `random`.
 
     Examples
     --------
@@ -113,7 +85,7 @@ def idle_ranges(memory: Size, balloon: Size) -> list[PageRange]:
 def aged(
     memory: Size,
     balloon: Size,
-    rng: int | np.random.Generator = 0,
+    rng: Seed = 0,
     *,
     held: float = 0.1,
     unmovable: float = 0.01,
@@ -122,40 +94,21 @@ def aged(
     """Return the pages that a guest with fragmented memory would give: a `model`, see `age`.
 
     The guest does not depend on the balloon: a smaller one gets the first pages of a
-    larger one.
-
-    Parameters
-    ----------
-    memory, balloon : int or str
-        Sizes of the guest and of the balloon.
-    rng, held, unmovable, turnover
-        As `balloonlab.pages.age` takes them.
-
-    Returns
-    -------
-    uint64 array, shape (balloon / 4 KiB,)
-        As the aged allocator hands them out.
-
-    Raises
-    ------
-    ValueError
-        The balloon is larger than what the guest does not hold; see also
-        `balloonlab.pages.age` and `balloonlab.address_map.check_sizes`.
+    larger one. Sizes and result as in `random`, all else and errors as in `balloonlab.pages.age`;
+    a balloon larger than what the guest does not hold raises ``ValueError``, too.
     """
     memory_pages, balloon_pages = check_sizes(memory, balloon)
     check_workload(held, unmovable, turnover)
     room = memory_pages - held_pages(memory_pages, held)
     if balloon_pages > room:
-        share = math.floor(10_000 * (1 - balloon_pages / memory_pages)) / 10_000
-        other = f"held={share:g} instead of {held:g}"
+        fits = math.floor(10_000 * (1 - balloon_pages / memory_pages)) / 10_000
+        other = f"held={fits:g} instead of {held:g}"
         raise too_large("aged", memory, balloon, room, other)
     guest = age(memory, rng, held=held, unmovable=unmovable, turnover=turnover)
     return guest.buddy.take(balloon_pages)
 
 
-def ordered(
-    pfns: npt.ArrayLike, order: str, rng: int | np.random.Generator = 0
-) -> npt.NDArray[np.uint64]:
+def ordered(pfns: npt.ArrayLike, order: str, rng: Seed = 0) -> npt.NDArray[np.uint64]:
     """Return a page set in another list order.
 
     Parameters
@@ -193,11 +146,8 @@ def ordered(
 
 
 PATTERNS: dict[str, Callable[..., npt.NDArray[np.uint64]]] = {
-    "idle": idle,
-    "random": random,
-    "huge": huge,
-    "aged": aged,
-}
+    "idle": idle, "random": random, "huge": huge, "aged": aged,
+}  # fmt: skip
 """Patterns without a parameter of their own, by spelling."""
 
 _WITH_PARAMETER = re.compile(r"every:(?P<k>[1-9]\d*)|geometric:(?P<mean>[1-9]\d*(\.\d*[1-9])?)")
@@ -209,15 +159,7 @@ def names() -> list[str]:
 
 
 def default_memory(name: str) -> int:
-    """Return the memory in bytes that goes with a pattern where none is given.
-
-    That of the recorded guest for a trace, 8 GiB for all others.
-
-    Raises
-    ------
-    ValueError
-        No such spelling.
-    """
+    """Return the memory in bytes where none is given: the recorded guest's of a trace, or 8 GiB."""
     if isinstance(name, str) and name.startswith(traces.PREFIX):
         return traces.sizes(name.removeprefix(traces.PREFIX))[0] * PAGE_BYTES
     if name not in PATTERNS:
@@ -232,9 +174,7 @@ def default_pages(name: str, memory_pages: int) -> int:
     return memory_pages // 8 * 7
 
 
-def make(
-    name: str, memory: Size, balloon: Size, rng: int | np.random.Generator = 0
-) -> npt.NDArray[np.uint64]:
+def make(name: str, memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[np.uint64]:
     """Return the page set of a pattern, given by its spelling.
 
     Every pattern has one spelling, so a column of them can be grouped by.
@@ -245,10 +185,8 @@ def make(
         As in `names`, a number in the place of the capitals: ``every:8``, ``geometric:1.5``; or
         the name of a trace (`balloonlab.traces.names`), whose first pages are taken:
         ``trace:NAME``, or ``trace:FOLDER/NAME`` in a folder of one's own.
-    memory, balloon : int or str
-        Sizes of the guest and of the balloon.
-    rng : int or numpy.random.Generator
-        Seed or generator of patterns that are drawn; the same seed gives the same pages.
+    memory, balloon, rng
+        As in `random`, with the same errors.
 
     Returns
     -------
@@ -260,8 +198,6 @@ def make(
         No such spelling, or the pattern has no set of that size.
     FileNotFoundError
         There is no such folder of traces.
-    MemoryError
-        The page numbers do not fit the memory that is available.
 
     Examples
     --------

@@ -9,15 +9,13 @@ import numpy.typing as npt
 
 from ..address_map import check_sizes, ram_ranges
 from ..sizes import PAGE_BYTES, Size, format_size
-from .checks import check_room
+from .checks import Seed, check_room
 
 HUGE_PAGE = 512
 """Pages in a huge page of x86-64 (2 MiB)."""
 
 
-def random(
-    memory: Size, balloon: Size, rng: int | np.random.Generator = 0
-) -> npt.NDArray[np.uint64]:
+def random(memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[np.uint64]:
     """Return pages drawn at random from all of the guest's RAM, in ascending order.
 
     Every set of that size is equally likely. Its density is ``balloon / memory``.
@@ -36,7 +34,9 @@ def random(
     Raises
     ------
     ValueError
-        See `balloonlab.address_map.check_sizes`.
+        The balloon does not fit the guest (`balloonlab.address_map.check_sizes`).
+    MemoryError
+        The page numbers do not fit the memory that is available.
 
     Examples
     --------
@@ -53,22 +53,13 @@ def random(
 def every(memory: Size, balloon: Size, k: int) -> npt.NDArray[np.uint64]:
     """Return every k-th page of the guest's RAM, from its first page upwards.
 
+    Sizes, result and errors as in `random`; besides, RAM with fewer such pages than the balloon
+    raises ``ValueError``. A balloon smaller than ``memory / k`` takes the first pages.
+
     Parameters
     ----------
-    memory, balloon : int or str
-        Sizes of the guest and of the balloon.
     k : int
         Distance of two pages, counted in RAM: the hole below 4 GiB does not count.
-
-    Returns
-    -------
-    uint64 array, shape (balloon / 4 KiB,)
-        Ascending. A balloon smaller than ``memory / k`` takes the first pages.
-
-    Raises
-    ------
-    ValueError
-        RAM has fewer such pages than the balloon; see also `balloonlab.address_map.check_sizes`.
     """
     memory_pages, balloon_pages = _checked(memory, balloon)
     if not isinstance(k, int | np.integer) or k < 1:
@@ -81,7 +72,7 @@ def every(memory: Size, balloon: Size, k: int) -> npt.NDArray[np.uint64]:
 
 
 def geometric(
-    memory: Size, balloon: Size, mean_run: float, rng: int | np.random.Generator = 0
+    memory: Size, balloon: Size, mean_run: float, rng: Seed = 0
 ) -> npt.NDArray[np.uint64]:
     """Take runs of pages whose lengths, and those of the gaps, are geometrically distributed.
 
@@ -90,25 +81,13 @@ def geometric(
     independent and geometric but for their fixed sum (a run that crosses the hole below
     4 GiB counts as one).
 
+    Sizes, seed, result and errors as in `random`; besides, too little memory to keep the runs
+    apart raises ``ValueError``.
+
     Parameters
     ----------
-    memory, balloon : int or str
-        Sizes of the guest and of the balloon.
     mean_run : float
         Mean length of a run in pages, at least 1.
-    rng : int or numpy.random.Generator
-        Seed or generator; the same seed gives the same pages.
-
-    Returns
-    -------
-    uint64 array, shape (balloon / 4 KiB,)
-        Ascending.
-
-    Raises
-    ------
-    ValueError
-        Too little memory is left to keep the runs apart; see also
-        `balloonlab.address_map.check_sizes`.
 
     Examples
     --------
@@ -125,9 +104,8 @@ def geometric(
     if n_runs > gap_pages + 1:
         room = int((memory_pages + 1) * mean_run / (mean_run + 1))
         longer = math.ceil(100 * balloon_pages / (gap_pages + 1)) / 100
-        raise too_large(
-            f"geometric:{mean_run:g}", memory, balloon, room, f"a MEAN of {longer:g} or more"
-        )
+        other = f"a MEAN of {longer:g} or more"
+        raise too_large(f"geometric:{mean_run:g}", memory, balloon, room, other)
     generator = np.random.default_rng(rng)
     runs = _composition(balloon_pages, n_runs, generator)
     gaps = _composition(gap_pages + 2, n_runs + 1, generator)  # the outer two may be empty
@@ -135,25 +113,11 @@ def geometric(
     return _in_ram(np.arange(balloon_pages) + np.repeat(before, runs), memory_pages)
 
 
-def huge(memory: Size, balloon: Size, rng: int | np.random.Generator = 0) -> npt.NDArray[np.uint64]:
+def huge(memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[np.uint64]:
     """Return whole huge pages, drawn at random: aligned blocks of 512 pages, in ascending order.
 
-    Parameters
-    ----------
-    memory, balloon : int or str
-        Sizes of the guest and of the balloon, the latter a multiple of 2 MiB.
-    rng : int or numpy.random.Generator
-        Seed or generator; the same seed gives the same pages.
-
-    Returns
-    -------
-    uint64 array, shape (balloon / 4 KiB,)
-
-    Raises
-    ------
-    ValueError
-        The balloon is no multiple of 2 MiB, or more than the guest's whole huge pages;
-        see also `balloonlab.address_map.check_sizes`.
+    As `random`; besides, a balloon that is no multiple of 2 MiB, or more than the guest's whole
+    huge pages, raises ``ValueError``.
     """
     memory_pages, balloon_pages = _checked(memory, balloon)
     n, rest = divmod(balloon_pages, HUGE_PAGE)
@@ -164,8 +128,7 @@ def huge(memory: Size, balloon: Size, rng: int | np.random.Generator = 0) -> npt
             f"balloon must be whole huge pages of 2 MiB with pattern huge, of which memory="
             f"{memory!r} has {room}, got {balloon!r}; the next smaller that fits is {fits}"
         )
-    generator = np.random.default_rng(rng)
-    blocks = np.sort(generator.choice(room, n, replace=False, shuffle=False))
+    blocks = np.sort(np.random.default_rng(rng).choice(room, n, replace=False, shuffle=False))
     pages = blocks[:, None] * HUGE_PAGE + np.arange(HUGE_PAGE)
     return _in_ram(pages.ravel(), memory_pages)
 

@@ -35,9 +35,16 @@ from .scattered import too_large
 PREFIX = "trace:"
 """Begins the spelling of a trace as a pattern."""
 
-FOLDER = "traces"
 ENDING = ".pfns.xz"
 HUGE_ORDER = 9
+
+COLUMNS = (
+    "name", "source", "state", "description", "memory_bytes", "share", "operation", "cycle",
+    "n_pages", "balloon_bytes", "n_moved", "unusable_index", "buddyinfo_before", "buddyinfo_after",
+    "seed", "workload", "kernel", "command_line", "thp", "qemu", "accelerator", "utc_time",
+    "reverse_of", "digest",
+)  # fmt: skip
+"""Of `index`."""
 
 _NAME = re.compile(r"(?P<guest>[a-z0-9]+-[0-9]+[KMG]iB-[0-9]+)-(inflate|deflate)(-[0-9]+)?")
 
@@ -66,14 +73,7 @@ def names(folder: Folder | None = None) -> list[str]:
 
 
 def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
-    """Load the pages of a trace, in the order in which the guest sent them.
-
-    Parameters
-    ----------
-    name : str
-        One of `names`.
-    folder : path-like, optional
-        As in `names`.
+    """Load the pages of a trace, one of `names`, in the order in which the guest sent them.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
     array([...], dtype=uint64)
     """
     _, trace = _find(name, folder)
-    if trace["reverse_of"] is not None:
+    if trace["reverse_of"] is not None:  # and that may be the reverse of another
         pages = load(trace["reverse_of"], folder)[::-1].copy()
     else:
         path = _folder(folder) / f"{name}{ENDING}"
@@ -108,12 +108,7 @@ def load(name: str, folder: Folder | None = None) -> npt.NDArray[np.uint64]:
 
 
 def index(folder: Folder | None = None) -> pd.DataFrame:
-    """Describe traces, one row per trace.
-
-    Parameters
-    ----------
-    folder : path-like, optional
-        As in `names`, with the same errors.
+    """Describe the traces of a folder as in `names`, one row per trace.
 
     Returns
     -------
@@ -132,34 +127,18 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
     >>> index()["source"].unique().tolist()
     ['trace']
     """
-    of_guest = ["state", "description", "memory_bytes", "share", "seed", "workload", "kernel"]
-    of_guest += ["command_line", "thp", "qemu", "accelerator", "utc_time"]
-    rows = []
-    for guest in _guests(folder):
-        for trace in guest["traces"]:
-            blocks = np.sum(list(trace["buddyinfo_before"].values()), axis=0)
-            rows.append(
-                {name: guest[name] for name in of_guest}
-                | trace
-                | {
-                    "source": "trace",
-                    "reverse_of": trace["reverse_of"] or "",
-                    "balloon_bytes": trace["n_pages"] * PAGE_BYTES,
-                    "unusable_index": metrics.unusable_index(blocks)[HUGE_ORDER],
-                }
-            )
-    columns = ["name", "source", *of_guest[:4], "operation", "cycle", "n_pages", "balloon_bytes"]
-    columns += ["n_moved", "unusable_index", "buddyinfo_before", "buddyinfo_after", *of_guest[4:]]
-    return pd.DataFrame(rows, columns=[*columns, "reverse_of", "digest"])
+    rows = [guest | trace for guest in _guests(folder) for trace in guest["traces"]]
+    for row in rows:
+        blocks = np.sum(list(row["buddyinfo_before"].values()), axis=0)
+        row["source"] = "trace"
+        row["reverse_of"] = row["reverse_of"] or ""
+        row["balloon_bytes"] = row["n_pages"] * PAGE_BYTES
+        row["unusable_index"] = metrics.unusable_index(blocks)[HUGE_ORDER]
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
     """Summarize every inflation as ``bitmap-v4`` encodes it: how full bitmaps of real guests are.
-
-    Parameters
-    ----------
-    folder : path-like, optional
-        As in `names`.
 
     Returns
     -------
@@ -174,13 +153,7 @@ def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
 
 
 def sizes(spelling: str) -> tuple[int, int]:
-    """Return the guest's memory and the size of a trace (``NAME``, ``FOLDER/NAME``), in pages.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        No such trace, or folder.
-    """
+    """Return the guest's memory and the size of a trace (``NAME``, ``FOLDER/NAME``), in pages."""
     guest, trace = _find(*_split(spelling))
     return guest["memory_bytes"] // PAGE_BYTES, trace["n_pages"]
 
@@ -188,18 +161,8 @@ def sizes(spelling: str) -> tuple[int, int]:
 def first_pages(spelling: str, memory: Size, balloon: Size) -> npt.NDArray[np.uint64]:
     """Return the first pages of a trace, for a balloon that may be smaller than it.
 
-    Parameters
-    ----------
-    spelling : str
-        ``NAME`` or ``FOLDER/NAME``.
-    memory, balloon : int or str
-        Sizes of the guest, which must be that of the trace, and of the balloon.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        No such trace or folder, another memory, or a balloon larger than the trace; see also
-        `balloonlab.address_map.check_sizes`.
+    As `load` of ``NAME`` or ``FOLDER/NAME``; besides, another memory than the recorded guest's and
+    a balloon larger than the trace raise ``ValueError``.
     """
     recorded_pages, n_pages = sizes(spelling)
     memory_pages, balloon_pages = check_sizes(memory, balloon)
@@ -209,18 +172,18 @@ def first_pages(spelling: str, memory: Size, balloon: Size) -> npt.NDArray[np.ui
             f"{PREFIX}{spelling}, as the recorded guest had, or left out, got {memory!r}"
         )
     if balloon_pages > n_pages:
-        other = "another trace or pattern"
-        raise too_large(f"{PREFIX}{spelling}", memory, balloon, n_pages, other)
+        name = f"{PREFIX}{spelling}"
+        raise too_large(name, memory, balloon, n_pages, "another trace or pattern")
     return load(*_split(spelling))[:balloon_pages]
 
 
 def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.ArrayLike]) -> None:
-    """Write the traces of a guest; the ``.json`` file comes last: with it the set is whole.
+    """Write the traces of a guest to a folder, which is made if need be.
+
+    The ``.json`` file comes last: with it the set is whole.
 
     Parameters
     ----------
-    folder : path-like
-        Made if need be.
     guest : mapping
         How they were made; ``name`` names the guest, ``traces`` lists a mapping for each
         trace, to which ``n_pages``, ``digest`` and ``reverse_of`` are added.
@@ -239,13 +202,12 @@ def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.Arra
     top = Path(folder)
     top.mkdir(parents=True, exist_ok=True)
     traces: list[dict[str, Any]] = []
-    for trace in guest["traces"]:
-        own = checked[trace["name"]]
+    for trace, (name, own) in zip(guest["traces"], checked.items(), strict=True):
         earlier = (t["name"] for t in traces if np.array_equal(own[::-1], checked[t["name"]]))
         twin = next(earlier, None)
         traces.append({**trace, "n_pages": own.size, "digest": digest(own), "reverse_of": twin})
         if twin is None:
-            (top / f"{trace['name']}{ENDING}").write_bytes(codec.encode(own))
+            (top / f"{name}{ENDING}").write_bytes(codec.encode(own))
     draft = top / f"{guest['name']}.tmp"
     draft.write_text(json.dumps({**guest, "traces": traces}, indent=1) + "\n")
     draft.replace(top / f"{guest['name']}.json")
@@ -263,7 +225,7 @@ def _split(spelling: str) -> tuple[str, Folder | None]:
 
 
 def _folder(folder: Folder | None) -> Path:
-    path = datasets.path(FOLDER) if folder is None else Path(folder)
+    path = datasets.path("traces") if folder is None else Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder of traces {path}")
     return path

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,8 +31,7 @@ LARGE_TASKS = {size: f"encode {size}, idle" for size in ("33GiB", "100GiB", "1Ti
 PEERS = {"pyroaring": "pyroaring", "bitarray": "bitarray.util"}
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """Something to be timed by several contenders, the first being the yardstick."""
 
     name: str
@@ -59,7 +58,9 @@ def bench(large: bool = False, progress: bool = True) -> pd.DataFrame:
         One row for each task and contender: ``task``, ``contender``, ``median_ms``,
         ``ns_per_item``, ``item``, ``ratio`` to the task's first contender.
     """
-    makers = [*_SMALL, *((lambda size=size: _large(size)) for size in LARGE_TASKS if large)]
+    makers = [*_SMALL]
+    if large:
+        makers += [partial(_large, size) for size in LARGE_TASKS]
     rows = []
     with Progress(len(makers), progress) as bar:
         bar.describe("kernels against peers")
@@ -107,14 +108,8 @@ def rows_of(task: Task) -> pd.DataFrame:
     )
 
 
-def _idle() -> Task:
-    pfns = patterns.idle("8GiB", "7GiB")
-    return Task(IDLE_TASK, "page", pfns.size, 31, _encoders(pfns))
-
-
-def _random() -> Task:
-    pfns = patterns.random("8GiB", "4GiB")
-    return Task("encode 4 of 8 GiB, random", "page", pfns.size, 11, _encoders(pfns))
+def _encoding(name: str, pfns: npt.NDArray[np.uint64], rounds: int) -> Task:
+    return Task(name, "page", pfns.size, rounds, _encoders(pfns))
 
 
 def _half_full() -> Task:
@@ -129,15 +124,22 @@ def _large(size: str) -> Task | None:
     if available_bytes() < 4 * n_pages * 8:
         return None
     pfns = patterns.idle(size, n_pages * PAGE_BYTES)
-    contenders: Contenders = {
+    return Task(LARGE_TASKS[size], "page", n_pages, 5, _ours(pfns))
+
+
+_SMALL: tuple[Callable[[], Task | None], ...] = (
+    lambda: _encoding(IDLE_TASK, patterns.idle("8GiB", "7GiB"), 31),
+    lambda: _encoding("encode 4 of 8 GiB, random", patterns.random("8GiB", "4GiB"), 11),
+    _half_full,
+)
+"""Each makes its data when its turn comes: they are gone before those of the next are made."""
+
+
+def _ours(pfns: npt.NDArray[np.uint64]) -> Contenders:
+    return {
         "read the PFNs once": lambda: read_once(pfns),
         "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
     }
-    return Task(LARGE_TASKS[size], "page", n_pages, 5, contenders)
-
-
-_SMALL: tuple[Callable[[], Task | None], ...] = (_idle, _random, _half_full)
-"""Each makes its data when its turn comes: they are gone before those of the next are made."""
 
 
 def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:
@@ -149,11 +151,7 @@ def _encoders(pfns: npt.NDArray[np.uint64]) -> Contenders:
         flags[pfns] = True
         return np.packbits(flags, bitorder="little").tobytes()
 
-    contenders: Contenders = {
-        "read the PFNs once": lambda: read_once(pfns),
-        "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
-        "numpy": with_numpy,
-    }
+    contenders = _ours(pfns) | {"numpy": with_numpy}
     if bits := _peer("bitarray"):
 
         def with_bitarray() -> bytes:

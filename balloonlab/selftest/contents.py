@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +24,34 @@ from ..terminal import Progress
 
 STEP_PAGES = 16384
 
+COUNTED = {
+    "kept_bytes": PAGE_BYTES, "changed_bytes": 8, "ballooned_bytes": PAGE_BYTES, "nonzero_bytes": 8,
+}  # fmt: skip
+"""What `balloonlab.kernels.contents.compare` counts, in its order: pages or words, in bytes."""
+
 MUST_BE_ZERO = ("changed_bytes", "nonzero_bytes")
 """Columns of `verify` that hold 0 while no byte is lost and none is left."""
+
+
+def combinations() -> list[tuple[str, str]]:
+    """Return every protocol that names each page once, with every way to discard."""
+    protocols = [name for name in wire.formats() if wire.get(name).names_each_page_once]
+    return list(product(protocols, DISCARDS))
 
 
 def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.DataFrame:
     """Fill a guest's RAM, balloon half of it at random, and compare every byte.
 
-    Through every protocol and way to discard: RAM is filled with a pattern in which
-    no two words are alike, half of its pages, chosen at random, are inflated and
-    deflated again. After each operation pages that were never in the balloon must hold
-    every byte, and the others read zero.
+    Through every protocol and way to discard: no two words of RAM are alike, half of its pages are
+    inflated and deflated again. After each operation pages that were never in the balloon must
+    hold every byte, and the others read zero.
 
     Parameters
     ----------
     memory : int or str
         RAM of the guest.
     seed : int
-        Which pages.
+        Of the pages' choice.
     progress : bool
         Show progress bars.
 
@@ -63,37 +74,26 @@ def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.Da
     memory_pages, _ = check_sizes(memory, 0)
     if memory_pages < 2:
         raise ValueError(f"memory must be at least two 4 KiB pages, got {memory!r}")
-    balloon_bytes = memory_pages // 2 * PAGE_BYTES
-    check_available(memory_pages * PAGE_BYTES, touched=True)
-    pages = patterns.random(memory, balloon_bytes, seed)
-    protocols = [name for name in wire.formats() if wire.get(name).names_each_page_once]
-    pairs = [(protocol, discard) for protocol in protocols for discard in DISCARDS]
+    memory_bytes = memory_pages * PAGE_BYTES
+    check_available(memory_bytes, touched=True)
+    pages = patterns.random(memory, memory_pages // 2 * PAGE_BYTES, seed)
+    ways = combinations()
     ram = GuestRam(memory_pages)
-    rows: list[dict[str, object]] = []
-    with Progress(2 * len(pairs), progress) as bar:
-        for protocol, discard in pairs:
+    rows = []
+    columns = ["protocol", "discard", "operation", "memory_bytes", *COUNTED]
+    with Progress(2 * len(ways), progress) as bar:
+        for protocol, discard in ways:
             bar.describe(f"every byte: {protocol} by {discard}")
             for operation, found in _rounds(ram, pages, protocol, discard, bar):
-                kept, changed, ballooned, nonzero = found
-                rows.append(
-                    {
-                        "protocol": protocol,
-                        "discard": discard,
-                        "operation": operation,
-                        "memory_bytes": memory_pages * PAGE_BYTES,
-                        "kept_bytes": kept * PAGE_BYTES,
-                        "changed_bytes": 8 * changed,
-                        "ballooned_bytes": ballooned * PAGE_BYTES,
-                        "nonzero_bytes": 8 * nonzero,
-                    }
-                )
+                n_bytes = found * np.array(list(COUNTED.values()))
+                rows.append([protocol, discard, operation, memory_bytes, *n_bytes])
                 bar.advance()
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _rounds(
     ram: GuestRam, pages: npt.NDArray[np.uint64], protocol: str, discard: str, bar: Progress
-) -> Iterator[tuple[str, list[int]]]:
+) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Fill, inflate, compare, deflate, compare."""
     words = ram.memory.ram.view(np.uint64)
     _by_step(ram, bar, "filling", partial(kernels.fill, words))
@@ -107,7 +107,7 @@ def _rounds(
             found = np.zeros(4, np.int64)
             look = partial(kernels.compare, words, ballooned=bits, found=found)
             _by_step(ram, bar, "comparing", look)
-            yield operation, found.tolist()
+            yield operation, found
 
 
 def _check_sent(pages: npt.NDArray[np.uint64], done: Operation, device: BalloonDevice) -> None:

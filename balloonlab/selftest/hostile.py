@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from .. import wire
-from ..host import DISCARDS
 from ..host.device import make_state, no_balloon
 from ..kernels import clock, faults, vring
 from ..kernels import fuzz as kernels
@@ -19,10 +18,10 @@ from ..measurement.resources import check_facilities
 from ..queue import QUEUE_BYTES, Virtqueue
 from ..sizes import PAGE_BYTES
 from ..terminal import Progress
+from .contents import combinations
 
 CHUNK = 5_000
-"""Cases in one compiled call, on the inflate and the deflate queue in turns; Ctrl-C is heard in
-between."""
+"""Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between."""
 
 QUEUE_PAGES = QUEUE_BYTES // PAGE_BYTES
 OWN_PAGES = QUEUE_PAGES + 1
@@ -56,10 +55,9 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
     """Play hostile messages and queues against the device on real memory.
 
     Every wire format and way to discard gets its share, half of it on the inflate queue
-    and half on the deflate queue. The guest's RAM lies in
-    pieces between canary pages: unmapped neighbours, ROM, and the guest kernel's
-    own memory. After each case every canary is checked, and every discarded extent is
-    compared with the memory map.
+    and half on the deflate queue. The guest's RAM lies in pieces between canary pages: unmapped
+    neighbours, ROM, and the guest kernel's own memory. After each case every canary is checked,
+    and every discarded extent is compared with the memory map.
 
     Parameters
     ----------
@@ -91,22 +89,18 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
     check_facilities()
     check_number("cases", cases, 1)
     check_number("seed", seed, 0)
-    protocols = [name for name in wire.formats() if wire.get(name).names_each_page_once]
-    pairs = [(protocol, discard) for protocol in protocols for discard in DISCARDS]
-    if cases < len(pairs):
-        raise ValueError(f"cases must be at least {len(pairs)}, got {cases}")
-    share = -(-cases // len(pairs))
-    rows: list[dict[str, object]] = []
+    ways = combinations()
+    if cases < len(ways):
+        raise ValueError(f"cases must be at least {len(ways)}, got {cases}")
+    share = -(-cases // len(ways))
+    rows: list[tuple[object, ...]] = []
     chunk = min(CHUNK, -(-share // 2))
-    with Progress(len(pairs) * -(-share // chunk), progress) as bar:
-        for number, (protocol, discard) in enumerate(pairs):
+    with Progress(len(ways) * -(-share // chunk), progress) as bar:
+        for number, (protocol, discard) in enumerate(ways):
             bar.describe(f"hostile guest: {protocol} by {discard}")
             found = _play(protocol, discard, share, chunk, seed + number, bar)
-            for finding, count in found.items():
-                rows.append(
-                    {"protocol": protocol, "discard": discard, "finding": finding, "count": count}
-                )
-    return pd.DataFrame(rows)
+            rows += [(protocol, discard, *counted) for counted in found.items()]
+    return pd.DataFrame(rows, columns=["protocol", "discard", "finding", "count"])
 
 
 def _play(
@@ -139,16 +133,16 @@ def _play(
     bad = np.sum([state.faults[0]["counts"] for state in queues], axis=0)
     states = [state.state[0] for state in queues]
     counts = tallies.counts[0]
-    stopped = tallies.stopped[vring.BAD_INDEX : vring.BAD_LENGTH + 1]
+    stopped = {
+        f"queue refused: {vring.BROKEN_REASONS[reason]}": int(tallies.stopped[reason])
+        for reason in range(vring.BAD_INDEX, vring.BAD_LENGTH + 1)
+    }
     carried_out = int(counts["carried_out"])
     return {
         "cases": cases,
         "messages carried out": carried_out,
-        "kicks without a message": cases - carried_out - int(stopped.sum()),
-        **{
-            f"queue refused: {vring.BROKEN_REASONS[reason]}": int(tallies.stopped[reason])
-            for reason in range(vring.BAD_INDEX, vring.BAD_LENGTH + 1)
-        },
+        "kicks without a message": cases - carried_out - sum(stopped.values()),
+        **stopped,
         **{
             f"record {'passed over' if kind == faults.REPEATED else 'refused'}: {text}": int(count)
             for kind, (text, count) in enumerate(zip(faults.DESCRIPTIONS, bad, strict=True))
@@ -168,17 +162,15 @@ def _map_memory() -> tuple[Memory, np.ndarray, int]:
     ram = np.frombuffer(mapping, np.uint8)
     slots, own, first = [], 0, 0
     canaries: list[int] = []
-    for start, pages, balloonable in LAYOUT:
+    for start, n, balloonable in LAYOUT:
         if start is not None:
-            slots.append((start, pages, first, int(balloonable)))
-        if pages == OWN_PAGES and start is not None:
+            slots.append((start, n, first, int(balloonable)))
+        if n == OWN_PAGES:
             own = first
         elif not balloonable:
-            canaries += range(first, first + pages)
-        first += pages
-    words = ram.view(np.uint64)
-    for page in canaries:
-        for at in (page * (PAGE_BYTES // 8), (page + 1) * (PAGE_BYTES // 8) - 1):
-            words[at] = np.uint64(page) ^ SIGNATURE
-    memory = Memory(ram, ram.ctypes.data, np.array(slots, np.int64))
-    return memory, np.array(canaries, np.int64), own
+            canaries += range(first, first + n)
+        first += n
+    pages = np.array(canaries, np.int64)
+    for word in (0, -1):  # the first and the last of each
+        ram.view(np.uint64).reshape(n_pages, -1)[pages, word] = pages.astype(np.uint64) ^ SIGNATURE
+    return Memory(ram, ram.ctypes.data, np.array(slots, np.int64)), pages, own

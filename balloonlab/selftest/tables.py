@@ -12,15 +12,20 @@ from ..sizes import format_size
 from .benchmark import IDLE_TASK, LARGE_TASKS
 
 
+def _table(title: str, names: list[str], numbers: list[str]) -> Table:
+    """Return a table without rows; numbers stand to the right and are never cut."""
+    view = Table(*names, title=title, box=SIMPLE_HEAD, pad_edge=False)
+    for heading in numbers:
+        view.add_column(heading, justify="right", no_wrap=True)
+    return view
+
+
 def render_fuzz(rows: pd.DataFrame) -> Table:
     """Return the table of ``balloonlab fuzz``."""
-    view = Table(title="The device against a hostile guest (lab)", box=SIMPLE_HEAD, pad_edge=False)
-    view.add_column("")
-    counts = rows.pivot_table(
-        index="finding", columns=["protocol", "discard"], values="count", sort=False
-    )
-    for protocol, discard in counts.columns:
-        view.add_column(f"{protocol}\nby {discard}", justify="right", no_wrap=True)
+    ways = ["protocol", "discard"]
+    counts = rows.pivot_table(index="finding", columns=ways, values="count", sort=False)
+    headings = [f"{protocol}\nby {discard}" for protocol, discard in counts.columns]
+    view = _table("The device against a hostile guest (lab)", [""], headings)
     for finding, row in counts.iterrows():
         view.add_row(str(finding), *(f"{count:,.0f}" for count in row))
     return view
@@ -30,11 +35,8 @@ def render_contents(rows: pd.DataFrame) -> Table:
     """Return the table of ``balloonlab verify``."""
     memory = format_size(int(rows["memory_bytes"].iloc[0]))
     title = f"Every byte of a guest of {memory}, half of it ballooned at random (lab)"
-    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    view.add_column("")
-    view.add_column("after")
-    for heading in ("outside\nthe balloon", "of it\nchanged", "ballooned", "of it\nnot 0"):
-        view.add_column(heading, justify="right", no_wrap=True)
+    counted = ["outside\nthe balloon", "of it\nchanged", "ballooned", "of it\nnot 0"]
+    view = _table(title, ["", "after"], counted)
     for row in rows.itertuples():
         sizes = (row.kept_bytes, row.changed_bytes, row.ballooned_bytes, row.nonzero_bytes)
         name = f"{row.protocol} by {row.discard}"
@@ -45,22 +47,13 @@ def render_contents(rows: pd.DataFrame) -> Table:
 def render_bench(rows: pd.DataFrame, missing: list[str], large: bool) -> Group:
     """Return the report of ``balloonlab bench``."""
     title = "Kernels against memory and peers, this machine (lab)"
-    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("task", "contender"):
-        view.add_column(heading)
-    for heading in ("ms", "ns", "x reading"):
-        view.add_column(heading, justify="right", no_wrap=True)
+    view = _table(title, ["task", "contender"], ["ms", "ns", "x reading"])
     for task, group in rows.groupby("task", sort=False):
-        last = len(group) - 1
         for i, row in enumerate(group.itertuples()):
-            view.add_row(
-                str(task) if i == 0 else "",
-                str(row.contender),
-                f"{row.median_ms:.3g}",
-                f"{row.ns_per_item:.2f} per {row.item}",
-                f"{row.ratio:.2f}",
-                end_section=i == last,
-            )
+            name, per_item = str(task) if i == 0 else "", f"{row.ns_per_item:.2f} per {row.item}"
+            numbers = f"{row.median_ms:.3g}", per_item, f"{row.ratio:.2f}"
+            view.add_row(name, row.contender, *numbers)
+        view.add_section()
     lines = [
         "numpy, bitarray and pyroaring make a bitmap only; balloonlab makes the message.",
         "ms, ns: medians of rounds in which all contenders of a task take turns; "
