@@ -8,20 +8,7 @@ import pandas as pd
 
 
 def as_frame(data: Any, name: str = "frame") -> pd.DataFrame:
-    """Return the tidy frame of a run, or the frame itself.
-
-    Parameters
-    ----------
-    data : pandas.DataFrame, Run, or Reproduction
-        Whatever has a tidy ``frame``.
-    name : str
-        The argument's name, for the message.
-
-    Raises
-    ------
-    TypeError
-        It is neither.
-    """
+    """Return the tidy frame of a run or reproduction, or the frame itself (else TypeError)."""
     frame = getattr(data, "frame", data)
     if not isinstance(frame, pd.DataFrame):
         raise TypeError(f"{name} must be a run or its tidy frame, got {type(data).__name__}")

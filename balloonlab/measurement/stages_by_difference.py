@@ -42,15 +42,7 @@ PAIRS = 1000
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The pairs of one repeat.
-
-    Attributes
-    ----------
-    empty_ns, skipped_ns : int64 arrays, shape (PAIRS,)
-        Round trips of the empty messages and of the full ones.
-    cpu_ns : int
-        Processor time that QEMU used for all of them.
-    """
+    """The pairs of one repeat: round trips of both messages, QEMU's processor time for all."""
 
     empty_ns: npt.NDArray[np.int64]
     skipped_ns: npt.NDArray[np.int64]
@@ -98,23 +90,9 @@ def quartiles(name: str, times_ns: npt.NDArray[np.int64]) -> dict[str, int]:
 def stage_times(
     operation: str, log: clock.Log, done: Operation, cpu_ns: int, rehearsal: Rehearsal
 ) -> Times:
-    """Attribute the wall time of a real run to its stages.
+    """Attribute the wall time of a real run to its stages, to which it sums up.
 
-    Parameters
-    ----------
-    operation : {"inflate", "deflate"}
-    log : balloonlab.kernels.clock.Log
-        The driver's, of the real run alone.
-    done : balloonlab.guest.Operation
-        What the real run did.
-    cpu_ns : int
-        Processor time that QEMU used for it.
-    rehearsal : Rehearsal
-
-    Returns
-    -------
-    dict
-        (stage, part) to ns; the values sum to ``done.wall_ns``.
+    `log` is the driver's of the real run alone, `cpu_ns` QEMU's processor time for it.
     """
     sums = sum_intervals(log)
     translate = done.n_kicks * rehearsal.translate_ns

@@ -10,11 +10,11 @@ from typing import Never, Unpack
 import numpy as np
 import pandas as pd
 
-from ..host import GuestRam
 from ..kernels import clock
 from .case import Case
+from .checks import check_after, check_before
 from .floor import PROTOCOL as FLOOR
-from .on_lab import check_balloon, check_before, check_sent, operate
+from .on_lab import operate, sent_pages, share, use
 from .options import Options
 from .provenance import describe_machine
 from .reading import META
@@ -94,30 +94,27 @@ def timeline(
 
 
 def _run_once(case: Case) -> pd.DataFrame:
-    ram = GuestRam(case.memory_pages, case.thp)
+    shared = share(case)
     for _ in range(2):
-        if case.touched:
-            ram.touch()
-        check_before(case, ram)
-        done = operate(case, ram)
-        check_balloon(case, ram, check_sent(case, ram, done))
-        if case.thp:
-            ram.renew()
+        with use(case, shared) as ram:
+            if case.touched:
+                ram.touch()
+            check_before(case, ram)
+            done = operate(case, ram)
+            check_after(case, ram, sent_pages(case, ram, done), ram.count_lost)
     logs = done.log, done.devices[case.operation].log
     guest, host = (log.rows[: log.length[0]] for log in logs)
+    stages, begin_ns, end_ns = np.concatenate([guest, host]).T
     frame = pd.DataFrame(
         {
             "end": np.repeat(["guest", "host"], [len(guest), len(host)]),
-            "stage": [NAMES[stage] for stage in np.concatenate([guest, host])[:, 0]],
-            "begin_ns": np.concatenate([guest, host])[:, 1],
-            "end_ns": np.concatenate([guest, host])[:, 2],
+            "stage": [NAMES[stage] for stage in stages],
+            "begin_ns": begin_ns - guest[0, 1],
+            "end_ns": end_ns - guest[0, 1],
         }
     )
-    frame[["begin_ns", "end_ns"]] -= guest[0, 1]
-    frame.attrs = {
-        name: getattr(case, name)
-        for name in ("protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
-    }
+    names = ("protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
+    frame.attrs = {name: getattr(case, name) for name in names}
     return frame.sort_values("begin_ns", ignore_index=True)
 
 
