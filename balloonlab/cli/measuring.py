@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..measurement.options import TABLE, Row
+from ..measurement.options import TABLE, Option
 from .app import app, console, reported
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..measurement.run import Run
 
 
-def _help(row: Row) -> str:
+def _help(row: Option) -> str:
     """Return the first sentence of an option's help, its words and its default."""
     text = row.help.partition(". ")[0].rstrip(".").replace("`", "")
     words = f": {', '.join(row.choices)}" if row.choices else ""
@@ -31,7 +31,7 @@ def _help(row: Row) -> str:
     return f"{text}{words}" + ("" if default is None else f" ({default})")
 
 
-def _parameter(row: Row, listed: bool) -> Parameter:
+def _parameter(row: Option, listed: bool) -> Parameter:
     """Return an option of the table as typer takes it."""
     flags = row.flags or f"--{row.name.replace('_', '-')}"
     choices: dict[str, Any] = {}

@@ -14,7 +14,7 @@ from ..address_map import check_sizes
 from ..pages import Buddy, age, patterns
 from ..qemu.protocols import REPORTING
 from ..sizes import GIB, KIB, MIB, PAGE_BYTES
-from .options import TABLE, Pattern
+from .options import TABLE
 
 CUSTOM = "custom"
 """What stands in the frame for page numbers, before a colon and their digest."""
@@ -32,28 +32,13 @@ def digest(content: bytes) -> str:
     return blake2b(content, digest_size=6).hexdigest()
 
 
-def default_memory(pattern: Pattern) -> int:
-    """Return the guest's memory in bytes where none is given; checks a pattern's spelling."""
-    return patterns.default_memory(pattern) if isinstance(pattern, str) else 8 * GIB
-
-
 @dataclass(frozen=True)
 class Case:
     """A case, its arguments checked one by one; `balloonlab.measurement.setups.make_case` makes it.
 
-    Attributes
-    ----------
-    block_order : int
-        Order of the blocks that free page reporting reports; 0 for all other protocols.
-    source : str
-        What stands in the frame for `guest` and `host`.
-    given : uint64 array or None
-        The pages that the user gave as the pattern.
-    sized_by_pattern : bool
-        Whether the balloon's size is that of the pattern, since none was given.
-    start : balloonlab.pages.Buddy or None
-        The guest's allocator before the operation; None until `with_pages`. Takes 9 bytes for
-        each page of the guest, which a list of many cases should not hold.
+    `source` is what stands in the frame for `guest` and `host`, `given` the pages that the user
+    gave as the pattern. `start` is the guest's allocator before the operation; None until
+    `with_pages`: it takes 9 bytes per page of the guest, which a list of many cases should not.
     """
 
     memory_pages: int
@@ -70,7 +55,7 @@ class Case:
     wait: str
     steps: int
     bitmaps: int
-    block_order: int
+    block_order: int  # of what free page reporting reports; 0 for all other protocols
     repeats: int
     source: str
     given: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
@@ -80,16 +65,8 @@ class Case:
     def with_pages(self, start: Buddy | None = None) -> Case:
         """Return the case with the allocator's state; checks that the arguments go together.
 
-        Parameters
-        ----------
-        start : balloonlab.pages.Buddy, optional
-            That of a case with the same `pages_key`, which is then not made again.
-
-        Raises
-        ------
-        ValueError
-            The pattern has no pages for a balloon of that size in such a guest, or the
-            sizes exclude each other; the message says what would fit.
+        `start` is that of a case with the same `pages_key`, which is then not made again.
+        A ValueError says what pattern or sizes would fit.
         """
         self._check_sizes()
         start = self._make_start() if start is None else start

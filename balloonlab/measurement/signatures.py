@@ -8,7 +8,7 @@ from inspect import Parameter, cleandoc, signature
 from textwrap import fill, indent
 from typing import ParamSpec, TypeVar
 
-from .options import TABLE, check_known
+from .options import TABLE, Option, check_known
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -24,25 +24,14 @@ _TYPES = {
 def takes_options(lists: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Give a function that takes ``**options`` their signature, and their part of its docstring.
 
-    Parameters
-    ----------
-    lists : bool
-        Whether each option may also be a list of values.
+    With `lists` each option may also be a list of values.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        parameters = signature(function).parameters.values()
-        own = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-        options = [
-            Parameter(
-                name,
-                _KINDS.get(name, Parameter.KEYWORD_ONLY),
-                default=row.default,
-                annotation=row.hint | list[row.hint] if lists and row.listed else row.hint,  # type: ignore[name-defined]
-            )
-            for name, row in TABLE.items()
-        ]
-        whole = signature(function).replace(parameters=[*options, *own])
+        bare = signature(function)
+        own = [p for p in bare.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        options = [_parameter(row, lists and row.listed) for row in TABLE.values()]
+        whole = bare.replace(parameters=[*options, *own])
 
         @wraps(function)
         def taking(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -55,6 +44,12 @@ def takes_options(lists: bool = False) -> Callable[[Callable[P, R]], Callable[P,
         return taking
 
     return decorate
+
+
+def _parameter(row: Option, listed: bool) -> Parameter:
+    kind = _KINDS.get(row.name, Parameter.KEYWORD_ONLY)
+    hint = row.hint | list[row.hint] if listed else row.hint  # type: ignore[name-defined]
+    return Parameter(row.name, kind, default=row.default, annotation=hint)
 
 
 def _documented(lists: bool) -> str:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .options import TABLE, Row
+from .options import TABLE, Option
 
 
 class Column(NamedTuple):
-    """A column: `dtype` is that of the frame, and of what is read back."""
+    """A column; `dtype` is that of the frame, and of what is read back."""
 
     name: str
     dtype: type
@@ -27,11 +26,10 @@ class Column(NamedTuple):
         return next((unit for unit in ("ns", "bytes") if f"_{unit}" in self.name), "")
 
 
-def _of_option(row: Row) -> Column:
-    assert row.column is not None
-    sized = row.column.endswith("_bytes")
-    meaning = row.help.partition(". ")[0].rstrip(".") + "."
-    return Column(row.column, np.int64 if sized else row.kind, meaning)
+def _of_option(row: Option) -> Column:
+    name, (meaning, *_) = str(row.column), row.help.split(". ")
+    whole = row.kind is int or name.endswith("_bytes")
+    return Column(name, np.int64 if whole else row.kind, meaning.rstrip(".") + ".")
 
 
 _CHOSEN = sorted(
@@ -109,13 +107,9 @@ COLUMNS, CHECK_COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS = (
     [column.name for column in table] for table in (FRAME, CHECKS, QEMU_CHECKS, SKIPPED)
 )
 
-DTYPES: defaultdict[str, type] = defaultdict(
-    lambda: np.int64,
-    {
-        column.name: np.int64 if column.dtype is int else column.dtype
-        for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *SKIPPED)
-    },
-)
+DTYPES: dict[str, type] = {
+    column.name: column.dtype for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *SKIPPED)
+}
 """Types of columns. Left to pandas, a ``run_id`` such as ``92e710452837`` is read as infinity."""
 
 
@@ -134,19 +128,12 @@ def columns() -> pd.DataFrame:
     ['ns']
     """
     tables = {"frame": FRAME, "checks": CHECKS, "qemu checks": QEMU_CHECKS, "skipped": SKIPPED}
-    return pd.DataFrame(
-        [
-            {
-                "table": table,
-                "name": column.name,
-                "unit": column.unit,
-                "dtype": DTYPES[column.name].__name__,
-                "meaning": column.meaning,
-            }
-            for table, rows in tables.items()
-            for column in rows
-        ]
-    )
+    rows = [
+        (table, column.name, column.unit, column.dtype.__name__, column.meaning)
+        for table, members in tables.items()
+        for column in members
+    ]
+    return pd.DataFrame(rows, columns=["table", "name", "unit", "dtype", "meaning"])
 
 
 def check_columns(sources: Iterable[str]) -> list[str]:
