@@ -23,11 +23,10 @@ def reproduce(
 ) -> Reproduction:
     """Measure the headline comparison on this machine.
 
-    ``pfn`` with discard per page against ``bitmap-v4`` with discard per range, on
-    memory that the host backs (touched) and does not (untouched), without huge
-    pages, and one ``madvise`` over the same bytes as the floor. Each case has one
-    warm-up and `repeats` measured repeats. In an unmodified QEMU, ``pfn`` against
-    ``reporting``, today's path for ranges.
+    ``pfn`` with discard per page against ``bitmap-v4`` with discard per range, on memory that the
+    host backs (touched) and does not (untouched), without huge pages, and one ``madvise`` over the
+    same bytes as the floor. In an unmodified QEMU, ``pfn`` against ``reporting``, today's path for
+    ranges. Each case has one warm-up and `repeats` measured repeats.
 
     Parameters
     ----------
@@ -38,13 +37,10 @@ def reproduce(
     repeats : int
         Measured repeats of each case.
     out : path-like, optional
-        Folder for ``timings.csv`` (each repeat is on disk before the next starts), ``checks.csv``,
-        ``meta.json`` and the figure as SVG and PNG. Nothing is written without. An unfinished run
-        of the same arguments, machine and code goes on; any other is moved into a folder
-        ``earlier-<time>`` beside.
-    progress : bool
-        Show progress bars.
-    host, guest : str
+        Folder for the tables and ``meta.json``, as in `balloonlab.measure`, and the figure as SVG
+        and PNG. An unfinished run of the same arguments, machine and code goes on; any other is
+        moved into a folder ``earlier-<time>`` beside.
+    progress, host, guest
         As in `balloonlab.measure`.
 
     Returns

@@ -82,11 +82,10 @@ def ratios(
 
 
 def _default_by(frame: pd.DataFrame) -> list[str]:
-    differ = [name for name in differing(frame) if name != "protocol"]
-    follows = {"negotiated_protocol", "n_bitmaps"}
+    follows = {"protocol", "negotiated_protocol", "n_bitmaps"}
     if frame[["protocol", "discard"]].drop_duplicates()["protocol"].is_unique:
         follows.add("discard")
-    return [name for name in differ if name not in follows]
+    return [name for name in differing(frame) if name not in follows]
 
 
 def _ratio(

@@ -43,32 +43,26 @@ log = logging.getLogger(__name__)
 
 
 def check_alike(runs: Mapping[str, dict[str, Any]], remedy: str) -> None:
-    """Refuse runs that differ in `MACHINE` or `VERSIONS`.
+    """Refuse metadata that differ in `MACHINE` or `VERSIONS` (ValueError, naming all that does).
 
-    Parameters
-    ----------
-    runs : mapping of str to dict
-        What to call each run, and its metadata.
-    remedy : str
-        What to do about it, for the message.
-
-    Raises
-    ------
-    ValueError
-        Naming all that differs between two of them.
+    `runs` has them by what to call each run; `remedy` is what to do about it, for the message.
     """
     for (first, one), (second, other) in combinations(runs.items(), 2):
-        pairs = [(name, one.get(name), other.get(name)) for name in MACHINE]
-        versions = one.get("versions", {}), other.get("versions", {})
-        pairs += [(name, *(numbers.get(name) for numbers in versions)) for name in VERSIONS]
-        if "qemu" in one and "qemu" in other:
-            pairs.append(("qemu", one["qemu"], other["qemu"]))
-        unlike = [f"{name} ({a}, {b})" for name, a, b in pairs if a != b]
+        here, there = _compared(one), _compared(other)
+        both = [name for name in here if name in there]
+        unlike = [f"{n} ({here[n]}, {there[n]})" for n in both if here[n] != there[n]]
         if unlike:
             raise ValueError(
                 f"{first} and {second} are unlike in {', '.join(unlike)}, and times of unlike "
                 f"machines or code do not belong into one frame: {remedy}"
             )
+
+
+def _compared(meta: dict[str, Any]) -> dict[str, Any]:
+    versions = meta.get("versions", {})
+    compared = {name: meta.get(name) for name in MACHINE}
+    compared |= {name: versions.get(name) for name in VERSIONS}
+    return compared | {name: meta[name] for name in ("qemu",) if name in meta}
 
 
 def load(folder: str | os.PathLike[str]) -> Run:
@@ -130,33 +124,23 @@ def pool(folders: Iterable[str | os.PathLike[str]]) -> Run:
     runs = {str(folder): load(folder) for folder in folders}
     if not runs:
         raise ValueError("folders must hold at least one folder, got none")
-    metas = {name: run.meta for name, run in runs.items()}
-    check_alike(metas, "load and analyse them apart")
+    check_alike({name: run.meta for name, run in runs.items()}, "load and analyse them apart")
     seen: dict[str, str] = {}
     for name, run in runs.items():
         for run_id in run.frame["run_id"].unique():
-            if run_id in seen:
+            if seen.setdefault(run_id, name) != name:
                 raise ValueError(f"{seen[run_id]} and {name} hold the same run, {run_id}")
-            seen[run_id] = name
-    first = next(iter(metas.values()))
-    common = {
-        key: first[key]
-        for key in first
-        if all(meta.get(key) == first[key] for meta in metas.values())
-    }
-    tables = zip(*((run.frame, run.checks, run.skipped) for run in runs.values()), strict=True)
-    frame, checks, skipped = (stack(list(parts)) for parts in tables)
-    return Run(frame, {**common, "pooled": list(metas.values())}, checks, skipped)
+    first, *others = metas = [run.meta for run in runs.values()]
+    common = {k: v for k, v in first.items() if all(meta.get(k) == v for meta in others)}
+    frame, checks, skipped = (
+        stack([getattr(run, table) for run in runs.values()])
+        for table in ("frame", "checks", "skipped")
+    )
+    return Run(frame, {**common, "pooled": metas}, checks, skipped)
 
 
 def read_meta(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:
-    """Read ``meta.json``.
-
-    Raises
-    ------
-    ValueError
-        It is no JSON object, or lacks what every run has or what is `required`; names the file.
-    """
+    """Read ``meta.json``; a ValueError names what is wrong in it or missing of the `required`."""
     path = folder / META
     try:
         meta = json.loads(path.read_text())
@@ -165,13 +149,12 @@ def read_meta(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError(f"{path} is damaged: it must hold an object, got {json.dumps(meta)[:40]}")
     lacking = [name for name in required if name not in meta]
-    for name, kind in (("arguments", dict), ("sessions", list), ("versions", dict)):
-        if name in meta and not isinstance(meta[name], kind):
-            lacking.append(name)
-    if not all(isinstance(one, dict) for one in meta.get("sessions") or ()):
+    lacking += [n for n in ("arguments", "versions") if not isinstance(meta.get(n, {}), dict)]
+    sessions = meta.get("sessions", [])
+    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
         lacking.append("sessions")
     if lacking:
-        raise ValueError(f"{path} is damaged: it lacks {', '.join(dict.fromkeys(lacking))}")
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
     return meta
 
 
@@ -187,31 +170,27 @@ def read_run(folder: Path, meta: dict[str, Any]) -> Run:
             "%s: %d repeats are not whole and do not count: %s%s",
             folder, len(bad), ", ".join(shown), more,
         )  # fmt: skip
-    tables = [
-        table.loc[[key not in bad for key in zip(table["run_id"], table["repeat"], strict=True)]]
+    frame, checks = (
+        table[[key not in bad for key in table[KEY].itertuples(index=False, name=None)]]
         for table in (frame, checks)
-    ]
-    frame, checks = (table.reset_index(drop=True) for table in tables)
-    return Run(frame, meta, checks, _read(folder / SKIPPED, SKIPPED_COLUMNS))
+    )
+    skipped = _read(folder / SKIPPED, SKIPPED_COLUMNS)
+    return Run(frame.reset_index(drop=True), meta, checks.reset_index(drop=True), skipped)
 
 
 def _defects(frame: pd.DataFrame, checks: pd.DataFrame) -> dict[tuple[str, int], str]:
     """Return what is wrong with each repeat that is not whole."""
-    bad: dict[tuple[str, int], str] = {}
-    checked = checks.set_index(KEY)["wall_ns"].groupby(level=KEY).agg(["size", "first"])
+    walls_ns = dict(list(checks.groupby(KEY, sort=False)["wall_ns"]))
     timed = dict(list(frame.groupby(KEY, sort=False)))
-    for key, (n_rows, wall_ns) in zip(checked.index, checked.to_numpy(), strict=True):
-        if n_rows != 1:
-            bad[key] = "checked twice"
-        elif key not in timed:
-            bad[key] = "its times are missing"
-        elif why := _defect(timed[key], wall_ns):
-            bad[key] = why
-    bad |= {key: "its checks are missing" for key in timed if key not in checked.index}
-    return bad
+    found = {key: _defect(timed.get(key), walls_ns.get(key)) for key in walls_ns | timed}
+    return {key: why for key, why in found.items() if why}
 
 
-def _defect(rows: pd.DataFrame, wall_ns: int) -> str:
+def _defect(rows: pd.DataFrame | None, wall_ns: pd.Series | None) -> str:
+    if rows is None or wall_ns is None:
+        return f"its {'times' if rows is None else 'checks'} are missing"
+    if len(wall_ns) > 1:
+        return "checked twice"
     first = rows.iloc[0]
     parts = list(zip(rows["stage"], rows["part"], strict=True))
     expected, signed = parts_of(first["source"], first["protocol"], first["operation"])
@@ -219,16 +198,13 @@ def _defect(rows: pd.DataFrame, wall_ns: int) -> str:
         return "stages are missing or there twice"
     if not signed and (rows["time_ns"] < 0).any():
         return "a time is negative"
-    return "" if rows["time_ns"].sum() == wall_ns else "times do not sum to the wall time"
+    return "" if rows["time_ns"].sum() == wall_ns.item() else "times do not sum to the wall time"
 
 
 def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFrame:
     """Read a table up to its last whole line; one without rows where there is no file.
 
-    Raises
-    ------
-    ValueError
-        Naming the file and what is wrong in it: a column that is missing, a cell.
+    A ValueError names the file and what is wrong in it: a column that is missing, a cell.
     """
     try:
         text = path.read_bytes().decode() if path.exists() else ""
@@ -255,21 +231,17 @@ def _typed(path: Path, cells: pd.Series) -> pd.Series:
     if kind is str:
         return cells
     if kind is bool:
-        valid = cells.isin(["True", "False"])
-        typed = cells == "True"
+        valid, typed, what = cells.isin(["True", "False"]), cells == "True", "True or False"
     else:
-        blank = (cells == "") & (cells.name in _SPARSE)
-        valid = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?")
+        # Checks of QEMU alone are blank for repeats in the lab that stand beside them.
+        blank = (cells == "") & (cells.name in QEMU_CHECK_COLUMNS)
+        valid, what = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?"), "whole number"
         numbers = pd.to_numeric(cells, errors="coerce")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)
     if not valid.all():
         row = int((~valid).to_numpy().argmax())
         raise ValueError(
-            f"{path} is damaged: row {row + 2}, column {cells.name} holds {cells.iloc[row]!r}, no "
-            f"{'whole number' if kind is not bool else 'True or False'}"
+            f"{path} is damaged: row {row + 2}, column {cells.name} holds {cells.iloc[row]!r}, "
+            f"no {what}"
         )
     return typed
-
-
-_SPARSE = frozenset(QEMU_CHECK_COLUMNS)
-"""Columns that are blank for repeats in the lab that stand beside those in QEMU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -43,34 +44,30 @@ class Run:
 
     def measured(self) -> Run:
         """Return the run without the repeats that a case made before it failed."""
-        frame = self.frame[~self.frame["run_id"].isin(self.skipped["run_id"])]
-        checks = self.checks[~self.checks["run_id"].isin(self.skipped["run_id"])]
-        tables = (frame.reset_index(drop=True), checks.reset_index(drop=True))
-        return Run(tables[0], self.meta, tables[1], self.skipped)
+        frame, checks = (
+            table[~table["run_id"].isin(self.skipped["run_id"])].reset_index(drop=True)
+            for table in (self.frame, self.checks)
+        )
+        return Run(frame, self.meta, checks, self.skipped)
 
     def __repr__(self) -> str:
-        if self.frame.empty:
-            return f"<Run: {self._headline()}>"
-        return f"<Run: {self._headline()}>\n{readable(totals(self.frame)).to_string(index=False)}"
+        table = "" if self.frame.empty else f"\n{readable(totals(self)).to_string(index=False)}"
+        return f"<Run: {self._headline()}>{table}"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        table = "" if self.frame.empty else readable(totals(self.frame)).to_html(index=False)
+        table = "" if self.frame.empty else readable(totals(self)).to_html(index=False)
         return f"<p>{escape(self._headline())}</p>{table}"
 
     def _headline(self) -> str:
-        n_cases = self.frame["run_id"].nunique()
-        said = [f"{n_cases} case{'s' * (n_cases != 1)} measured"]
-        if len(self.skipped):
-            said.append(f"{len(self.skipped)} left out")
-        said += [*constants(self.frame), *_machine(self.meta)]
-        return ", ".join(said)
-
-
-def _machine(meta: dict[str, Any]) -> list[str]:
-    qemu = [f"QEMU {meta['qemu']}"] if meta.get("qemu") else []
-    return [*qemu, *(str(meta[name]) for name in ("cpu_model", "kernel") if meta.get(name))]
+        n_cases, meta = self.frame["run_id"].nunique(), self.meta
+        said = [
+            f"{n_cases} case{'s' * (n_cases != 1)} measured",
+            len(self.skipped) and f"{len(self.skipped)} left out",
+            *constants(self.frame),
+            meta.get("qemu") and f"QEMU {meta['qemu']}",
+            *(meta.get(name) for name in ("cpu_model", "kernel")),
+        ]
+        return ", ".join(str(part) for part in said if part)
 
 
 def _text(name: str, value: Any) -> str:
@@ -122,8 +119,8 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         The columns of the case in which not all rows are alike (``negotiated_protocol`` and
-        ``n_bitmaps`` where a protocol has several), ``repeats``, and the median, least and
-        greatest total of a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
+        ``n_bitmaps`` where a protocol has several), ``repeats``, and the median, least and greatest
+        total of a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
 
     Raises
     ------
@@ -140,13 +137,8 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
     frame = as_frame(data)
     differ = differing(frame)
     by_case = (repeat_totals(frame) / 1e6).groupby("run_id", sort=False)
-    table = frame.drop_duplicates("run_id").set_index("run_id")[differ]
-    table = table.assign(
-        repeats=by_case.size(),
-        median_ms=by_case.median(),
-        min_ms=by_case.min(),
-        max_ms=by_case.max(),
-    )
+    found = by_case.agg(repeats="size", median_ms="median", min_ms="min", max_ms="max")
+    table = frame.drop_duplicates("run_id").set_index("run_id")[differ].join(found)
     return table.sort_values(differ or "median_ms", ignore_index=True)
 
 

@@ -119,19 +119,13 @@ def _run_once(case: Case) -> pd.DataFrame:
 
 
 def load_timeline(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a timeline that ``balloonlab timeline`` stored.
-
-    Parameters
-    ----------
-    folder : path-like
-        What ``--out`` was.
+    """Read the timeline that `timeline` or ``balloonlab timeline`` stored in a folder (path-like).
 
     Returns
     -------
     pandas.DataFrame
         As of `timeline`.
     """
-    path = Path(folder)
-    frame = pd.read_csv(path / TIMELINE)
-    frame.attrs = json.loads((path / META).read_text())["case"]
+    frame = pd.read_csv(Path(folder) / TIMELINE)
+    frame.attrs = json.loads((Path(folder) / META).read_text())["case"]
     return frame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ..measurement.floor import PROTOCOL as FLOOR
 from ..measurement.options import Guest, Host, check_number
@@ -18,14 +19,9 @@ DEFAULT_MEMORY = 8 * GIB
 
 
 def measure_headline(
-    memory: Size | None = None,
-    balloon: Size | None = None,
-    repeats: int = 3,
-    out: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-    host: Host = "lab",
-    guest: Guest = "thread",
-) -> Reproduction:
+    memory: Size | None, balloon: Size | None, repeats: int, out: str | os.PathLike[str] | None,
+    progress: bool, host: Host, guest: Guest,
+) -> Reproduction:  # fmt: skip
     """Measure the cases of the headline; see `balloonlab.reproduce`, which also draws them."""
     folder = None if out is None else check_out(out)
     check_number("repeats", repeats, 1)
@@ -34,36 +30,18 @@ def measure_headline(
     if balloon is None:
         unit = PAGE_BYTES << PAGEBLOCK_ORDER if source == "qemu" else PAGE_BYTES
         balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES // unit * unit
-    states = {True: PROTOCOLS[source], False: [p for p in PROTOCOLS[source] if p != FLOOR]}
+    common: dict[str, Any] = {"guest": guest, "host": host, "repeats": int(repeats)}
     cases = [
-        make_case(
-            memory=memory_bytes,
-            balloon=balloon,
-            repeats=repeats,
-            host=host,
-            guest=guest,
-            protocol=protocol,
-            touched=touched,
-        )
+        make_case(memory=memory_bytes, balloon=balloon, protocol=name, touched=touched, **common)
         for touched in (False, True)
-        for protocol in states[touched]
+        for name in PROTOCOLS[source]
+        if touched or name != FLOOR
     ]
-    arguments = {
-        "guest": guest,
-        "host": host,
-        "memory_bytes": memory_bytes,
-        "balloon_bytes": cases[0].balloon_bytes,
-        "repeats": int(repeats),
-    }
+    sizes = {"memory_bytes": memory_bytes, "balloon_bytes": cases[0].balloon_bytes}
     run = run_cases(
-        cases,
-        "reproduce",
-        arguments,
-        out=folder,
-        progress=progress,
-        set_aside=True,
+        cases, "reproduce", common | sizes, out=folder, progress=progress, set_aside=True,
         scaled_down_from_bytes=DEFAULT_MEMORY if scaled else None,
-    )
+    )  # fmt: skip
     return Reproduction(run.frame, run.meta, run.checks, folder)
 
 
