@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from .figures import headline, qemu_headline, save
-from .measurement.options import Guest, Host
+from .measurement.options import Guest, Host, PathLike
 from .measurement.store import FIGURE
 from .reproduction import Reproduction
 from .reproduction.cases import measure_headline
@@ -16,7 +14,7 @@ def reproduce(
     memory: Size | None = None,
     balloon: Size | None = None,
     repeats: int = 3,
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     progress: bool = True,
     host: Host = "lab",
     guest: Guest = "thread",

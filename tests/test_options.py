@@ -305,6 +305,12 @@ def test_traces_come_from_a_folder_of_ones_own(tmp_path):
     assert str(tmp_path) in result.stderr
 
 
+def test_a_balloon_is_a_share_of_memory_on_every_command(tmp_path):
+    result = invoke("reproduce", "--memory", "8MiB", "--balloon", "0.5", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert set(bl.load(tmp_path).frame["balloon_bytes"]) == {4 << 20}
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, Never, Unpack
@@ -12,13 +11,11 @@ import numpy as np
 
 from ..sizes import PAGE_BYTES, parse_pages
 from .case import digest
-from .options import TABLE, Options, check_known, check_number
+from .options import TABLE, Options, PathLike, check_known, check_number
 from .run import Run
 from .runner import run_cases
 from .setups import make_case
 from .signatures import takes_options
-
-PathLike = str | os.PathLike[str]
 
 
 @takes_options()
@@ -55,9 +52,8 @@ def measure(
         The platform lacks what measuring needs; the message lists it.
     RuntimeError
         Memory did not change as it must have, another thread of this process is measuring, or
-        ``bitmap-v4-posted`` crashed its guest or left pages out; nothing is reported then.
-    balloonlab.qemu.QemuError
-        QEMU is missing, older than 6.0, died, or answered with an error; a ``RuntimeError``.
+        ``bitmap-v4-posted`` crashed its guest or left pages out; nothing is reported then. A
+        `balloonlab.qemu.QemuError`: QEMU is missing, older than 6.0, died, or answered an error.
 
     Notes
     -----

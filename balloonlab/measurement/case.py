@@ -157,8 +157,8 @@ class Case:
     def described(self, skipped: bool = False) -> dict[str, Any]:
         """Return the columns that say which case it is, those of a skipped one too if asked."""
         rows = [row for row in TABLE.values() if skipped or not row.skipped_only]
-        chosen = {row.column: getattr(self, row.column) for row in rows if row.column}
-        return {"source": self.source, **chosen}
+        names = ["source", *(row.column for row in rows if row.column)]
+        return {name: getattr(self, name) for name in names}
 
     def targets(self) -> list[int]:
         """Return the sizes in pages that the balloon is set to, one after the other."""

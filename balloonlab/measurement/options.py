@@ -9,6 +9,7 @@ of single arguments, the options of the commands, and the columns that say which
 from __future__ import annotations
 
 import difflib
+import os
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from ..sizes import Size, parse_pages
 
 Pattern = str | npt.ArrayLike
+PathLike = str | os.PathLike[str]
 Guest = Literal["thread"]
 Host = Literal["lab", "qemu"]
 M = TypeVar("M")

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from .options import PathLike
 from .run import Run
 from .setups import parts_of
 from .tables import (
@@ -65,7 +66,7 @@ def _compared(meta: dict[str, Any]) -> dict[str, Any]:
     return compared | {name: meta[name] for name in ("qemu",) if name in meta}
 
 
-def load(folder: str | os.PathLike[str]) -> Run:
+def load(folder: PathLike) -> Run:
     """Read a stored run, finished or not, with the types that it was measured with.
 
     Parameters
@@ -97,7 +98,7 @@ def load(folder: str | os.PathLike[str]) -> Run:
     return read_run(path, meta).measured()
 
 
-def pool(folders: Iterable[str | os.PathLike[str]]) -> Run:
+def pool(folders: Iterable[PathLike]) -> Run:
     """Read several stored runs into one frame; refuses runs that do not compare.
 
     Parameters
@@ -171,7 +172,7 @@ def read_run(folder: Path, meta: dict[str, Any]) -> Run:
             folder, len(bad), ", ".join(shown), more,
         )  # fmt: skip
     frame, checks = (
-        table[[key not in bad for key in table[KEY].itertuples(index=False, name=None)]]
+        table.loc[[key not in bad for key in table[KEY].itertuples(index=False, name=None)]]
         for table in (frame, checks)
     )
     skipped = _read(folder / SKIPPED, SKIPPED_COLUMNS)

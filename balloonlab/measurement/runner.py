@@ -10,7 +10,6 @@ first repeat, and again when a run goes on with it.
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
@@ -23,6 +22,7 @@ import pandas as pd
 from ..pages import Buddy
 from ..terminal import Progress
 from .case import Case, digest
+from .options import PathLike
 from .provenance import describe_machine
 from .reading import CHECKS, META, SKIPPED, load
 from .resources import check_available, check_facilities, needed_bytes
@@ -54,7 +54,7 @@ def run_cases(
     command: str,
     arguments: dict[str, Any],
     *,
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     seed: int = 0,
     strict: bool = True,
     progress: bool = True,

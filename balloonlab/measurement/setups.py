@@ -38,19 +38,16 @@ class Setup:
     describe: Callable[[], dict[str, Any]] = dict  # for the metadata; raises what is missing
 
 
-def _lab_discards(protocol: str) -> tuple[str, ...]:
-    usual = wire.get(protocol).discard
-    return (usual, *(name for name in DISCARDS if name != usual))
-
-
-_FLOOR = "it is one call over as many bytes"
 _BLOCKS = "a guest takes a reported page back without a message"
 
 SETUPS = {
     ("thread", "lab"): Setup(
         source="lab",
         protocols={
-            **{name: _lab_discards(name) for name in wire.formats()},
+            **{
+                name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS)))
+                for name in wire.formats()
+            },
             floor.PROTOCOL: (floor.DISCARD,),
         },
         default="bitmap-v4",
@@ -59,11 +56,8 @@ SETUPS = {
         operate=on_lab.operate_in_lab,
         rules={
             floor.PROTOCOL: {
-                "operation": ("inflate", _FLOOR),
-                "pattern": ("idle", _FLOOR),
-                "order": ("as is", _FLOOR),
-                "wait": ("block", _FLOOR),
-                "steps": (1, _FLOOR),
+                name: (TABLE[name].default, "it is one call over as many bytes")
+                for name in ("operation", "pattern", "order", "wait", "steps")
             }
         },
     ),
@@ -166,7 +160,5 @@ def check_rules(case: Case) -> None:
 
 def describe_setups(cases: Iterable[Case]) -> dict[str, Any]:
     """Return what the metadata says of the cases' hosts, such as QEMU's version."""
-    found: dict[str, Any] = {}
-    for case in {case.source: case for case in cases}.values():
-        found |= setup_of(case).describe()
-    return found
+    setups = {case.source: setup_of(case) for case in cases}.values()
+    return {name: value for setup in setups for name, value in setup.describe().items()}

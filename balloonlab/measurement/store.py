@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import pandas as pd
 
+from .options import PathLike
 from .reading import CHECKS, META, SKIPPED, TIMINGS, check_alike, read_meta, read_run
 from .run import Run
 from .tables import SKIPPED_COLUMNS, empty
@@ -28,7 +29,7 @@ OWN = (TIMINGS, META, CHECKS, SKIPPED, f"{FIGURE}.svg", f"{FIGURE}.png")
 RESUMABLE = ("id", "sessions", "arguments")
 
 
-def check_out(out: str | os.PathLike[str], table: str = TIMINGS) -> Path:
+def check_out(out: PathLike, table: str = TIMINGS) -> Path:
     """Check a folder for results before any work starts; nothing is made or changed.
 
     Refuses an `out` that is empty, a file, below a file, cannot be written, or holds the run of a
@@ -56,7 +57,7 @@ def check_out(out: str | os.PathLike[str], table: str = TIMINGS) -> Path:
 class Store:
     """A folder that takes the rows of a run as they come; made if need be."""
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
@@ -191,9 +192,7 @@ def _synced(path: Path, mode: str) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_table(
-    frame: pd.DataFrame, meta: dict[str, Any], folder: str | os.PathLike[str], name: str
-) -> None:
+def write_table(frame: pd.DataFrame, meta: dict[str, Any], folder: PathLike, name: str) -> None:
     """Write a finished table and what it was made on, into a folder made if need be.
 
     An earlier table of the same name is set aside with its metadata. Errors as `check_out`, which

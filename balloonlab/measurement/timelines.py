@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Never, Unpack
 
@@ -15,7 +14,7 @@ from .case import Case
 from .checks import check_after, check_before
 from .floor import PROTOCOL as FLOOR
 from .on_lab import operate, sent_pages, share, use
-from .options import Options
+from .options import Options, PathLike
 from .provenance import describe_machine
 from .reading import META
 from .resources import check_available, check_facilities
@@ -40,10 +39,7 @@ NAMES = {
 
 @takes_options()
 def timeline(
-    *,
-    out: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-    **options: Unpack[Options[Never]],
+    *, out: PathLike | None = None, progress: bool = True, **options: Unpack[Options[Never]]
 ) -> pd.DataFrame:
     """Run one operation and return every interval of both ends.
 
@@ -60,14 +56,9 @@ def timeline(
     Returns
     -------
     pandas.DataFrame
-        One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage`` (`NAMES`),
-        ``begin_ns`` and ``end_ns`` since the operation began. ``attrs`` holds the case's
-        ``protocol``, ``discard``, ``touched``, ``memory_bytes`` and ``balloon_bytes``.
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `balloonlab.measure`.
+        One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage``, ``begin_ns`` and
+        ``end_ns`` since the operation began. ``attrs`` holds the case's ``protocol``, ``discard``,
+        ``touched``, ``memory_bytes`` and ``balloon_bytes``. Errors as of `balloonlab.measure`.
 
     Examples
     --------
@@ -118,7 +109,7 @@ def _run_once(case: Case) -> pd.DataFrame:
     return frame.sort_values("begin_ns", ignore_index=True)
 
 
-def load_timeline(folder: str | os.PathLike[str]) -> pd.DataFrame:
+def load_timeline(folder: PathLike) -> pd.DataFrame:
     """Read the timeline that `timeline` or ``balloonlab timeline`` stored in a folder (path-like).
 
     Returns

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ..measurement.floor import PROTOCOL as FLOOR
-from ..measurement.options import Guest, Host, check_number
+from ..measurement.options import Guest, Host, PathLike, check_number
 from ..measurement.resources import available_bytes, largest_guest
 from ..measurement.runner import run_cases
 from ..measurement.setups import make_case
@@ -19,7 +18,7 @@ DEFAULT_MEMORY = 8 * GIB
 
 
 def measure_headline(
-    memory: Size | None, balloon: Size | None, repeats: int, out: str | os.PathLike[str] | None,
+    memory: Size | None, balloon: Size | None, repeats: int, out: PathLike | None,
     progress: bool, host: Host, guest: Guest,
 ) -> Reproduction:  # fmt: skip
     """Measure the cases of the headline; see `balloonlab.reproduce`, which also draws them."""
