@@ -137,8 +137,7 @@ def sweep(
     skipped, one that fails its checks is left out; the others go on.
 
     With ``out=`` a sweep can be interrupted at any time, with Ctrl-C or worse: the same call goes
-    on where it stopped, and tries again what was skipped or failed. A repeat whose rows were
-    damaged is named in the log and measured again.
+    on where it stopped, and tries again what was skipped, failed or damaged.
 
     Parameters
     ----------
@@ -162,8 +161,6 @@ def sweep(
         or other arguments (times of unlike machines are never put together).
     NotImplementedError, RuntimeError
         As `balloonlab.measure`; a case in which QEMU dies fails, as any other.
-    KeyboardInterrupt
-        Ctrl-C; everything finished is in `out`.
 
     Examples
     --------

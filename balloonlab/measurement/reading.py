@@ -13,18 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from . import tables
 from .options import PathLike
 from .run import Run
 from .setups import parts_of
-from .tables import (
-    CHECK_COLUMNS,
-    COLUMNS,
-    DTYPES,
-    QEMU_CHECK_COLUMNS,
-    SKIPPED_COLUMNS,
-    empty,
-    stack,
-)
 
 TIMINGS, META, CHECKS, SKIPPED = "timings.csv", "meta.json", "checks.csv", "skipped.csv"
 
@@ -134,7 +126,7 @@ def pool(folders: Iterable[PathLike]) -> Run:
     first, *others = metas = [run.meta for run in runs.values()]
     common = {k: v for k, v in first.items() if all(meta.get(k) == v for meta in others)}
     frame, checks, skipped = (
-        stack([getattr(run, table) for run in runs.values()])
+        tables.stack([getattr(run, table) for run in runs.values()])
         for table in ("frame", "checks", "skipped")
     )
     return Run(frame, {**common, "pooled": metas}, checks, skipped)
@@ -161,8 +153,8 @@ def read_meta(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:
 
 def read_run(folder: Path, meta: dict[str, Any]) -> Run:
     """Read the repeats that are whole; those that are not are named in the log."""
-    frame = _read(folder / TIMINGS, COLUMNS)
-    checks = _read(folder / CHECKS, CHECK_COLUMNS, QEMU_CHECK_COLUMNS)
+    frame = _read(folder / TIMINGS, tables.COLUMNS)
+    checks = _read(folder / CHECKS, tables.CHECK_COLUMNS, tables.QEMU_CHECK_COLUMNS)
     bad = _defects(frame, checks)
     if bad:
         shown = [f"{run_id} repeat {n} ({why})" for (run_id, n), why in bad.items()][:SHOWN]
@@ -175,7 +167,7 @@ def read_run(folder: Path, meta: dict[str, Any]) -> Run:
         table.loc[[key not in bad for key in table[KEY].itertuples(index=False, name=None)]]
         for table in (frame, checks)
     )
-    skipped = _read(folder / SKIPPED, SKIPPED_COLUMNS)
+    skipped = _read(folder / SKIPPED, tables.SKIPPED_COLUMNS)
     return Run(frame.reset_index(drop=True), meta, checks.reset_index(drop=True), skipped)
 
 
@@ -213,7 +205,7 @@ def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFr
         raise ValueError(f"{path} is damaged: it is no text ({error})") from None
     text = text[: text.rfind("\n") + 1]
     if not text:
-        return empty(columns)
+        return tables.empty(columns)
     header = text.partition("\n")[0].split(",")
     missing = [name for name in columns if name not in header]
     if missing:
@@ -228,14 +220,14 @@ def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFr
 
 def _typed(path: Path, cells: pd.Series) -> pd.Series:
     """Return a column of text as its type; the first cell that is no such thing is named."""
-    kind = DTYPES[str(cells.name)]
+    kind = tables.DTYPES[str(cells.name)]
     if kind is str:
         return cells
     if kind is bool:
         valid, typed, what = cells.isin(["True", "False"]), cells == "True", "True or False"
     else:
         # Checks of QEMU alone are blank for repeats in the lab that stand beside them.
-        blank = (cells == "") & (cells.name in QEMU_CHECK_COLUMNS)
+        blank = (cells == "") & (cells.name in tables.QEMU_CHECK_COLUMNS)
         valid, what = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?"), "whole number"
         numbers = pd.to_numeric(cells, errors="coerce")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)

@@ -29,12 +29,9 @@ class Run:
         Command, arguments, machine, versions (QEMU's too, where it was the host), commit, digest
         of the kernels, UTC time.
     checks : pandas.DataFrame
-        One row per repeat: pages backed by the host before and after, fall of the process's RSS,
-        pages outside the balloon that lost their contents; of repeats in QEMU also order of the
-        blocks, quartiles of single round trips, and QEMU's processor time per kick.
+        One row per repeat: what memory looked like around it.
     skipped : pandas.DataFrame
-        One row per case that a sweep could not measure, with the ``reason``. Nothing in `frame`
-        is of these cases.
+        One row per case that could not be measured, with the ``reason``; none of it is in `frame`.
     """
 
     frame: pd.DataFrame
@@ -113,7 +110,7 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     data : Run or pandas.DataFrame
-        A run, or its tidy frame.
+        A run, or its tidy frame; anything else is a TypeError.
 
     Returns
     -------
@@ -121,11 +118,6 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
         The columns of the case in which not all rows are alike (``negotiated_protocol`` and
         ``n_bitmaps`` where a protocol has several), ``repeats``, and the median, least and greatest
         total of a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
-
-    Raises
-    ------
-    TypeError
-        `data` is neither.
 
     Examples
     --------

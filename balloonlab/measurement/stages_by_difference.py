@@ -1,9 +1,9 @@
 """Stages of a device that cannot be changed, separated by what it does not do.
 
 QEMU logs no intervals. Just before each real run, in the same process, come `PAIRS` pairs of
-round trips that discard nothing: an empty message, which names no page, and a full one, which
-QEMU decodes and looks up, and then passes over. QEMU's processor time is read before and after
-the pairs, and before and after the real run.
+round trips that discard nothing: an empty message, which names no page, and a full one, which QEMU
+decodes and looks up, and then passes over. QEMU's processor time is read around the pairs and
+around the real run.
 
 ================= ======================================================================
 ``allocate``      the driver's own interval, as in the lab (``release`` on deflate)
@@ -20,9 +20,9 @@ They sum to the wall time of the real run. A difference below the noise can come
 and stays so. The address in QEMU's own memory is looked for in ``discard``, where it cannot be
 separated from outside.
 
-Three separate runs and the medians of their round trips were tried: a wake-up takes 20 us or
-70 us from one second to the next, and ``translate`` of equal repeats came out between -147 and
-40 ms. The two messages of a pair see the same machine, and processor time knows no wake-ups.
+With medians of separate runs ``translate`` of equal repeats came out between -147 and 40 ms: a
+wake-up takes 20 us or 70 us from one second to the next. The two messages of a pair see the same
+machine, and processor time knows no wake-ups.
 """
 
 from __future__ import annotations
