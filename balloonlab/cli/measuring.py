@@ -76,9 +76,8 @@ def _kept(out: str) -> Callable[[], str]:
     checks = Path(out) / "checks.csv"
 
     def state() -> tuple[int, int] | None:
-        if not checks.is_file() or checks.read_bytes().count(b"\n") < 2:
-            return None
-        return checks.stat().st_ino, checks.stat().st_size
+        begun = checks.is_file() and checks.read_bytes().count(b"\n") > 1
+        return (checks.stat().st_ino, checks.stat().st_size) if begun else None
 
     before = state()
     finished = f"Finished repeats are in {Path(out) / 'timings.csv'}"
@@ -191,7 +190,7 @@ def _spread(value: float, low: float, high: float) -> str:
 
 def _table(result: Run) -> Table:
     """Return totals as a table for the terminal, with ratios over pfn where they say anything."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from ..measurement import ratios, totals
     from ..measurement.run import readable
@@ -209,9 +208,8 @@ def _table(result: Run) -> Table:
         merged = table.merge(over, on=[name for name in table if name in over], how="left")
         columns = merged[["ratio", "low", "high"]]
         text["ratio to pfn"] = [_spread(*row) for row in columns.itertuples(index=False)]
-    view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in text.columns:
-        view.add_column(name, overflow="fold")
+    headings = (Column(name, overflow="fold") for name in text)
+    view = Table(*headings, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in text.itertuples(index=False):
         view.add_row(*row)
     return view
@@ -229,7 +227,6 @@ def timeline(
     """
     from ..measurement import timeline as run
 
-    with reported(out=Path(out)):
-        given = {"memory": "64MiB", "protocol": "pfn", **_given(options)}
-        frame = run(**given, out=out)
+    with reported(out=out):
+        frame = run(**{"memory": "64MiB", "protocol": "pfn", **_given(options)}, out=out)
         typer.echo(f"{len(frame)} intervals (lab). Results: {out}")

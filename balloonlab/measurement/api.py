@@ -151,8 +151,7 @@ def sweep(
     Returns
     -------
     Run
-        ``frame`` and ``checks`` hold all finished cases, those of earlier calls too; a case
-        has a ``run_id``. ``skipped`` has a row for each case without a result, with the reason.
+        All finished cases, those of earlier calls too, and in ``skipped`` all without a result.
 
     Raises
     ------
@@ -176,8 +175,6 @@ def sweep(
         protocol  pattern  outcome
     0        pfn  every:2  skipped
     1  bitmap-v4  every:2  skipped
-    >>> print(run.skipped["reason"].iloc[0])
-    balloon must be at most 4 MiB (1024 pages) with pattern every:2 and memory='8MiB', got '7MiB'...
     """
     check_number("seed", seed, 0)
     axes = {name: _values(name, options.get(name, row.default)) for name, row in TABLE.items()}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address_map import check_sizes
+from ..kernels.buddy import N_ORDERS
 from ..pages import Buddy, age, patterns
 from ..qemu.protocols import REPORTING
 from ..sizes import GIB, KIB, MIB, PAGE_BYTES
@@ -106,18 +107,14 @@ class Case:
         if self.order == "as is" and self.pattern == "idle":
             return Buddy.idle(self.memory_pages)
         if self.order == "as is" and self.pattern == "aged":
-            return self._aged()
+            start = age(self.memory_bytes).buddy
+            if self.balloon_pages > start.free_blocks() @ (1 << np.arange(N_ORDERS)):
+                self._pages()  # raises, and says what would fit
+            return start
         if self.protocol == REPORTING:
             return Buddy.joining(self.memory_pages, self._pages(), "pattern")
         pages = patterns.ordered(self._pages(), self.order)
         return Buddy.holding(self.memory_pages, pages, "pattern")
-
-    def _aged(self) -> Buddy:
-        buddy = age(self.memory_bytes).buddy
-        free_pages = int(buddy.free_blocks() @ (1 << np.arange(buddy.free_blocks().size)))
-        if self.balloon_pages > free_pages:
-            self._pages()  # raises, and says what would fit
-        return buddy
 
     def _pages(self) -> npt.NDArray[np.uint64]:
         """Return the pages of the balloon in the pattern's own order; drawn ones with ``rng=0``."""

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
-from ..host.ram import HUGE_BYTES
+from ..host.ram import HUGE_BYTES, GuestRam
+from ..qemu import HostView
 from ..sizes import MIB, PAGE_BYTES
 from .case import Case
 
+Ram = GuestRam | HostView
 Pages = npt.NDArray[np.bool_]
 """A flag for each page of RAM."""
-
-
-class Ram(Protocol):
-    """RAM of which the kernel says what is behind it."""
-
-    def resident(self) -> Pages:
-        """Return which pages the host backs."""
-
-    def huge_bytes(self) -> int:
-        """Return how much stands on huge pages."""
 
 
 def check_before(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -30,11 +28,9 @@ def share(case: Case) -> None:
         check_thp(own_process=False)
 
 
-@contextmanager
-def use(case: Case, shared: None) -> Iterator[QemuProcess]:
+def use(case: Case, shared: None) -> QemuProcess:
     """Start a QEMU for one repeat: huge pages once lost do not come back at the next touch."""
-    with QemuProcess(case.memory_pages, case.thp) as process:
-        yield process
+    return QemuProcess(case.memory_pages, case.thp)
 
 
 def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) -> Repeat:

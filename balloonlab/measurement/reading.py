@@ -74,10 +74,8 @@ def load(folder: PathLike) -> Run:
 
     Raises
     ------
-    FileNotFoundError
-        The folder holds no run.
-    ValueError
-        A file is damaged, which is named, or the run was carried on by unlike machines.
+    FileNotFoundError, ValueError
+        The folder holds no run; a file is damaged, which is named, or unlike machines went on.
     """
     path = Path(folder)
     if not (path / TIMINGS).is_file() or not (path / META).is_file():

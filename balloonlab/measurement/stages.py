@@ -18,8 +18,7 @@ Times = dict[tuple[str, str], int]
 """(stage, part) to ns."""
 
 STAGES = ("allocate", "release", "send", "translate", "discard", "remainder")
-"""The paper's stages a to d (`release` takes the place of `allocate` on deflate), and what of
-the wall time is in none of them."""
+"""The paper's a to d (`release` for `allocate` on deflate), and what of the time is in none."""
 
 WARM_UP = -1
 """Stands for the repeat that is made before all others and dropped."""

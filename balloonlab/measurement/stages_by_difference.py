@@ -51,8 +51,7 @@ class Rehearsal:
     @classmethod
     def of(cls, log: clock.Log, cpu_ns: int) -> Rehearsal:
         """Read the pairs from the driver's log."""
-        times_ns = round_trips(log)
-        return cls(times_ns[0::2], times_ns[1::2], cpu_ns)
+        return cls(round_trips(log)[0::2], round_trips(log)[1::2], cpu_ns)
 
     @property
     def translate_ns(self) -> int:

@@ -32,10 +32,8 @@ def _of_option(row: Option) -> Column:
     return Column(name, np.int64 if whole else row.kind, meaning.rstrip(".") + ".")
 
 
-_CHOSEN = sorted(
-    (row for row in TABLE.values() if row.column),
-    key=lambda row: str(row.column).endswith("_bytes"),  # sizes last
-)
+_CHOSEN = [row for row in TABLE.values() if row.column]
+_CHOSEN.sort(key=lambda row: str(row.column).endswith("_bytes"))  # sizes last
 _RUN = Column("run_id", str, "Names a case of one run.")
 _SOURCE = Column("source", str, "Who measured: lab or qemu (see guest and host).")
 _REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0.")

@@ -26,14 +26,10 @@ from .store import check_out, write_table
 TIMELINE = "timeline.csv"
 
 NAMES = {
-    clock.ALLOCATE: "allocate",
-    clock.PACK: "pack",
-    clock.ROUND_TRIP: "round trip",
-    clock.DECODE: "decode",
-    clock.TRANSLATE: "translate",
-    clock.DISCARD: "discard",
+    clock.ALLOCATE: "allocate", clock.PACK: "pack", clock.ROUND_TRIP: "round trip",
+    clock.DECODE: "decode", clock.TRANSLATE: "translate", clock.DISCARD: "discard",
     clock.RELEASE: "release",
-}
+}  # fmt: skip
 """What the two ends log; the guest's round trip spans the host's intervals and both wake-ups."""
 
 
