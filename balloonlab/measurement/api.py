@@ -57,12 +57,11 @@ def measure(
 
     Notes
     -----
-    With ``host="qemu"`` every repeat has a process of its own: an unmodified ``microvm`` that is
-    never run, whose virtio-balloon device is driven through its registers, without a guest kernel.
-    The same compiled code writes the messages into the guest's memory. A kick is a line of text
-    over a socket (qtest) to QEMU's main thread: a wake-up there and back, as an ioeventfd has, but
-    no exit from a guest. Rows have ``source="qemu"``; their stages are separated by difference, as
-    `balloonlab.measurement.stages_by_difference` describes.
+    With ``host="qemu"`` every repeat has a process of its own: an unmodified ``microvm`` without a
+    guest kernel, never run. The same compiled code writes the messages into its memory. A kick is a
+    line of text over a socket (qtest) to QEMU's main thread: a wake-up there and back, as an
+    ioeventfd has, but no exit from a guest. Rows have ``source="qemu"``; their stages are separated
+    by difference, as `balloonlab.measurement.stages_by_difference` describes.
 
     Examples
     --------

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import bootstrap
 
-from .frame import as_frame
 from .run import Run, differing, repeat_totals
+from .tables import as_frame
 
 LEAST_FOR_BOOTSTRAP = 5
 """Repeats of either case below which the interval is the range of all ratios."""

@@ -199,20 +199,15 @@ def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFr
     """
     try:
         text = path.read_bytes().decode() if path.exists() else ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged: it is no text ({error})") from None
-    text = text[: text.rfind("\n") + 1]
-    if not text:
+        text = text[: text.rfind("\n") + 1]
+        raw = pd.read_csv(StringIO(text), dtype=str, na_filter=False) if text else None
+    except ValueError as error:  # of decoding or of pandas
+        raise ValueError(f"{path} is damaged: it is no text of a table ({error})") from None
+    if raw is None:
         return tables.empty(columns)
-    header = text.partition("\n")[0].split(",")
-    missing = [name for name in columns if name not in header]
-    if missing:
+    if missing := [name for name in columns if name not in raw]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
-    try:
-        raw = pd.read_csv(StringIO(text), dtype=str, na_filter=False)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    kept = [*columns, *(name for name in more if name in header)]
+    kept = [*columns, *(name for name in more if name in raw)]
     return pd.DataFrame({name: _typed(path, raw[name]) for name in kept})
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..sizes import format_size
-from .frame import as_frame
-from .tables import SKIPPED_COLUMNS, empty
+from .tables import SKIPPED_COLUMNS, as_frame, empty
 
 CASE = SKIPPED_COLUMNS[1:-2]
 """Columns that say which case a row is of."""

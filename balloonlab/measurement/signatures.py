@@ -14,11 +14,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _KINDS = dict.fromkeys(("memory", "balloon"), Parameter.POSITIONAL_OR_KEYWORD)
-_TYPES = {
-    "memory": "int or str",
-    "balloon": "int, str or float",
-    "pattern": "str or array-like of int",
-}
+_TYPES = {"memory": "int or str", "balloon": "int, str or float", "pattern": "str or array-like"}
 
 
 def takes_options(lists: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:

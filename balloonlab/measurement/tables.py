@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -148,3 +148,11 @@ def stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Return tables with the same columns below each other."""
     filled = [table for table in tables if len(table)] or tables[:1]
     return pd.concat(filled, ignore_index=True)
+
+
+def as_frame(data: Any, name: str = "frame") -> pd.DataFrame:
+    """Return the tidy frame of a run or reproduction, or the frame itself (else TypeError)."""
+    frame = getattr(data, "frame", data)
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"{name} must be a run or its tidy frame, got {type(data).__name__}")
+    return frame
