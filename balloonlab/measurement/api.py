@@ -11,11 +11,10 @@ import numpy as np
 
 from ..sizes import PAGE_BYTES, parse_pages
 from .case import digest
-from .options import TABLE, Options, PathLike, check_known, check_number
+from .options import TABLE, Options, PathLike, check_known, check_number, takes_options
 from .run import Run
 from .runner import run_cases
 from .setups import make_case
-from .signatures import takes_options
 
 
 @takes_options()

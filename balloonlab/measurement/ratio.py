@@ -96,10 +96,7 @@ def _ratio(
     if n < LEAST_FOR_BOOTSTRAP:
         return ratio, top.min() / bottom.max(), top.max() / bottom.min(), n, "range"
     found = bootstrap(
-        (top, bottom),
-        lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
-        n_resamples=2000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+        (top, bottom), lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
+        n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
     return ratio, float(found.low), float(found.high), n, "95 %"

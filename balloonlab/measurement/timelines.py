@@ -14,13 +14,12 @@ from .case import Case
 from .checks import check_after, check_before
 from .floor import PROTOCOL as FLOOR
 from .on_lab import operate, sent_pages, share, use
-from .options import Options, PathLike
+from .options import Options, PathLike, takes_options
 from .provenance import describe_machine
 from .reading import META
 from .resources import check_available, check_facilities
 from .runner import alone
 from .setups import check_rules, make_case
-from .signatures import takes_options
 from .store import check_out, write_table
 
 TIMELINE = "timeline.csv"
@@ -64,9 +63,7 @@ def timeline(
         check_out(out, TIMELINE)
     case = make_case(**options)
     if case.source != "lab":
-        raise ValueError(
-            f"host must be 'lab' for a timeline, got {case.host!r}: an unmodified QEMU logs nothing"
-        )
+        raise ValueError(f"host must be 'lab' for a timeline, got {case.host!r}: QEMU logs nothing")
     if case.protocol == FLOOR:
         raise ValueError(f"protocol must have messages for a timeline, got {FLOOR!r}")
     check_rules(case)
