@@ -11,7 +11,7 @@ import numpy as np
 
 from ..sizes import PAGE_BYTES, parse_pages
 from .case import digest
-from .options import TABLE, Options, PathLike, check_known, check_number, takes_options
+from .options import TABLE, Options, PathLike, check_number, takes_options
 from .run import Run
 from .runner import run_cases
 from .setups import make_case
@@ -85,20 +85,14 @@ def compare(
     ----------
     cases : iterable of mappings
         Arguments of `measure` in which the cases differ.
-    progress, out
-        As in `measure`.
-    **common
-        Arguments of `measure` that all cases share.
+    progress, out, **common
+        As in `measure`, for all cases.
 
     Returns
     -------
     Run
-        The cases stand in the order of `cases`; equal ones are measured once.
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `measure`; what cannot be is found before anything is measured.
+        In the order of `cases`; equal ones are measured once. Errors are those of `measure`; what
+        cannot be is found before anything is measured.
 
     Examples
     --------
@@ -107,10 +101,8 @@ def compare(
     """
     cases = [cases] if isinstance(cases, Mapping) else list(cases)
     if not all(isinstance(case, Mapping) for case in cases):
-        raise TypeError(
-            "cases must be a list of dicts of arguments, as in [{'protocol': 'pfn'}]; "
-            f"got {cases!r}"
-        )
+        rule = "cases must be a list of dicts of arguments, as in [{'protocol': 'pfn'}]"
+        raise TypeError(f"{rule}; got {cases!r}")
     if not cases:
         raise ValueError("cases must hold at least one case, got none")
     given = [{**common, **case} for case in cases]
@@ -200,7 +192,6 @@ def _values(name: str, value: Any) -> list[Any]:
 
 def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of a case such that equal ones read the same in ``meta.json``."""
-    check_known(options, TABLE)
     return {name: _plain(name, options.get(name, row.default)) for name, row in TABLE.items()}
 
 

@@ -85,9 +85,8 @@ class Case:
         if self.balloon_pages == 0:
             raise ValueError("balloon must hold at least one page to be measured, got 0")
         if self.steps > self.balloon_pages:
-            raise ValueError(
-                f"steps must be at most {self.balloon_pages}, one per page, got {self.steps}"
-            )
+            most = self.balloon_pages
+            raise ValueError(f"steps must be at most {most}, one per page, got {self.steps}")
 
     def _reported_pages(self, start: Buddy) -> int:
         """Return the pages that the balloon gets: whole free blocks of `block_order`."""
@@ -118,15 +117,13 @@ class Case:
 
     def _pages(self) -> npt.NDArray[np.uint64]:
         """Return the pages of the balloon in the pattern's own order; drawn ones with ``rng=0``."""
+        memory, balloon = size_literal(self.memory_bytes), size_literal(self.balloon_bytes)
         if self.given is None:
-            return patterns.make(
-                self.pattern, size_literal(self.memory_bytes), size_literal(self.balloon_bytes)
-            )
-        if self.given.size != self.balloon_pages:
+            return patterns.make(self.pattern, memory, balloon)
+        if (n_pages := self.given.size) != self.balloon_pages:
             raise ValueError(
-                "balloon must be the size of the pages given as pattern= "
-                f"({size_literal(self.given.size * PAGE_BYTES)}, {self.given.size} pages) or left "
-                f"out, got {size_literal(self.balloon_bytes)}"
+                f"balloon must be the size of the pages given as pattern= ({n_pages} pages, "
+                f"{size_literal(n_pages * PAGE_BYTES)}) or left out, got {balloon}"
             )
         return self.given
 

@@ -188,9 +188,8 @@ def balloon_pages(balloon: Size | float, memory_pages: int) -> int:
     """Return the pages of a balloon that is given as a size or as a share of memory."""
     if isinstance(balloon, float | np.floating):
         if not 0 < balloon < 1:
-            raise ValueError(
-                f"balloon must be above 0 and below 1 as a share of memory, got {balloon!r}"
-            )
+            rule = "balloon must be above 0 and below 1 as a share of memory"
+            raise ValueError(f"{rule}, got {balloon!r}")
         return int(memory_pages * balloon)
     return parse_pages(balloon, "balloon")
 

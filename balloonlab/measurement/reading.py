@@ -103,12 +103,8 @@ def pool(folders: Iterable[PathLike]) -> Run:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, TypeError, ValueError
         As `load`; no folders, a run and its copy, or runs of unlike machines or code.
-
-    Examples
-    --------
-    >>> run = pool(["sweep-small", "sweep-large"])  # doctest: +SKIP
     """
     if isinstance(folders, str | os.PathLike):
         raise TypeError(f"folders must be a list of folders, got one: load({str(folders)!r})")
