@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .figures import headline, qemu_headline, save
-from .measurement.floor import PROTOCOL as FLOOR
+from .measurement.on_lab import FLOOR
 from .measurement.options import Guest, Host, PathLike, check_number
 from .measurement.resources import available_bytes, largest_guest
 from .measurement.runner import run_cases
@@ -53,11 +53,7 @@ def reproduce(
     Returns
     -------
     Reproduction
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `balloonlab.measure`; the repeats so far are in `out`.
+        Errors are those of `balloonlab.measure`; the repeats so far are in `out`.
     """
     import matplotlib.pyplot as plt
 

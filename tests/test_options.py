@@ -14,7 +14,7 @@ import balloonlab as bl
 from balloonlab.cli.commands import app
 from balloonlab.host import DISCARDS, ram
 from balloonlab.kernels.bitmap_v4 import MAX_BITMAPS
-from balloonlab.measurement import floor, setups, tables
+from balloonlab.measurement import on_lab, setups, tables
 from balloonlab.measurement.case import Case
 from balloonlab.measurement.options import TABLE
 from balloonlab.measurement.setups import make_case
@@ -26,7 +26,7 @@ SMALL = {"memory": "8MiB", "touched": False, "progress": False}
 
 
 def test_the_table_agrees_with_what_it_chooses_from():
-    assert set(TABLE["discard"].choices) == {*DISCARDS, floor.DISCARD}
+    assert set(TABLE["discard"].choices) == {*DISCARDS, on_lab.FLOOR_DISCARD}
     assert TABLE["order"].choices == bl.patterns.ORDERS
     assert TABLE["bitmaps"].default == TABLE["bitmaps"].most == MAX_BITMAPS
     assert (TABLE["block_order"].default, TABLE["block_order"].most) == (

@@ -17,8 +17,7 @@ from ..qemu.protocols import REPORTING
 from ..sizes import GIB, KIB, MIB, PAGE_BYTES
 from .options import TABLE
 
-CUSTOM = "custom"
-"""What stands in the frame for page numbers, before a colon and their digest."""
+CUSTOM = "custom"  # stands in the frame for page numbers, before a colon and their digest
 
 
 def size_literal(n_bytes: int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +16,15 @@ from .. import wire
 from ..guest import Operation
 from ..host import BalloonDevice, GuestRam
 from ..kernels.clock import Log
+from ..kernels.discard import timed_discard
 from ..kernels.faults import DESCRIPTIONS, REPEATED
-from . import floor
 from .case import Case
 from .checks import Pages, check_after, check_before, check_rss_fall
 from .machine import machine
-from .stages import WARM_UP, Repeat, Work, stage_times
+from .stages import WARM_UP, Repeat, Times, Work, stage_times
+
+FLOOR, FLOOR_DISCARD = "madvise", "single"
+"""What stands in the frame's columns for one call over as many bytes, without a message."""
 
 
 def share(case: Case) -> GuestRam:
@@ -47,8 +52,8 @@ class Operated(NamedTuple):
 def operate_in_lab(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
     check = check_before(case, ram)
-    if case.protocol == floor.PROTOCOL:
-        times, fall_bytes = floor.discard_once(case, ram)
+    if case.protocol == FLOOR:
+        times, fall_bytes = discard_once(case, ram)
         work = Work(n_discards=1)
         ballooned = np.arange(case.memory_pages) < case.balloon_pages
     else:
@@ -101,3 +106,20 @@ def sent_pages(case: Case, ram: GuestRam, done: Operated) -> Pages:
     for step in done.steps:
         ballooned[ram.page_index(step.pages)] = True
     return ballooned
+
+
+def discard_once(case: Case, ram: GuestRam) -> tuple[Times, int]:
+    """Discard the first ``case.balloon_bytes`` of RAM in one call; return times and fall of RSS.
+
+    Nothing is allocated, sent or translated: only the host's discard is left, by the same
+    compiled function that the device uses.
+    """
+    extents, cell = np.array([[0, case.balloon_bytes]], np.int64), np.zeros(2, np.int64)
+    rss = psutil.Process().memory_info().rss
+    begin = time.monotonic_ns()
+    failed, discard_ns = timed_discard(ram.memory, extents, mmap.MADV_DONTNEED, cell)
+    wall_ns = time.monotonic_ns() - begin
+    fall_bytes = rss - psutil.Process().memory_info().rss
+    if failed:
+        raise RuntimeError("one madvise over the balloon failed; nothing is reported")
+    return {("discard", "all"): discard_ns, ("remainder", "all"): wall_ns - discard_ns}, fall_bytes

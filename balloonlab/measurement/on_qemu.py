@@ -18,8 +18,7 @@ from .checks import Pages, check_after, check_before
 from .stages import Repeat, Work
 from .stages_by_difference import PAIRS, Rehearsal, quartiles, round_trips, stage_times
 
-STRAY_PAGES = 256
-"""Pages that firmware may have written in a guest that counts as untouched."""
+STRAY_PAGES = 256  # which firmware may have written in a guest that counts as untouched
 
 
 def share(case: Case) -> None:

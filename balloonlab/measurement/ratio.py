@@ -12,8 +12,7 @@ from scipy.stats import bootstrap
 from .run import Run, differing, repeat_totals
 from .tables import as_frame
 
-LEAST_FOR_BOOTSTRAP = 5
-"""Repeats of either case below which the interval is the range of all ratios."""
+LEAST_FOR_BOOTSTRAP = 5  # repeats of either case; below, the interval is the range of all ratios
 
 RATIO_COLUMNS = ("ratio", "low", "high", "n", "interval")
 

@@ -29,8 +29,7 @@ pandas do not run while time is taken, and how much memory there is decides what
 long it takes."""
 
 KEY = ["run_id", "repeat"]
-SHOWN = 5
-"""Dropped repeats that are named one by one."""
+SHOWN = 5  # dropped repeats that are named one by one
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ import psutil
 from ..host.ram import missing_facilities
 from ..sizes import MIB, PAGE_BYTES, format_size
 
-OVERHEAD_BYTES = 512 * MIB
-"""Left for Python, compiled kernels and everybody else."""
+OVERHEAD_BYTES = 512 * MIB  # left for Python, compiled kernels and everybody else
 
 LAB_BYTES_PER_PAGE = 72
 """Allocator links, page lists, patterns and result checks, per page of the guest (41 measured

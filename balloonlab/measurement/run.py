@@ -72,7 +72,7 @@ def _text(name: str, value: Any) -> str:
         return format_size(int(value))
     if isinstance(value, bool) or name in ("touched", "thp"):
         return "yes" if value else "no"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def constants(frame: pd.DataFrame) -> list[str]:
@@ -135,11 +135,5 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of totals or ratios as text: sizes with units, times to four digits."""
-    cells = {
-        name.removesuffix("_bytes"): [
-            f"{value:.4g}" if isinstance(value, float) else _text(str(name), value)
-            for value in table[name]
-        ]
-        for name in table.columns
-    }
-    return pd.DataFrame(cells)
+    texts = {str(name): [_text(str(name), value) for value in table[name]] for name in table}
+    return pd.DataFrame({name.removesuffix("_bytes"): cells for name, cells in texts.items()})

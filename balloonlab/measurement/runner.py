@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,10 @@ from .provenance import describe_machine
 from .reading import CHECKS, META, SKIPPED, load
 from .resources import check_available, check_facilities, needed_bytes
 from .run import Run
-from .setups import check_rules, describe_setups, setup_of
+from .setups import check_rules, setup_of
 from .stages import WARM_UP, Repeat
 from .store import Store, check_out
-from .tables import COLUMNS, SKIPPED_COLUMNS, check_columns, empty, stack
+from .tables import CHECK_COLUMNS, COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS, empty, stack
 
 _MEASURING = threading.Lock()
 
@@ -74,10 +75,12 @@ def run_cases(
         check_out(out)
     cases = list(dict.fromkeys(cases))
     check_facilities()
-    machine = describe_machine() | describe_setups(cases)
+    setups = {case.source: setup_of(case) for case in cases}
+    hosts = (setup.describe().items() for setup in setups.values())  # such as QEMU's version
+    machine = describe_machine() | dict(chain.from_iterable(hosts))
     meta = {**machine, "command": command, "arguments": arguments, **meta}
     meta |= {"id": uuid.uuid4().hex, "sessions": [machine], "finished": False}
-    columns = check_columns(case.source for case in cases)
+    columns = CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in setups else [])
     with alone(), ExitStack() as stack:
         runner = _Runner(cases, seed, strict)
         store, run = None, Run(empty(COLUMNS), meta, empty(columns))

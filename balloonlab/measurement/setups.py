@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Never, Unpack
@@ -13,8 +13,9 @@ from ..pages import as_pfns, patterns
 from ..qemu import find, protocols
 from ..qemu.process import check_memory
 from ..sizes import GIB, parse_pages
-from . import floor, on_lab, on_qemu
+from . import on_lab, on_qemu
 from .case import CUSTOM, Case, digest
+from .on_lab import FLOOR, FLOOR_DISCARD
 from .options import TABLE, Options, balloon_pages, check_choice, check_options
 from .stages import Repeat, own_stage
 
@@ -48,14 +49,14 @@ SETUPS = {
                 name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS)))
                 for name in wire.formats()
             },
-            floor.PROTOCOL: (floor.DISCARD,),
+            FLOOR: (FLOOR_DISCARD,),
         },
         default="bitmap-v4",
         share=on_lab.share,
         use=on_lab.use,
         operate=on_lab.operate_in_lab,
         rules={
-            floor.PROTOCOL: {
+            FLOOR: {
                 name: (TABLE[name].default, "it is one call over as many bytes")
                 for name in ("operation", "pattern", "order", "wait", "steps")
             }
@@ -95,7 +96,7 @@ def parts_of(source: str, protocol: str, operation: str) -> tuple[set[tuple[str,
     """Return the (stage, part) that a repeat's rows have, and whether times can be below zero."""
     parts = {("discard", "all"), ("remainder", "all")}
     differences = any(row.by_difference for row in SETUPS.values() if row.source == source)
-    if protocol != floor.PROTOCOL:
+    if protocol != FLOOR:
         parts |= {(own_stage(operation)[0], "all"), ("translate", "all")}
         parts |= {("send", "pack"), ("send", "notify")}
         parts |= set() if differences else {("send", "decode")}
@@ -156,9 +157,3 @@ def check_rules(case: Case) -> None:
             value = getattr(case, name)
             if value != only:
                 raise ValueError(f"{name} must be {only!r} with {where}, got {value!r}: {reason}")
-
-
-def describe_setups(cases: Iterable[Case]) -> dict[str, Any]:
-    """Return what the metadata says of the cases' hosts, such as QEMU's version."""
-    setups = {case.source: setup_of(case) for case in cases}.values()
-    return {name: value for setup in setups for name, value in setup.describe().items()}

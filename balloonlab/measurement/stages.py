@@ -20,8 +20,7 @@ Times = dict[tuple[str, str], int]
 STAGES = ("allocate", "release", "send", "translate", "discard", "remainder")
 """The paper's a to d (`release` for `allocate` on deflate), and what of the time is in none."""
 
-WARM_UP = -1
-"""Stands for the repeat that is made before all others and dropped."""
+WARM_UP = -1  # the repeat that is made before all others and dropped
 
 
 @dataclass(frozen=True)

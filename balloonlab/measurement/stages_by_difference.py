@@ -36,8 +36,7 @@ from ..guest import Operation
 from ..kernels import clock
 from .stages import Times, own_stage, sum_intervals
 
-PAIRS = 1000
-"""Round trips with empty messages, and as many with full ones that are passed over."""
+PAIRS = 1000  # round trips with empty messages, and as many with full ones
 
 
 @dataclass(frozen=True)

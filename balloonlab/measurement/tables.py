@@ -134,11 +134,6 @@ def columns() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["table", "name", "unit", "dtype", "meaning"])
 
 
-def check_columns(sources: Iterable[str]) -> list[str]:
-    """Return the columns of the checks of cases of these sources."""
-    return CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in sources else [])
-
-
 def empty(names: Iterable[str]) -> pd.DataFrame:
     """Return a table without rows, its columns of the right types."""
     return pd.DataFrame({name: pd.Series(dtype=DTYPES[name]) for name in names})

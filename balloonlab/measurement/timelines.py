@@ -12,8 +12,7 @@ import pandas as pd
 from ..kernels import clock
 from .case import Case
 from .checks import check_after, check_before
-from .floor import PROTOCOL as FLOOR
-from .on_lab import operate, sent_pages, share, use
+from .on_lab import FLOOR, operate, sent_pages, share, use
 from .options import Options, PathLike, takes_options
 from .provenance import describe_machine
 from .reading import META
@@ -103,13 +102,7 @@ def _run_once(case: Case) -> pd.DataFrame:
 
 
 def load_timeline(folder: PathLike) -> pd.DataFrame:
-    """Read the timeline that `timeline` or ``balloonlab timeline`` stored in a folder (path-like).
-
-    Returns
-    -------
-    pandas.DataFrame
-        As of `timeline`.
-    """
+    """Return what `timeline` or ``balloonlab timeline`` stored in a folder, as `timeline` does."""
     frame = pd.read_csv(Path(folder) / TIMELINE)
     frame.attrs = json.loads((Path(folder) / META).read_text())["case"]
     return frame
