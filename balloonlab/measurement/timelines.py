@@ -53,10 +53,6 @@ def timeline(
         One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage``, ``begin_ns`` and
         ``end_ns`` since the operation began. ``attrs`` holds the case's ``protocol``, ``discard``,
         ``touched``, ``memory_bytes`` and ``balloon_bytes``. Errors as of `balloonlab.measure`.
-
-    Examples
-    --------
-    >>> intervals = timeline(memory="64MiB", protocol="pfn")  # doctest: +SKIP
     """
     if out is not None:
         check_out(out, TIMELINE)
@@ -102,7 +98,13 @@ def _run_once(case: Case) -> pd.DataFrame:
 
 
 def load_timeline(folder: PathLike) -> pd.DataFrame:
-    """Return what `timeline` or ``balloonlab timeline`` stored in a folder, as `timeline` does."""
+    """Return what `timeline` or ``balloonlab timeline`` stored, as `timeline` does.
+
+    Parameters
+    ----------
+    folder : path-like
+        What ``out=`` was.
+    """
     frame = pd.read_csv(Path(folder) / TIMELINE)
     frame.attrs = json.loads((Path(folder) / META).read_text())["case"]
     return frame
