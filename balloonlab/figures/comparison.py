@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from ..measurement.frame import as_frame
+from ..measurement.tables import as_frame
 from .lines import TIMES, Quantity, scaling
 from .stage_bars import GRID, stages
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..measurement.frame import as_frame
+from ..measurement.tables import as_frame
 from ..pages import metrics
 from ..pages import traces as recorded
 from ..sizes import format_number

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 
 from ..datasets import published
-from ..measurement.frame import as_frame
+from ..measurement.tables import as_frame
 from ..reproduction.reproduction import lab_beside, measured_cases
 from ..sizes import GIB, format_number, format_size
 from .looks import beside, canvas, explain_stages, stack

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
-from ..measurement.frame import as_frame
 from ..measurement.run import CASE
+from ..measurement.tables import as_frame
 from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
 from .looks import beside, canvas, explain_stages, rank, stack
