@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 import balloonlab as bl
 from balloonlab.cli.commands import app
-from balloonlab.host import DISCARDS, ram
+from balloonlab.host import BACKINGS, DISCARDS, ram
 from balloonlab.kernels.bitmap_v4 import MAX_BITMAPS
 from balloonlab.measurement import on_lab, setups, tables
 from balloonlab.measurement.case import Case
@@ -27,6 +27,7 @@ SMALL = {"memory": "8MiB", "touched": False, "progress": False}
 
 def test_the_table_agrees_with_what_it_chooses_from():
     assert set(TABLE["discard"].choices) == {*DISCARDS, on_lab.FLOOR_DISCARD}
+    assert TABLE["backing"].choices == tuple(BACKINGS)
     assert TABLE["order"].choices == bl.patterns.ORDERS
     assert TABLE["bitmaps"].default == TABLE["bitmaps"].most == MAX_BITMAPS
     assert (TABLE["block_order"].default, TABLE["block_order"].most) == (
@@ -110,6 +111,8 @@ def test_errors_name_argument_rule_value_and_remedy(arguments, error, words):
 
 def test_a_share_of_memory_is_a_balloon():
     assert make_case(memory="8MiB", balloon=0.25).balloon_bytes == 2 << 20
+    run = bl.measure("8MiB", balloon=np.float32(0.5), repeats=1, progress=False)
+    assert (run.frame["balloon_bytes"] == 4 << 20).all()
 
 
 def test_the_floor_is_a_case_like_any_other():

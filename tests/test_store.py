@@ -303,6 +303,36 @@ def test_reproduce_goes_on_with_an_unfinished_run_of_the_same_arguments(stops, t
     assert len(list(tmp_path.glob("earlier-*"))) == 2
 
 
+def test_a_damaged_run_that_is_set_aside_leaves_a_new_one_behind(stops, tmp_path):
+    arguments = {"memory": "8MiB", "repeats": 1, "out": tmp_path, "progress": False}
+    stops[0].stop = 6
+    with pytest.raises(KeyboardInterrupt):
+        bl.reproduce(**arguments)
+    edited(tmp_path / "timings.csv", lambda frame: frame.assign(time_ns="soon"))
+    old = json.loads((tmp_path / "meta.json").read_text())
+    stops[0].stop = 0
+    result = bl.reproduce(**arguments)
+    (aside,) = tmp_path.glob("earlier-*")
+    assert json.loads((aside / "meta.json").read_text()) == old
+    assert result.meta["id"] != old["id"]
+    assert len(result.meta["sessions"]) == 1
+
+
+def test_skipped_cases_are_written_once_each(tmp_path, monkeypatch):
+    """Each rewrote all earlier ones: thousands took minutes without a measurement."""
+    written, write = [], store.Store.write
+
+    def counted(self, frame, name):
+        written.append((name, len(frame)))
+        write(self, frame, name)
+
+    monkeypatch.setattr(store.Store, "write", counted)
+    sizes = [f"{n}TiB" for n in range(100, 120)]
+    run = bl.sweep(memory=sizes, out=tmp_path, progress=False)
+    assert len(run.skipped) == 20
+    assert [rows for name, rows in written if name == "skipped.csv"] == [0, 20]
+
+
 def test_a_clock_that_is_set_back_hides_no_repeat(stops, tmp_path, monkeypatch):
     stops[0].stop = 6
     begin = store.Store.begin

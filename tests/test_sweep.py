@@ -167,6 +167,9 @@ def test_a_case_without_room_or_that_fails_does_not_stop_the_others(monkeypatch,
             raise RuntimeError("memory went away")
         return once(case, *others)
 
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(module, "take_turn", flaky)
     grid = {**SMALL, "memory": ["8MiB", "1000TiB"], "out": tmp_path}
     run = bl.sweep(**grid)
@@ -182,6 +185,12 @@ def test_a_case_without_room_or_that_fails_does_not_stop_the_others(monkeypatch,
     assert run.frame["protocol"].unique().tolist() == ["bitmap-v4"]
     assert run.checks["protocol"].unique().tolist() == ["bitmap-v4"]
     assert_frame_equal(bl.load(tmp_path).skipped, run.skipped)
+    # Nor is it a result after a second start that measures nothing.
+    monkeypatch.setattr(module, "take_turn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bl.sweep(**grid)
+    assert bl.load(tmp_path).frame["protocol"].unique().tolist() == ["bitmap-v4"]
+    monkeypatch.setattr(module, "take_turn", flaky)
     fails = False
     again = bl.sweep(**grid)
     assert set(again.skipped["memory_bytes"]) == {huge}

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,19 @@ THP_SIZE_SWITCH = THP_SWITCH.parent / "hugepages-2048kB" / "enabled"
 _PR_GET_THP_DISABLE = 42  # of prctl(2); 1 is off for good, 3 (Linux 6.18) off but where advised
 
 
+class Backing(NamedTuple):
+    """What stands behind guest RAM: what ``mmap(2)`` is given."""
+
+    open: Callable[[int], int]  # a file of so many bytes; -1 for none
+    flags: int
+
+
+BACKINGS = {
+    "anonymous": Backing(lambda n_bytes: -1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+}
+"""Backings by the name that users write."""
+
+
 class GuestRam:
     """The guest's memory as its host holds it; `memory` is what kernels take.
 
@@ -48,14 +62,15 @@ class GuestRam:
     A MemoryError where it refuses a mapping of that size.
     """
 
-    def __init__(self, memory_pages: int, thp: bool = False) -> None:
+    def __init__(self, memory_pages: int, thp: bool = False, backing: str = "anonymous") -> None:
         self.memory_pages = memory_pages
         size = memory_pages * PAGE_BYTES
         if thp:
             check_thp()
-        self._flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
+        mapped_bytes, self._backing = size + DRIVER_BYTES + HUGE_BYTES, BACKINGS[backing]
         try:
-            self._mapping = mmap.mmap(-1, size + DRIVER_BYTES + HUGE_BYTES, flags=self._flags)
+            self._file = self._backing.open(mapped_bytes)
+            self._mapping = mmap.mmap(self._file, mapped_bytes, flags=self._backing.flags)
         except OSError as error:
             raise MemoryError(
                 f"the kernel refused to map {format_size(size)} of guest RAM ({error}): "
@@ -104,7 +119,8 @@ class GuestRam:
         libc.mmap.restype = ctypes.c_void_p
         libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
         address, protection = self.memory.base_address, mmap.PROT_READ | mmap.PROT_WRITE
-        if libc.mmap(address, size, protection, self._flags | MAP_FIXED, -1, 0) != address:
+        flags = self._backing.flags | MAP_FIXED
+        if libc.mmap(address, size, protection, flags, self._file, 0) != address:
             raise MemoryError(f"mapping guest RAM anew failed: {os.strerror(ctypes.get_errno())}")
         self._advise(size)
 

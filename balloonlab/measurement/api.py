@@ -196,7 +196,8 @@ def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(name: str, value: Any) -> Any:
-    if name in ("memory", "balloon") and value is not None and not isinstance(value, float):
+    share = isinstance(value, float | np.floating)
+    if name in ("memory", "balloon") and value is not None and not share:
         return parse_pages(value, name) * PAGE_BYTES
     if name == "pattern" and not isinstance(value, str):
         return digest(np.asarray(value, np.uint64).tobytes())

@@ -45,6 +45,7 @@ class Case:
     balloon_pages: int
     guest: str
     host: str
+    backing: str
     protocol: str
     discard: str
     pattern: str
@@ -127,9 +128,10 @@ class Case:
         return self.given
 
     @property
-    def memory_key(self) -> tuple[str, str, int, bool, bool]:
+    def memory_key(self) -> tuple[str, str, str, int, bool, bool]:
         """What cases that can share a mapping agree in."""
-        return self.guest, self.host, self.memory_pages, self.thp, self.touched
+        setup = self.guest, self.host, self.backing
+        return *setup, self.memory_pages, self.thp, self.touched
 
     @property
     def pages_key(self) -> tuple[int, int, str, str, bool]:

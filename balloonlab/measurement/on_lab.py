@@ -29,7 +29,7 @@ FLOOR, FLOOR_DISCARD = "madvise", "single"
 
 def share(case: Case) -> GuestRam:
     """Map the RAM that cases of one kind share; errors as `balloonlab.host.GuestRam`."""
-    return GuestRam(case.memory_pages, case.thp)
+    return GuestRam(case.memory_pages, case.thp, case.backing)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Generic, Literal, ParamSpec, TypedDict, TypeV
 import numpy as np
 import numpy.typing as npt
 
+from ..host import BACKINGS, DISCARDS
 from ..sizes import Size, parse_pages
 
 Pattern = str | npt.ArrayLike
@@ -44,10 +45,10 @@ class Option:
     skipped_only: bool = False  # no column of the frame
     flags: str | None = None  # on the command line
     listed: bool = True  # a sweep takes several values
+    choices: tuple[str, ...] = ()  # where they are rows of another table, else by its type
 
     name: str = ""
     kind: Any = str
-    choices: tuple[str, ...] = ()
     hint: Any = str
 
 
@@ -67,6 +68,8 @@ class Options(TypedDict, Generic[M], total=False):
     host: Annotated[Host | M, Option("lab", help=(
         "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
         "``qemu-system-x86_64``, 6.0 or later (``qemu``)."))]
+    backing: Annotated[str | M, Option("anonymous", choices=tuple(BACKINGS),
+        help="What the host has behind guest RAM. ``anonymous``: private anonymous memory.")]
     protocol: Annotated[str | M | None, Option(None, column="protocol", help=(
         "How pages are sent. With ``host='lab'`` one of `balloonlab.wire.formats`, by default "
         "``bitmap-v4``, or ``madvise``: no message, one call over as many bytes, the floor. "
@@ -75,8 +78,8 @@ class Options(TypedDict, Generic[M], total=False):
         "deflation. The pattern's pages are free in the guest's allocator (``aged``: all that "
         "are), merged as far as they adjoin; whole blocks are reported up to the balloon's "
         "size, and ``n_pages`` and ``balloon_bytes`` count what was reported."))]
-    discard: Annotated[Literal["page", "range", "single"] | M | None, Option(
-        None, column="discard", help=(
+    discard: Annotated[str | M | None, Option(
+        None, column="discard", choices=(*DISCARDS, "single"), help=(
         "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
         "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else."))]
     pattern: Annotated[Pattern | M, Option("idle", column="pattern", help=(
@@ -125,7 +128,7 @@ def _option(name: str, hint: Any) -> Option:
     numeric = [part for part in (bool, int) if part in parts and str not in parts]
     hint = Any if kind == Pattern | M else Union[tuple(parts)]  # noqa: UP007
     one = numeric[0] if numeric else str
-    return replace(option, name=name, kind=one, choices=words, hint=hint)
+    return replace(option, name=name, kind=one, choices=words or option.choices, hint=hint)
 
 
 HINTS = typing.get_type_hints(Options, include_extras=True)

@@ -202,7 +202,7 @@ class _Runner:
         self.bar.advance(len(self.left.pop(case)))
         self.skipped.append(pd.DataFrame([row], columns=SKIPPED_COLUMNS))
         if self.store:
-            self.store.write(stack(self.skipped), SKIPPED)
+            self.store.append(self.skipped[-1], SKIPPED)
 
     def _shuffled_groups(self, cases: Iterable[Case], key: str) -> list[list[Case]]:
         """Group cases by a property; groups and the cases in each come in random order."""

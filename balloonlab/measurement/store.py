@@ -136,11 +136,12 @@ class Store:
             if earlier and set_aside and earlier.get("finished", True):
                 raise ValueError("it is finished")
             stored = earlier or stored
-            run = read_run(self.folder, stored)
+            run = read_run(self.folder, stored).measured()  # failed cases are measured anew
         except ValueError:
             if not set_aside:
                 raise
             self.set_aside()
+            stored = {**meta, "sessions": []}
             run = read_run(self.folder, stored)
         stored |= {"sessions": stored["sessions"] + meta["sessions"], "finished": False}
         checks = run.checks if len(run.checks) else empty(check_columns)
