@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -39,11 +38,6 @@ def path(name: str = "") -> Path:
     raise FileNotFoundError(f"balloonlab comes with no data of the name {name!r}")
 
 
-@cache
-def _published() -> pd.DataFrame:
-    return pd.read_csv(path("published.csv"))
-
-
 def published() -> pd.DataFrame:
     """Load the published inflation times of the 2016 series; their source is ``paper``.
 
@@ -60,4 +54,4 @@ def published() -> pd.DataFrame:
     >>> published().groupby("protocol")["time_ms"].sum()["bitmap-v4"]
     np.float64(590.0)
     """
-    return _published().copy()
+    return pd.read_csv(path("published.csv"))

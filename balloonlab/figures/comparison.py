@@ -25,48 +25,34 @@ def sizes(frame: Any, y: Quantity = "time_ns", thp: bool = False, ax: Axes | Non
     ----------
     frame : Run or pandas.DataFrame
         Of each protocol the cases with its usual discard are drawn.
-    y : str
-        One of `balloonlab.figures.lines.QUANTITIES`.
+    y, ax
+        As in `scaling`, whose result is returned.
     thp : bool
         With huge pages or without; they are never in one figure.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        As `balloonlab.figures.scaling`.
 
     Raises
     ------
     ValueError
         `frame` holds nothing of the kind.
     """
-    rows = _usual(as_frame(frame), thp).query("pattern == 'idle'")
+    rows = _usual(frame, thp).query("pattern == 'idle'")
     title = f"Inflating a balloon in an idle guest, {'huge pages' if thp else 'no huge pages'}"
     return _lines(rows, "memory_bytes", y, title, ax)
 
 
 def runs(frame: Any, y: Quantity = "time_ns", ax: Axes | None = None) -> Axes:
-    """Draw a quantity by the mean length of runs: patterns ``geometric:MEAN``.
-
-    Parameters and result as `sizes`.
-    """
-    frame = as_frame(frame)
-    length = frame["pattern"].str.extract(r"^geometric:(\d+)$", expand=False)
-    rows = frame[length.notna()].assign(mean_run_pages=length.dropna().astype(int))
-    return _lines(_usual(rows), "mean_run_pages", y, "Pages in runs of geometric length", ax)
+    """Draw a quantity by the mean length of runs (patterns ``geometric:MEAN``), as `sizes` does."""
+    rows = _usual(frame)
+    length = rows["pattern"].str.extract(r"^geometric:(\d+)$", expand=False)
+    rows = rows[length.notna()].assign(mean_run_pages=length.dropna().astype(int))
+    return _lines(rows, "mean_run_pages", y, "Pages in runs of geometric length", ax)
 
 
 def density(frame: Any, y: Quantity = "time_ns", ax: Axes | None = None) -> Axes:
-    """Draw a quantity by the share of memory ballooned: random pages of one guest.
-
-    Parameters and result as `sizes`.
-    """
-    rows = _usual(as_frame(frame)).query("pattern == 'random'")
+    """Draw a quantity by the share of memory ballooned (random pages), as `sizes` does."""
+    rows = _usual(frame).query("pattern == 'random'")
     percent = (100 * rows["balloon_bytes"] / rows["memory_bytes"]).round().astype(int)
-    rows = rows.assign(balloon_percent=percent)
-    return _lines(rows, "balloon_percent", y, "Random pages", ax)
+    return _lines(rows.assign(balloon_percent=percent), "balloon_percent", y, "Random pages", ax)
 
 
 def grid(frame: Any, pattern: str = "idle", ax: Axes | None = None) -> Axes:
@@ -74,44 +60,35 @@ def grid(frame: Any, pattern: str = "idle", ax: Axes | None = None) -> Axes:
 
     Parameters
     ----------
-    frame : Run or pandas.DataFrame
+    frame, ax
+        As in `stages`, whose result is returned.
     pattern : str
         Of which cases.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        As `balloonlab.figures.stages`.
 
     Raises
     ------
     ValueError
         `frame` holds nothing of the kind, or several balloons of it.
     """
-    rows = _plain(as_frame(frame)).query("pattern == @pattern")
+    rows = _plain(frame).query("pattern == @pattern")
     return stages(rows, GRID, f"Message and discard apart, pattern {pattern}", ax=ax)
 
 
-def _plain(frame: pd.DataFrame, thp: bool = False) -> pd.DataFrame:
-    """Inflations in the pattern's own order, in one step."""
-    return frame[frame["thp"] == thp].query(
-        "operation == 'inflate' and order == 'as is' and steps == 1 and wait == 'block'"
+def _plain(data: Any, thp: bool = False) -> pd.DataFrame:
+    """Return the inflations in the pattern's own order, in one step."""
+    return as_frame(data).query(
+        "thp == @thp and operation == 'inflate' and order == 'as is' and steps == 1 "
+        "and wait == 'block'"
     )
 
 
-def _usual(frame: pd.DataFrame, thp: bool = False) -> pd.DataFrame:
-    """Those in which the host discards as the protocol's hosts do."""
-    rows = _plain(frame, thp)
-    return rows[(rows["discard"] == "page") == (rows["protocol"] == "pfn")]
+def _usual(data: Any, thp: bool = False) -> pd.DataFrame:
+    """Return those in which the host discards as the protocol's hosts do."""
+    return _plain(data, thp).query("(discard == 'page') == (protocol == 'pfn')")
 
 
 def _lines(rows: pd.DataFrame, x: str, y: Quantity, title: str, ax: Axes | None) -> Axes:
-    timed = y in TIMES
-    if timed:
-        state = rows["touched"].map({True: "touched", False: "untouched"})
-        rows = rows.assign(memory=state)
-    else:
-        rows = rows[rows["touched"]]
-    return scaling(rows, x, y, BY_MEMORY if timed else COUNTED, title=title, ax=ax)
+    if y not in TIMES:
+        return scaling(rows[rows["touched"]], x, y, COUNTED, title=title, ax=ax)
+    state = rows["touched"].map({True: "touched", False: "untouched"})
+    return scaling(rows.assign(memory=state), x, y, BY_MEMORY, title=title, ax=ax)

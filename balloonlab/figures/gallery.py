@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -44,29 +44,20 @@ FIRST_US = 3000
 """Microseconds that are drawn of a timeline with many batches."""
 
 
-class Entry(NamedTuple):
-    """A figure: the folder of ``data/`` that it is made from, and how."""
-
-    data: str
-    draw: Callable[[pd.DataFrame], Axes]
-
-
-FROM_RUNS: dict[str, Entry] = {
-    "headline": Entry("headline", headline),
-    "qemu": Entry("qemu", qemu_headline),
-    "sizes-time": Entry("sizes", sizes),
-    "sizes-rate": Entry("sizes", partial(sizes, y="rate")),
-    "sizes-time-huge": Entry("sizes", partial(sizes, thp=True)),
-    **{f"runs-{name}": Entry("runs", partial(runs, y=y)) for name, y in QUANTITIES.items()},
-    **{
-        f"density-{name}": Entry("density", partial(density, y=y)) for name, y in QUANTITIES.items()
-    },
-    "grid-idle": Entry("patterns", grid),
-    "grid-random": Entry("patterns", partial(grid, pattern="random")),
-    "grid-aged": Entry("patterns", partial(grid, pattern="aged")),
-    "guests": Entry("guests", guests),
+FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
+    "headline": ("headline", headline),
+    "qemu": ("qemu", qemu_headline),
+    "sizes-time": ("sizes", sizes),
+    "sizes-rate": ("sizes", partial(sizes, y="rate")),
+    "sizes-time-huge": ("sizes", partial(sizes, thp=True)),
+    **{f"runs-{name}": ("runs", partial(runs, y=y)) for name, y in QUANTITIES.items()},
+    **{f"density-{name}": ("density", partial(density, y=y)) for name, y in QUANTITIES.items()},
+    "grid-idle": ("patterns", grid),
+    "grid-random": ("patterns", partial(grid, pattern="random")),
+    "grid-aged": ("patterns", partial(grid, pattern="aged")),
+    "guests": ("guests", guests),
 }
-"""Figures of measured runs."""
+"""Figures of measured runs: the folder of ``data/`` that each is made from, and how."""
 
 
 def pictured() -> dict[str, npt.NDArray[np.uint64]]:
@@ -105,8 +96,7 @@ def draw_all(
 
     Yields
     ------
-    name : str
-    problem : str or None
+    name, problem : str, str or None
         Why the figure could not be drawn: the run holds no such cases.
 
     Raises
@@ -118,11 +108,10 @@ def draw_all(
     """
     import matplotlib.pyplot as plt
 
-    drawers = _shipped() if run is None else _of_run(Path(run))
-    for name in only:
-        if name not in drawers:
-            nearest = difflib.get_close_matches(name, drawers, 3, 0) if drawers else []
-            raise ValueError(f"only must name figures, got {name!r}; similar: {', '.join(nearest)}")
+    drawers = _drawers(None if run is None else Path(run))
+    for name in (name for name in only if name not in drawers):
+        nearest = ", ".join(difflib.get_close_matches(name, drawers, 3, 0))
+        raise ValueError(f"only must name figures, got {name!r}; similar: {nearest}")
     folder = Path(out)
     if folder.is_file():
         raise NotADirectoryError(f"out must be a folder, got the file {folder}")
@@ -142,18 +131,14 @@ def draw_all(
         yield name, None
 
 
-def _shipped() -> dict[str, Callable[[], Axes]]:
-    """Return a drawer for each figure of the data that come with balloonlab."""
+def _drawers(run: Path | None) -> dict[str, Callable[[], Axes]]:
+    """Return a drawer for each figure of a stored run or timeline, or of balloonlab's data."""
+    if run is not None and (run / TIMELINE).exists():
+        return {"timeline": partial(timeline, load_timeline(run))}
+    frame = None if run is None else load(run).frame
 
-    def draw(entry: Entry) -> Axes:
-        return entry.draw(load(datasets.path(entry.data)).frame)
+    def drawn(data: str, draw: Callable[[pd.DataFrame], Axes]) -> Axes:
+        return draw(load(datasets.path(data)).frame if frame is None else frame)
 
-    return {name: partial(draw, entry) for name, entry in FROM_RUNS.items()} | COMPUTED
-
-
-def _of_run(folder: Path) -> dict[str, Callable[[], Axes]]:
-    """Return a drawer for each figure that a stored run, or a stored timeline, may give."""
-    if (folder / TIMELINE).exists():
-        return {"timeline": partial(timeline, load_timeline(folder))}
-    frame = load(folder).frame
-    return {name: partial(entry.draw, frame) for name, entry in FROM_RUNS.items()}
+    of_runs = {name: partial(drawn, *entry) for name, entry in FROM_RUNS.items()}
+    return of_runs | (COMPUTED if run is None else {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..measurement.frame import as_frame
 from ..pages import metrics
 from ..pages import traces as recorded
 from ..sizes import format_number
-from .share_bars import Part, draw_shares
+from .share_bars import Part, Sets, check_sets, draw_shares
 from .stage_bars import stages
 
 if TYPE_CHECKING:
@@ -27,26 +26,20 @@ PARTS = {
 
 
 def largest() -> dict[str, npt.NDArray[np.uint64]]:
-    """Load a trace of each state that comes with balloonlab: the largest guest and balloon.
-
-    Of a state that was inflated several times, the last time.
-    """
+    """Load each state's last trace of an inflation of the largest guest and balloon."""
     frame = recorded.index().query("operation == 'inflate'")
     frame = frame.sort_values(["memory_bytes", "share", "cycle"])
     names = frame.drop_duplicates("state", keep="last").set_index("state")["name"]
     return {f"{name} (trace)": recorded.load(name) for name in names.sort_index()}
 
 
-def traces(sets: Mapping[str, npt.ArrayLike] | None = None, ax: Axes | None = None) -> Axes:
+def traces(sets: Sets | None = None, ax: Axes | None = None) -> Axes:
     """Draw how ``bitmap-v4`` encodes the pages of real guests, as stacked bars.
 
     Parameters
     ----------
-    sets : mapping of str to array-like of int, optional
-        Page sets by name; by default the largest trace of each state (`largest`). A name should
-        carry its source, as in ``"idle-8GiB-85-inflate (trace)"``.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
+    sets, ax : optional
+        As in `patterns`; by default the largest trace of each state that comes with balloonlab.
 
     Returns
     -------
@@ -57,11 +50,9 @@ def traces(sets: Mapping[str, npt.ArrayLike] | None = None, ax: Axes | None = No
     Raises
     ------
     TypeError, ValueError
-        No sets, a page twice, or no page numbers.
+        As `patterns`.
     """
-    chosen = largest() if sets is None else sets
-    if not chosen:
-        raise ValueError("sets must hold at least one page set by name, got none")
+    chosen = check_sets(largest() if sets is None else sets)
     frame = metrics.encoding_summary(chosen).sort_values("mixed_words_share", ignore_index=True)
     pairs = zip(frame["bits_per_word"], frame["runs_per_gib"], strict=True)
     return draw_shares(
@@ -81,14 +72,10 @@ def guests(frame: Any, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame : Run or pandas.DataFrame
-        Cases whose pattern is a trace are drawn, one of each state.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        As `balloonlab.figures.stages`, in ns per page: balloons differ in size.
+        Cases whose pattern is a trace are drawn, one of each state, in ns per page: balloons
+        differ in size.
+    ax
+        As in `stages`, whose result is returned.
 
     Raises
     ------

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..measurement.frame import as_frame
 from ..sizes import GIB, format_size
-from .looks import canvas, legend_below, rank
+from .looks import canvas, check_cases, legend_below, rank
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,14 +36,11 @@ LABELS = {
     "steps": "equal steps in which the balloon is inflated",
 }
 
-RESAMPLES = 999
-
 
 def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
     """Bootstrap the median: its 95 % interval's low end, the median, the high end.
 
-    Percentiles of `RESAMPLES` resamples with a fixed seed; a single value is its own
-    interval.
+    From percentiles of resamples with a fixed seed; a single value is its own interval.
     """
     from scipy.stats import bootstrap
 
@@ -51,10 +48,9 @@ def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
     median = float(np.median(sample))
     if sample.size < 2:
         return median, median, median
-    found = bootstrap(
-        (sample,), np.median, n_resamples=RESAMPLES, method="percentile", rng=0
-    ).confidence_interval
-    return float(found.low), median, float(found.high)
+    found = bootstrap((sample,), np.median, n_resamples=999, method="percentile", rng=0)
+    low, high = found.confidence_interval
+    return float(low), median, float(high)
 
 
 Quantity: TypeAlias = Literal[
@@ -116,8 +112,7 @@ def scaling(
     Raises
     ------
     ValueError
-        A column is missing, no rows are left, `y` is not known, or a point of a line has
-        several cases: name the column in which they differ in `series`.
+        A column is missing, no rows are left, `y` is not known, or a point has several cases.
 
     Examples
     --------
@@ -129,38 +124,27 @@ def scaling(
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     frame = as_frame(frame)
-    missing = [name for name in (x, *series) if name not in frame.columns]
-    rows = frame if stage is None else frame[frame["stage"] == stage]
-    if missing or rows.empty:
-        what = f"the columns {', '.join(missing)}" if missing else "rows"
-        what += "" if stage is None or missing else f" of stage {stage!r}"
-        raise ValueError(f"frame must have {what} to be drawn, and has not")
     if y not in QUANTITIES:
         raise ValueError(f"y must be one of {', '.join(QUANTITIES)}, got {y!r}")
-    per_point = rows.groupby([*series, x], sort=False)["run_id"].nunique()
-    if (per_point > 1).any():
-        raise ValueError(
-            f"frame holds several cases for {', '.join([*series, x])} = {per_point.idxmax()}: "
-            "select one, or name the columns in which they differ in series="
-        )
+    rows = frame if stage is None else frame[frame["stage"] == stage]
+    check_cases(rows, [*series, x], "series", "" if stage is None else f" of stage {stage!r}")
     totals = _quantity(rows.groupby([*series, x, "run_id", "repeat"], sort=False), y)
-    groups = list(totals.groupby(list(series), sort=False))
-    groups.sort(key=lambda group: [*map(rank, group[0])])
+    groups = sorted(
+        totals.groupby(list(series), sort=False), key=lambda group: [*map(rank, group[0])]
+    )
     with canvas(ax, 5.2, 3.4) as ax:
         for number, (name, times) in enumerate(groups):
             points = times.groupby(level=x).agg(list).sort_index()
             low, middle, high = np.array([median_interval(sample) for sample in points]).T
             marker, line, colour = MARKS[number % len(MARKS)]
-            ax.errorbar(
-                points.index,
-                middle,
-                yerr=(middle - low, high - middle),
-                marker=marker,
-                linestyle=line,
-                color=colour,
-                capsize=2,
-                label=", ".join(map(str, name)),
-            )
+            look: dict[str, Any] = {
+                "marker": marker,
+                "linestyle": line,
+                "color": colour,
+                "capsize": 2,
+            }
+            label, yerr = ", ".join(map(str, name)), (middle - low, high - middle)
+            ax.errorbar(points.index, middle, yerr, label=label, **look)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         low, high = ax.get_ylim()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..measurement.options import check_number
 from ..pages import as_pfns, metrics
 from ..sizes import PAGE_BYTES, format_number, format_size
 from .looks import beside, canvas
-from .share_bars import Part, draw_shares
+from .share_bars import Part, Sets, check_sets, draw_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,23 +36,16 @@ OCCUPANCY = (
 """Label, fewest and most bits set, colour and hatch: the darker the fuller."""
 
 
-def patterns(
-    sets: Mapping[str, npt.ArrayLike],
-    n_pages: int = 16_384,
-    first_pfn: int = 0,
-    ax: Axes | None = None,
-) -> Axes:
+def patterns(sets: Sets, n_pages: int = 16_384, first_pfn: int = 0, ax: Axes | None = None) -> Axes:
     """Draw page sets as maps of memory, one below the other.
 
     Parameters
     ----------
     sets : mapping of str to array-like of int
-        Page sets by name, in the order in which they are drawn. A name should carry
-        its source, as in ``"aged (model)"``.
-    n_pages : int
-        So many pages are shown, 512 per row (2 MiB).
-    first_pfn : int
-        The first of them.
+        Page sets by name, from top to bottom. A name should carry its source, as in
+        ``"aged (model)"``.
+    n_pages, first_pfn : int
+        How many pages are shown, 512 per row (2 MiB), from which one on.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -71,7 +63,7 @@ def patterns(
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
 
-    _check(sets)
+    check_sets(sets)
     check_number("n_pages", n_pages, 1)
     check_number("first_pfn", first_pfn, 0)
     n_rows = -(-n_pages // ROW_PAGES)
@@ -99,16 +91,13 @@ def patterns(
     return ax
 
 
-def occupancy(sets: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes:
+def occupancy(sets: Sets, ax: Axes | None = None) -> Axes:
     """Draw how full the words of page sets' bitmaps are, as stacked bars.
 
     Parameters
     ----------
-    sets : mapping of str to array-like of int
-        Page sets by name, from top to bottom. A name should carry its source, as in
-        ``"aged (model)"``.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
+    sets, ax
+        As in `patterns`.
 
     Returns
     -------
@@ -120,19 +109,19 @@ def occupancy(sets: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes
     Raises
     ------
     TypeError, ValueError
-        No sets, a page twice, or no page numbers.
+        As `patterns`.
     """
-    _check(sets)
+    check_sets(sets)
     frames = [metrics.word_occupancy(pfns) for pfns in sets.values()]
     parts = [
         Part(label, colour, hatch, [f["words_share"][fewest : most + 1].sum() for f in frames])
         for label, fewest, most, colour, hatch in OCCUPANCY
     ]
-    mixed = [100 * frame["pages_share"][1:64].sum() for frame in frames]
+    mixed = [f"{format_number(100 * frame['pages_share'][1:64].sum())} %" for frame in frames]
     return draw_shares(
         list(sets),
         parts,
-        [f"{format_number(share)} %" for share in mixed],
+        mixed,
         ax,
         heading="pages in\nmixed words",
         xlabel="share of words, from the first page's to the last page's, any hole in RAM included",
@@ -140,18 +129,10 @@ def occupancy(sets: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes
     )
 
 
-def _check(sets: Mapping[str, npt.ArrayLike]) -> None:
-    if not sets:
-        raise ValueError("sets must hold at least one page set by name, got none")
-
-
 def _map(pfns: npt.ArrayLike, first_pfn: int, n_pages: int) -> npt.NDArray[np.float64]:
     """Rows of `n_pages` pages from the first on: 1 in the set, 0 not, NaN beyond them."""
-    pages = as_pfns(pfns)
-    shown = (pages >= np.uint64(first_pfn)) & (pages < np.uint64(first_pfn + n_pages))
-    taken = np.zeros(n_pages)
-    taken[pages[shown] - np.uint64(first_pfn)] = 1
     beyond = np.full(-n_pages % ROW_PAGES, np.nan)
+    taken = np.isin(np.arange(first_pfn, first_pfn + n_pages, dtype=np.uint64), as_pfns(pfns))
     return np.concatenate([taken, beyond]).reshape(-1, ROW_PAGES)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from .looks import beside, canvas, legend_below
 
@@ -20,6 +21,17 @@ class Part(NamedTuple):
     colour: str
     hatch: str
     shares: Sequence[float]
+
+
+Sets: TypeAlias = Mapping[str, npt.ArrayLike]
+"""Page sets by name."""
+
+
+def check_sets(sets: Sets) -> Sets:
+    """Return page sets, of which there must be one."""
+    if not sets:
+        raise ValueError("sets must hold at least one page set by name, got none")
+    return sets
 
 
 def draw_shares(

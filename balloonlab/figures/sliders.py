@@ -50,10 +50,8 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
 
     Parameters
     ----------
-    memory : int or str
-        RAM of the guest.
-    density : float
-        Share of the pages that are ballooned, above 0 and below 1.
+    memory, density
+        RAM of the guest; share of the pages that are ballooned, above 0 and below 1.
     mean_run : float
         Mean length of a run in pages (``geometric:MEAN``). Where the guest is too full for so
         short runs to be kept apart, the shortest that it has room for.
@@ -73,15 +71,7 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
 
 
 def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw records, kicks, wire bytes and calls of each protocol as bars, logarithmic.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        As `scattered` returns it.
-    ax : matplotlib.axes.Axes
-        Where to draw.
-    """
+    """Draw records, kicks, wire bytes and calls of `scattered` as bars, logarithmic."""
     height = 0.8 / len(PROTOCOLS)
     for number, (protocol, (colour, hatch)) in enumerate(PROTOCOLS.items()):
         y = np.arange(len(QUANTITIES)) + (number - 0.5) * height
@@ -101,13 +91,7 @@ def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 class Explorer:
-    """Three sliders and the picture that follows them; shows itself in a notebook.
-
-    Attributes
-    ----------
-    sliders : dict
-        ``memory`` (power of two of bytes), ``density``, ``mean_run`` (power of two of pages).
-    """
+    """Three ``sliders`` and the picture that follows them; shows itself in a notebook."""
 
     def __init__(self, model: CostModel, memory: Size, density: float, mean_run: float) -> None:
         try:
@@ -217,12 +201,8 @@ def explore(
     ----------
     model : balloonlab.model.CostModel
         Fitted to inflations of touched memory by ``pfn`` and ``bitmap-v4``.
-    memory : int or str
-        256 MiB to 16 GiB, a power of two.
-    density : float
-        0.01 to 0.95.
-    mean_run : int
-        1 to 4096 pages, a power of two.
+    memory, density, mean_run : int or str, float, int
+        256 MiB to 16 GiB, a power of two; 0.01 to 0.95; 1 to 4096 pages, a power of two.
 
     Returns
     -------
@@ -231,9 +211,7 @@ def explore(
 
     Raises
     ------
-    ImportError
-        ipywidgets is not installed.
-    ValueError
-        A slider has no such place.
+    ImportError, ValueError
+        ipywidgets is not installed; a slider has no such place.
     """
     return Explorer(model, memory, density, mean_run)

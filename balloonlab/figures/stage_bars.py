@@ -11,7 +11,7 @@ from ..measurement.frame import as_frame
 from ..measurement.run import CASE
 from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
-from .looks import beside, canvas, explain_stages, rank, stack
+from .looks import beside, canvas, check_cases, explain_stages, name_bars, rank, stack
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,8 @@ GRID = ("touched", "protocol", "discard")
 
 AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protocol", "discard")
 """Columns in which cases may differ, as a bar's label has them."""
+
+FLAGS = {"touched": ("untouched", "touched"), "thp": ("no huge pages", "huge pages")}
 
 Per: TypeAlias = Literal["operation", "GiB", "page"]
 
@@ -74,17 +76,8 @@ def stages(
     """
     frame = as_frame(frame)
     columns = _differing(frame) if by is None else [by] if isinstance(by, str) else list(by)
-    missing = [name for name in (*columns, "run_id", "stage") if name not in frame.columns]
-    if missing or frame.empty:
-        what = f"the columns {', '.join(missing)}" if missing else "rows"
-        raise ValueError(f"frame must have {what} to be drawn, and has not")
+    check_cases(frame, columns, "by")
     cases = sorted(frame.groupby(columns, sort=False), key=lambda case: [*map(rank, case[0])])
-    for key, rows in cases:
-        if len(set(rows["run_id"])) > 1:
-            raise ValueError(
-                f"frame holds several cases for {', '.join(columns)} = {key}: select one, or "
-                "name the columns in which they differ in by="
-            )
     if per is None:
         per = "GiB" if len(set(frame.get("balloon_bytes", []))) > 1 else "operation"
     if per not in LABELS:
@@ -93,9 +86,7 @@ def stages(
     with canvas(ax, 7.2, 1.1 + 0.3 * len(cases)) as ax:
         for y, (_, rows) in enumerate(cases):
             _draw(ax, y, rows, per, unit)
-        ax.set_yticks(range(len(cases)), [_label(columns, key) for key, _ in cases])
-        ax.tick_params(axis="y", length=0)
-        ax.set_ylim(len(cases) - 0.4, -0.6)
+        name_bars(ax, [_label(columns, key) for key, _ in cases])
         ax.set_xlim(0, ax.get_xlim()[1] * 1.18)
         ax.set_xlabel(f"{label} (median, 95 % interval of the total)")
         ax.set_title(f"{title or 'Time by stage'} ({', '.join(frame['source'].unique())})")
@@ -129,12 +120,11 @@ def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:
     """Name a case: flags by their column's name, sizes with their unit, the rest by value."""
     words = []
     for name, value in zip(by, key, strict=True):
-        if name in ("touched", "thp"):
-            no = {"touched": "untouched", "thp": "no huge pages"}
-            words.append({"thp": "huge pages"}.get(name, name) if value else no[name])
+        if name in FLAGS:
+            words.append(FLAGS[name][bool(value)])
         elif name.endswith("_bytes"):
             words.append(format_size(int(value)))
         else:
-            counted = f"{name}: {value}" if name in ("steps", "bitmaps") else str(value)
-            words.append(f"by {value}" if name == "discard" else counted)
+            prefix = {"steps": "steps: ", "bitmaps": "bitmaps: ", "discard": "by "}.get(name, "")
+            words.append(f"{prefix}{value}")
     return ", ".join(words)

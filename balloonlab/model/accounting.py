@@ -42,8 +42,7 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     stream : iterable of bytes-like
         Buffers as `balloonlab.wire.encode` gives them.
     protocol : str
-        One of `balloonlab.wire.formats`. How the host applies it is the format's
-        default: per page for ``pfn``, per range for ``bitmap-v4``.
+        One of `balloonlab.wire.formats`, with the format's usual discard.
 
     Returns
     -------
@@ -66,7 +65,12 @@ def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.
     top = max((int((d["start_pfn"] + d["n_pages"]).max()) for d in decoded if d.size), default=0)
     if top > MAX_PFN:
         raise ValueError(f"stream must name pages below 2**32 only, got {top - 1}")
-    slots = _slots(max(top, HIGH_RAM_START))
+    # Memory as `balloonlab.host.GuestRam` maps it: across the hole RAM is in one piece. Pages in
+    # the hole count as RAM here, behind all other, so that any page can be sent.
+    end = max(top, HIGH_RAM_START)
+    low, high = (0, LOW_RAM_END, 0, 1), (HIGH_RAM_START, end - HIGH_RAM_START, LOW_RAM_END, 1)
+    n_hole = HIGH_RAM_START - LOW_RAM_END
+    slots = np.array([low, high, (LOW_RAM_END, n_hole, end - n_hole, 1)], np.int64)
     guest = kernels.Memory(np.zeros(0, np.uint8), 0, slots)
     balloon = no_balloon((top + HIGH_RAM_START) * kernels.PAGE_BYTES)
     device = make_state(wire_format, wire_format.discard, "inflate", balloon)
@@ -82,17 +86,6 @@ def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.
     row = np.searchsorted(slots[:, kernels.FIRST_PAGE], found[:, 0], side="right") - 1
     found[:, 0] += slots[row, kernels.START] - slots[row, kernels.FIRST_PAGE]
     return found.view(wire.RANGE)[:, 0], n_translations
-
-
-def _slots(top: int) -> npt.NDArray[np.int64]:
-    """Map memory as `balloonlab.host.GuestRam` does: across the hole RAM is in one piece.
-
-    Pages in the hole count as RAM here, behind all other, so that any page can be sent.
-    """
-    low = (0, LOW_RAM_END, 0, 1)
-    high = (HIGH_RAM_START, top - HIGH_RAM_START, LOW_RAM_END, 1)
-    hole = (LOW_RAM_END, HIGH_RAM_START - LOW_RAM_END, LOW_RAM_END + top - HIGH_RAM_START, 1)
-    return np.array([low, high, hole], np.int64)
 
 
 def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
@@ -139,8 +132,8 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
 
     Parameters
     ----------
-    pfns : array-like of int, shape (n,)
-        Pages in the order the guest allocates them.
+    pfns
+        As in `messages`.
     protocol : {"pfn", "bitmap-v4"}
         With the format's usual discard.
 
@@ -162,17 +155,11 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
     pages = as_pfns(pfns)
     if _is_pfn(protocol):
         return _count_pfns(pages.size, int(pages.max(initial=0)))
-    found = Counter(dict.fromkeys(COUNTS, 0))
-    for first_pfn, words in pack_windows(pages):
-        found.update(_count_bitmap(first_pfn, words))
-    return dict(found)
+    return _sum(_count_bitmap(first_pfn, words) for first_pfn, words in pack_windows(pages))
 
 
 def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dict[str, int]:
-    """Count what inflating an idle guest takes, for guests too large to list their pages.
-
-    The same as `counts` of `balloonlab.patterns.idle`. Equal windows of 32 GiB are counted
-    once.
+    """Return `counts` of `balloonlab.patterns.idle`, for guests too large to list their pages.
 
     Parameters
     ----------
@@ -183,16 +170,10 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
     balloon : int or str, optional
         7/8 of the memory by default.
 
-    Returns
-    -------
-    dict
-        `COUNTS`.
-
     Raises
     ------
     ValueError
-        The sizes exclude each other, or ``pfn`` does not reach so far: its page numbers have
-        32 bits.
+        The sizes exclude each other, or the page numbers exceed the 32 bits of ``pfn``.
 
     Examples
     --------
@@ -205,9 +186,9 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
     if _is_pfn(protocol):
         n_pages = sum(part.end - part.start for part in parts)
         return _count_pfns(n_pages, max((part.end - 1 for part in parts), default=0))
-    found = Counter(dict.fromkeys(COUNTS, 0))
-    first = parts[0].start & -64 if parts else 0
-    for start in range(first, parts[-1].end if parts else 0, WINDOW_PAGES):
+    first, last = (parts[0].start & -64, parts[-1].end) if parts else (0, 0)
+    windows = []
+    for start in range(first, last, WINDOW_PAGES):
         end = start + WINDOW_PAGES
         inside = tuple(
             (max(part.start, start) - start, min(part.end, end) - start)
@@ -216,7 +197,14 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
         )
         # From 4 GiB on RAM is in one piece: it does not matter where in it a window stands.
         if inside:
-            found.update(_count_window(min(start, HIGH_RAM_START), inside))
+            windows.append(_count_window(min(start, HIGH_RAM_START), inside))
+    return _sum(windows)
+
+
+def _sum(windows: Iterable[dict[str, int]]) -> dict[str, int]:
+    found = Counter(dict.fromkeys(COUNTS, 0))
+    for window in windows:
+        found.update(window)
     return dict(found)
 
 
@@ -236,6 +224,7 @@ def _count_pfns(n_pages: int, highest: int) -> dict[str, int]:
 
 @cache
 def _count_window(first_pfn: int, inside: tuple[tuple[int, int], ...]) -> dict[str, int]:
+    """Count a window with these parts; most windows of an idle guest are equal."""
     bits = np.zeros(-(-inside[-1][1] // 64) * 64, bool)
     for start, end in inside:
         bits[start:end] = True

@@ -79,13 +79,11 @@ class CostModel:
         ValueError
             Nothing like that was in the measurements the model was fitted to.
         """
-        first = "allocate" if case["operation"] == "inflate" else "release"
-        names = ["stage", "part", "group", "term"]
-        keys = zip(*(self.costs[name] for name in names), strict=True)
-        ns = dict(zip(keys, self.costs["ns"], strict=True))
+        ns = self.costs.set_index(["stage", "part", "group", "term"])["ns"].to_dict()
+        other = "release" if case["operation"] == "inflate" else "allocate"
         rows = []
         for (stage, part), terms in TERMS.items():
-            if stage in ("allocate", "release") and stage != first:
+            if stage == other:
                 continue
             group = _group(stage, case)
             if (stage, part, group, terms[0]) not in ns:
@@ -98,12 +96,7 @@ class CostModel:
         return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
 
     def compare(self, frame: Any) -> pd.DataFrame:
-        """Compare the predictions with measured operations.
-
-        Parameters
-        ----------
-        frame : Run or pandas.DataFrame
-            Measured operations, a ``run_id`` per case.
+        """Compare the predictions with measured operations, a ``run_id`` per case.
 
         Returns
         -------
@@ -114,8 +107,7 @@ class CostModel:
             the measurements say nothing about is left out.
         """
         rows = []
-        frame = as_frame(frame)
-        timed = frame[frame["stage"] != "remainder"]
+        timed = as_frame(frame).query("stage != 'remainder'")
         for _, case in timed.groupby("run_id", sort=False):
             first = case.iloc[0]
             try:
@@ -168,7 +160,7 @@ def fit(frame: Any) -> CostModel:
         raise ValueError(f"frame must hold measurements of one source, got {list(sources)}")
     rows = []
     for (stage, part), terms in TERMS.items():
-        measured = frame[(frame["stage"] == stage) & (frame["part"] == part)]
+        measured = frame.query("stage == @stage and part == @part")
         # Medians: single repeats err upwards only, and would pull relative errors down.
         measured = measured.groupby(["run_id", *CASE, *COUNTS], as_index=False)["time_ns"].median()
         measured = measured[measured["time_ns"] > 0]
@@ -183,12 +175,12 @@ def fit(frame: Any) -> CostModel:
 
 
 def validate(frame: Any, by: str = "run_id") -> pd.DataFrame:
-    """Predict each case from the others: the model's error on what it was not fitted to.
+    """Compare each case with its prediction from the others, to which alone a model is fitted.
 
     Parameters
     ----------
-    frame : Run or pandas.DataFrame
-        As for `fit`.
+    frame
+        As in `fit`.
     by : str
         Cases that are alike in this column are left out together: by ``memory_bytes`` each size
         is predicted from the other sizes. By default each case is predicted from all others.
@@ -196,7 +188,7 @@ def validate(frame: Any, by: str = "run_id") -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        As `CostModel.compare`. Cases that the others say nothing about are left out.
+        As `CostModel.compare`.
 
     Raises
     ------
@@ -206,8 +198,6 @@ def validate(frame: Any, by: str = "run_id") -> pd.DataFrame:
     frame = as_frame(frame)
     if frame[by].nunique() < 2:
         raise ValueError(f"frame must hold at least two values of {by}: one is left out in turn")
-    tables = [
-        fit(frame[frame[by] != value]).compare(rows)
-        for value, rows in frame.groupby(by, sort=False)
-    ]
+    groups = frame.groupby(by, sort=False)
+    tables = [fit(frame[frame[by] != value]).compare(rows) for value, rows in groups]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)

@@ -36,14 +36,10 @@ def forecast(
     model : CostModel
     counts : mapping
         As `balloonlab.model.counts` and `balloonlab.model.idle_counts` return them.
-    memory : int or str
-        RAM of the guest.
-    protocol : str
-        With the format's usual discard.
+    memory, protocol, touched, thp
+        As in `balloonlab.measure`, with the format's usual discard.
     pattern : str
         What to call the pages in the frame.
-    touched, thp : bool
-        As in `balloonlab.measure`.
 
     Returns
     -------
@@ -117,7 +113,6 @@ def idle_guests(
         if name != "pfn" or parse_size(size, "memory") <= PFN_REACH_BYTES
     ]
     if not frames:
-        raise ValueError(
-            "memory, protocol, touched and thp must leave at least one case: pfn ends at 16 TiB"
-        )
+        rule = "must leave at least one case: pfn ends at 16 TiB"
+        raise ValueError(f"memory, protocol, touched and thp {rule}")
     return pd.concat(frames, ignore_index=True)
