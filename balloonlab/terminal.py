@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -22,12 +22,16 @@ WIDTH = 100
 """Columns of a report where the output is no terminal."""
 
 
-def to_text(report: RenderableType, force_jupyter: bool | None = None) -> str:
+def to_text(report: RenderableType) -> str:
     """Return a report as plain text, `WIDTH` columns wide, as in the README."""
     with io.StringIO() as file:
-        Console(file=file, width=WIDTH, force_jupyter=force_jupyter).print(report)
+        Console(file=file, width=WIDTH, force_jupyter=False).print(report)
         lines = file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
+
+
+Amount: TypeAlias = Callable[[int], str]
+"""Writes how much is done."""
 
 
 class Progress:
@@ -68,9 +72,7 @@ class Progress:
         finally:
             self._bars.remove_task(task)
 
-    def _add(
-        self, text: str, total: int, amount: Callable[[int], str]
-    ) -> tuple[TaskID, Callable[..., None]]:
+    def _add(self, text: str, total: int, amount: Amount) -> tuple[TaskID, Callable[..., None]]:
         """Add a bar; return it and the function that moves it."""
         task = self._bars.add_task(text, total=total, amount=amount(0))
         done = 0
@@ -85,7 +87,7 @@ class Progress:
     def _update(self, task: TaskID, **changes: Any) -> None:
         self._bars.update(task, refresh=True, **changes)
         if self._handle is not None:
-            bars = to_text(self._bars.get_renderable(), force_jupyter=False)
+            bars = to_text(self._bars.get_renderable())
             self._handle.update({"text/plain": bars.rstrip()}, raw=True)
 
     def __enter__(self) -> Self:

@@ -1,17 +1,16 @@
-"""The figures of the comparison: by memory size, by fragmentation, message and discard apart."""
+"""The figures of the comparison: by size, fragmentation, guest; message and discard apart."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from ..measurement.frame import as_frame
+from ..pages.traces import PREFIX
 from .lines import TIMES, Quantity, scaling
+from .looks import Axes
 from .stage_bars import GRID, stages
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 BY_MEMORY = ("source", "protocol", "memory")
 COUNTED = ("source", "protocol")
@@ -26,14 +25,9 @@ def sizes(frame: Any, y: Quantity = "time_ns", thp: bool = False, ax: Axes | Non
     frame : Run or pandas.DataFrame
         Of each protocol the cases with its usual discard are drawn.
     y, ax
-        As in `scaling`, whose result is returned.
+        As in `scaling`; so are the result and the errors.
     thp : bool
         With huge pages or without; they are never in one figure.
-
-    Raises
-    ------
-    ValueError
-        `frame` holds nothing of the kind.
     """
     rows = _usual(frame, thp).query("pattern == 'idle'")
     title = f"Inflating a balloon in an idle guest, {'huge pages' if thp else 'no huge pages'}"
@@ -61,17 +55,31 @@ def grid(frame: Any, pattern: str = "idle", ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame, ax
-        As in `stages`, whose result is returned.
+        As in `stages`; so are the result and the errors.
     pattern : str
         Of which cases.
-
-    Raises
-    ------
-    ValueError
-        `frame` holds nothing of the kind, or several balloons of it.
     """
     rows = _plain(frame).query("pattern == @pattern")
     return stages(rows, GRID, f"Message and discard apart, pattern {pattern}", ax=ax)
+
+
+def guests(frame: Any, ax: Axes | None = None) -> Axes:
+    """Draw what inflating by the pages of real guests costs: stages by state and protocol.
+
+    Parameters
+    ----------
+    frame : Run or pandas.DataFrame
+        Cases whose pattern is a trace are drawn, one of each state, in ns per page: balloons
+        differ in size. ValueError where there is none.
+    ax
+        As in `stages`; so are the result and the other errors.
+    """
+    frame = as_frame(frame)
+    state = frame["pattern"].str.extract(rf"^{PREFIX}(\w+)-", expand=False)
+    rows = frame.assign(state=state)[state.notna()]
+    if rows.empty:
+        raise ValueError("frame has not a single case whose pattern is a trace")
+    return stages(rows, ["state", "protocol"], "Inflating by the pages of real guests", "page", ax)
 
 
 def _plain(data: Any, thp: bool = False) -> pd.DataFrame:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from ..sizes import format_size
 from ..wire.defects import SENT_ONCE
-from .looks import canvas
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import Axes, canvas
 
 DARK = 0.3
 """Share of the balloon sent below which a cell is dark, and its text white."""

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,17 +17,14 @@ from .. import datasets
 from ..measurement.reading import load
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
-from .comparison import density, grid, runs, sizes
-from .guest_bars import guests, traces
+from .comparison import density, grid, guests, runs, sizes
 from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
 from .lanes import timeline
 from .lines import Quantity
-from .looks import save
-from .page_maps import occupancy, patterns
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import Axes, save
+from .page_maps import patterns
+from .share_bars import occupancy, traces
 
 DRAWN_MEMORY, DRAWN_BALLOON = "256MiB", "64MiB"
 """The guest of the pictured patterns, which show shapes and not sizes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -10,10 +10,7 @@ from ..datasets import published
 from ..measurement.frame import as_frame
 from ..reproduction.reproduction import lab_beside, measured_cases, stages_ms
 from ..sizes import GIB, format_number, format_size
-from .looks import beside, canvas, explain_stages, name_bars, stack
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import Axes, beside, canvas, explain_stages, name_bars, stack
 
 LABELS = {"madvise": "one madvise"}
 

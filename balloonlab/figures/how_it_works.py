@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,7 @@ from .. import wire
 from ..kernels.bitmap import WORD
 from ..model.accounting import discards, messages
 from ..pages.checks import as_pfns
-from .looks import LOOKS, canvas
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import LOOKS, Axes, canvas
 
 MAX_WORDS = 8
 """Bitmap words that can be drawn: 512 pages on 5.5 inches are 0.8 points each."""
@@ -30,7 +27,6 @@ WHOLE: dict[str, Any] = {"clip_on": False, "snap": False}
 
 ROOM_PAGES = 24
 """Pages under which a number of three digits fits, where 512 are drawn."""
-
 
 Words: TypeAlias = npt.NDArray[np.uint64]
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from ..sizes import format_size
-from .looks import LOOKS, canvas, name_bars
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import LOOKS, Axes, canvas, name_bars
 
 LANES = {
     ("guest", "allocate"): ("allocate", "allocate"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +11,19 @@ import pandas as pd
 
 from ..measurement.frame import as_frame
 from ..sizes import GIB, format_size
-from .looks import canvas, check_cases, legend_below, rank
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import Axes, canvas, check_cases, legend_below, rank
 
 MARKS = (
-    ("o", "-", "#16304f"),
-    ("s", "--", "#c0762a"),
-    ("^", "-.", "#4f8fcb"),
-    ("D", ":", "#707070"),
-    ("v", "-", "#9a4d1c"),
-    ("P", "--", "#2f2f2f"),
-    ("X", "-.", "#8fbbe0"),
-    ("*", ":", "black"),
+    ("o-", "#16304f"),
+    ("s--", "#c0762a"),
+    ("^-.", "#4f8fcb"),
+    ("D:", "#707070"),
+    ("v-", "#9a4d1c"),
+    ("P--", "#2f2f2f"),
+    ("X-.", "#8fbbe0"),
+    ("*:", "black"),
 )
-"""Marker, line and colour of each series: distinct without colour."""
+"""Marker and line, colour of each series: distinct without colour."""
 
 LABELS = {
     "memory_bytes": "memory of the guest",
@@ -136,15 +133,9 @@ def scaling(
         for number, (name, times) in enumerate(groups):
             points = times.groupby(level=x).agg(list).sort_index()
             low, middle, high = np.array([median_interval(sample) for sample in points]).T
-            marker, line, colour = MARKS[number % len(MARKS)]
-            look: dict[str, Any] = {
-                "marker": marker,
-                "linestyle": line,
-                "color": colour,
-                "capsize": 2,
-            }
+            mark, colour = MARKS[number % len(MARKS)]
             label, yerr = ", ".join(map(str, name)), (middle - low, high - middle)
-            ax.errorbar(points.index, middle, yerr, label=label, **look)
+            ax.errorbar(points.index, middle, yerr, fmt=mark, color=colour, capsize=2, label=label)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         low, high = ax.get_ylim()

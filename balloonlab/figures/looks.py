@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
+else:  # annotations alone do not load matplotlib
+    Axes = Any
 
 SHEET = Path(__file__).with_name("balloonlab.mplstyle")
 

@@ -12,7 +12,7 @@ import pandas as pd
 from ..model import CostModel, forecast
 from ..model.accounting import counts
 from ..pages import patterns
-from ..sizes import GIB, MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
+from ..sizes import MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
 from .looks import style
 from .stage_bars import stages
 
@@ -30,11 +30,11 @@ QUANTITIES = {
     "n_discards": "madvise calls",
 }
 
-SMALLEST, LARGEST = 256 * MIB, 16 * GIB
+MEMORIES = [256 * MIB << n for n in range(7)]
 """Guests that the slider reaches. Page sets are made and encoded in full at every move: 20 ms at
 4 GiB, a quarter of a second at 16 GiB; drawing the picture takes 150 ms."""
 
-LONGEST_RUN = 4096
+MEAN_RUNS = [1 << n for n in range(13)]
 
 DPI, WIDTH = 150, 760
 """Of the picture: dots per inch, and how wide a notebook shows it."""
@@ -46,20 +46,9 @@ SETTLE_SECONDS = 0.05
 
 
 def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
-    """Count the messages of both protocols for a balloon in runs of random length.
+    """Return ``mean_run_pages`` and the counts of both protocols for pages ``geometric:MEAN``.
 
-    Parameters
-    ----------
-    memory, density
-        RAM of the guest; share of the pages that are ballooned, above 0 and below 1.
-    mean_run : float
-        Mean length of a run in pages (``geometric:MEAN``). Where the guest is too full for so
-        short runs to be kept apart, the shortest that it has room for.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per protocol: ``mean_run_pages``, then `balloonlab.model.counts`.
+    Where the guest is too full to keep so short runs apart, of the shortest it has room for.
     """
     memory_pages = parse_pages(memory, "memory")
     n_pages = round(memory_pages * density)
@@ -104,20 +93,18 @@ class Explorer:
         self._model = model
         self._handle: Any = None
         self._waiting: asyncio.TimerHandle | None = None
-        sizes = [SMALLEST << n for n in range((LARGEST // SMALLEST).bit_length())]
-        lengths = [1 << n for n in range(LONGEST_RUN.bit_length())]
         memory_bytes = parse_pages(memory, "memory") * PAGE_BYTES
-        if memory_bytes not in sizes:
+        if memory_bytes not in MEMORIES:
             raise ValueError(f"memory must be a power of two, 256MiB to 16GiB, got {memory!r}")
-        if mean_run not in lengths:
+        if mean_run not in MEAN_RUNS:
             raise ValueError(f"mean_run must be a power of two, 1 to 4096, got {mean_run!r}")
         if not 0.01 <= density <= 0.95:
             raise ValueError(f"density must be 0.01 to 0.95, got {density!r}")
         look = {"continuous_update": False, "style": {"description_width": "9em"}}
         look["layout"] = {"width": "34em"}
-        sized = {"options": [(format_size(size), size) for size in sizes], "value": memory_bytes}
+        sized = {"options": [(format_size(n), n) for n in MEMORIES], "value": memory_bytes}
         ends = {"min": 0.01, "max": 0.95, "step": 0.01, "readout_format": ".0%"}
-        long = {"options": lengths, "value": mean_run}
+        long = {"options": MEAN_RUNS, "value": mean_run}
         self.sliders = {
             "memory": SelectionSlider(description="memory", **sized, **look),
             "density": FloatSlider(density, description="share ballooned", **ends, **look),

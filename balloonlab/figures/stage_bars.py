@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
@@ -11,10 +11,7 @@ from ..measurement.frame import as_frame
 from ..measurement.run import CASE
 from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
-from .looks import beside, canvas, check_cases, explain_stages, name_bars, rank, stack
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import Axes, beside, canvas, check_cases, explain_stages, name_bars, rank, stack
 
 GRID = ("touched", "protocol", "discard")
 """Columns that separate what the message saves from what ranges save."""

@@ -94,7 +94,7 @@ def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
     Parameters
     ----------
     pfns : array-like of int, shape (n,)
-        Pages in the order the guest allocates them.
+        Pages in the order the guest allocates them. Errors as `balloonlab.wire.encode`.
 
     Returns
     -------
@@ -102,11 +102,6 @@ def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
         One row per format. ``kicks``: buffers; ``wire bytes``: all of them with their
         headers; ``records``: entries in them (a page number, a word or a block);
         ``ranges``: what the host decodes; ``madvise calls``: see `discards`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `balloonlab.wire.encode`.
 
     Examples
     --------
@@ -133,19 +128,14 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
     Parameters
     ----------
     pfns
-        As in `messages`.
+        As in `messages`; so are the errors.
     protocol : {"pfn", "bitmap-v4"}
         With the format's usual discard.
 
     Returns
     -------
-    dict
+    dict of str to int
         `COUNTS`, as in the frame of `balloonlab.measure`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `balloonlab.wire.encode`.
 
     Examples
     --------
@@ -183,10 +173,9 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
     if balloon is None:
         balloon = parse_pages(memory, "memory") // 8 * 7 * kernels.PAGE_BYTES
     parts = sorted(part for part in patterns.idle_ranges(memory, balloon) if part.end > part.start)
-    if _is_pfn(protocol):
-        n_pages = sum(part.end - part.start for part in parts)
-        return _count_pfns(n_pages, max((part.end - 1 for part in parts), default=0))
     first, last = (parts[0].start & -64, parts[-1].end) if parts else (0, 0)
+    if _is_pfn(protocol):
+        return _count_pfns(sum(part.end - part.start for part in parts), max(last - 1, 0))
     windows = []
     for start in range(first, last, WINDOW_PAGES):
         end = start + WINDOW_PAGES

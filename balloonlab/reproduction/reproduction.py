@@ -173,13 +173,7 @@ def _check_frame(frame: pd.DataFrame) -> None:
 
 
 def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
-    """Return the rows of the repeat with the (lower) median total; empty if there is none.
-
-    Raises
-    ------
-    ValueError
-        `frame` is no tidy frame, or holds several such cases.
-    """
+    """Return the rows of the repeat with the (lower) median total; empty if there is none."""
     _check_frame(frame)
     rows = frame[(frame["protocol"] == protocol) & (frame["touched"] == touched)]
     n_cases = rows["run_id"].nunique()

@@ -60,21 +60,13 @@ def render(template: str, numbers: Mapping[str, Number] | None = None) -> Render
     The old driver took 4,126 ms.
     """
     wanted = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    known = _names() if numbers is None else numbers.keys()
+    known = json.loads(datasets.path(JSON).read_text()) if numbers is None else numbers
     for wrong in (name for name in wanted if name not in known):
         nearest = ", ".join(difflib.get_close_matches(wrong, known)) or "none"
-        raise KeyError(
-            f"template must name numbers of balloonlab.results.all_numbers(), got {wrong!r}; "
-            f"similar: {nearest}"
-        )
+        rule = "template must name numbers of balloonlab.results.all_numbers()"
+        raise KeyError(f"{rule}, got {wrong!r}; similar: {nearest}")
     chosen = all_numbers() if numbers is None else numbers
     return Rendered(template.format_map({name: chosen[name].text for name in wanted}))
-
-
-@cache
-def _names() -> frozenset[str]:
-    """Return the names of all numbers, from the file of them that comes with the data."""
-    return frozenset(json.loads(datasets.path(JSON).read_text()))
 
 
 def write(
