@@ -18,10 +18,6 @@ def path(name: str = "") -> Path:
     name : str
         Relative to ``data/``; the folder itself by default.
 
-    Returns
-    -------
-    pathlib.Path
-
     Raises
     ------
     FileNotFoundError

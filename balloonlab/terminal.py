@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -28,10 +28,6 @@ def to_text(report: RenderableType) -> str:
         Console(file=file, width=WIDTH, force_jupyter=False).print(report)
         lines = file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
-
-
-Amount: TypeAlias = Callable[[int], str]
-"""Writes how much is done."""
 
 
 class Progress:
@@ -56,7 +52,7 @@ class Progress:
             auto_refresh=False,  # a refreshing thread would run beside timed code
             disable=not show or not console.is_terminal or self._in_notebook,
         )
-        self._task, self.advance = self._add("starting", n_steps, lambda n: f"{n}/{n_steps}")
+        self._task, self.advance = self._add("starting", n_steps, "/", str)
 
     def describe(self, text: str) -> None:
         """Show what is being done."""
@@ -65,22 +61,23 @@ class Progress:
     @contextmanager
     def bytes(self, text: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
         """Show a second bar over `n_bytes`; yields the function that moves it."""
-        whole = format_size(n_bytes)
-        task, advance = self._add(f"  {text}", n_bytes, lambda n: f"{format_size(n)} of {whole}")
+        task, advance = self._add(f"  {text}", n_bytes, " of ", format_size)
         try:
             yield advance
         finally:
             self._bars.remove_task(task)
 
-    def _add(self, text: str, total: int, amount: Amount) -> tuple[TaskID, Callable[..., None]]:
+    def _add(
+        self, text: str, total: int, of: str, write: Callable[[int], str]
+    ) -> tuple[TaskID, Callable[..., None]]:
         """Add a bar; return it and the function that moves it."""
-        task = self._bars.add_task(text, total=total, amount=amount(0))
+        task = self._bars.add_task(text, total=total, amount=f"{write(0)}{of}{write(total)}")
         done = 0
 
         def advance(step: int = 1) -> None:
             nonlocal done
             done += step
-            self._update(task, completed=done, amount=amount(done))
+            self._update(task, completed=done, amount=f"{write(done)}{of}{write(total)}")
 
         return task, advance
 

@@ -12,10 +12,6 @@ from .lines import TIMES, Quantity, scaling
 from .looks import Axes
 from .stage_bars import GRID, stages
 
-BY_MEMORY = ("source", "protocol", "memory")
-COUNTED = ("source", "protocol")
-"""Series: times depend on whether memory was touched; counts do not, and show touched memory."""
-
 
 def sizes(frame: Any, y: Quantity = "time_ns", thp: bool = False, ax: Axes | None = None) -> Axes:
     """Draw a quantity by memory size: inflations of idle guests.
@@ -96,7 +92,8 @@ def _usual(data: Any, thp: bool = False) -> pd.DataFrame:
 
 
 def _lines(rows: pd.DataFrame, x: str, y: Quantity, title: str, ax: Axes | None) -> Axes:
+    """Draw times of touched and untouched memory; counts do not depend on it, but of touched."""
     if y not in TIMES:
-        return scaling(rows[rows["touched"]], x, y, COUNTED, title=title, ax=ax)
-    state = rows["touched"].map({True: "touched", False: "untouched"})
-    return scaling(rows.assign(memory=state), x, y, BY_MEMORY, title=title, ax=ax)
+        return scaling(rows[rows["touched"]], x, y, title=title, ax=ax)
+    rows = rows.assign(memory=rows["touched"].map({True: "touched", False: "untouched"}))
+    return scaling(rows, x, y, ("source", "protocol", "memory"), title=title, ax=ax)

@@ -26,19 +26,12 @@ from .looks import Axes, save
 from .page_maps import patterns
 from .share_bars import occupancy, traces
 
-DRAWN_MEMORY, DRAWN_BALLOON = "256MiB", "64MiB"
-"""The guest of the pictured patterns, which show shapes and not sizes."""
-
 QUANTITIES: dict[str, Quantity] = {
     "time": "time_ns",
     "kicks": "n_kicks",
     "bytes": "wire_bytes",
     "calls": "n_discards",
 }
-
-FIRST_US = 3000
-"""Microseconds that are drawn of a timeline with many batches."""
-
 
 FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "headline": ("headline", headline),
@@ -57,9 +50,9 @@ FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
 
 
 def pictured() -> dict[str, npt.NDArray[np.uint64]]:
-    """Make a small page set of every pattern; all of them are synthetic (``model``)."""
+    """Make a page set of every pattern, all synthetic (``model``): small, to show their shapes."""
     names = ("idle", "random", "every:4", "geometric:8", "huge", "aged")
-    return {f"{name} (model)": page_sets.make(name, DRAWN_MEMORY, DRAWN_BALLOON) for name in names}
+    return {f"{name} (model)": page_sets.make(name, "256MiB", "64MiB") for name in names}
 
 
 COMPUTED: dict[str, Callable[[], Axes]] = {
@@ -67,7 +60,8 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
     "traces": traces,
-    "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), FIRST_US),
+    # Of its many batches those of the first 3 ms.
+    "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), until_us=3000),
     "timeline-bitmap": lambda: timeline(load_timeline(datasets.path("timeline-bitmap"))),
 }
 """Figures of synthetic page sets, of recorded ones, and of the recorded timelines."""
@@ -97,10 +91,9 @@ def draw_all(
 
     Raises
     ------
-    ValueError
-        A name in `only` is not that of a figure.
-    OSError
-        `run` holds neither a run nor a timeline, or `out` cannot be written. Nothing is drawn.
+    ValueError, OSError
+        A name in `only` is not that of a figure; `run` holds neither a run nor a timeline, or
+        `out` cannot be written. Nothing is drawn.
     """
     import matplotlib.pyplot as plt
 
@@ -114,11 +107,9 @@ def draw_all(
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):  # can it be written? Known before anything is drawn
         pass
-    for name, drawer in drawers.items():
-        if only and name not in only:
-            continue
+    for name in (name for name in drawers if not only or name in only):
         try:
-            ax = drawer()
+            ax = drawers[name]()
         except (ValueError, FileNotFoundError) as error:
             yield name, str(error)
             continue

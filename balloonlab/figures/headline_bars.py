@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
 
 import pandas as pd
 
-from ..datasets import published
+from ..measurement.floor import PROTOCOL as FLOOR
 from ..measurement.frame import as_frame
-from ..reproduction.reproduction import lab_beside, measured_cases, stages_ms
+from ..reproduction.reproduction import PAPER, Case, lab_beside, measured_cases, paper_cases
 from ..sizes import GIB, format_number, format_size
 from .looks import Axes, beside, canvas, explain_stages, name_bars, stack
-
-LABELS = {"madvise": "one madvise"}
-
-
-class Bar(NamedTuple):
-    """A case: whose it is, ms by stage (``total`` if undivided), totals of its repeats, GiB."""
-
-    group: str
-    protocol: str
-    stages: pd.Series
-    totals_ms: pd.Series
-    balloon_gib: float
-
-
-def _paper_bars() -> list[Bar]:
-    bars = []
-    for protocol in ("pfn", "bitmap-v4"):
-        rows = published().query("protocol == @protocol").set_index("stage")
-        balloon_gib = rows["balloon_bytes"].iloc[0] / GIB
-        bars.append(
-            Bar("paper, idle guest", protocol, rows["time_ms"], rows["time_ms"][:0], balloon_gib)
-        )
-    return bars
-
-
-def _measured_bars(frame: pd.DataFrame, source: str) -> list[Bar]:
-    bars = []
-    for group, protocol, repeat in measured_cases(frame, source):
-        case = frame[frame["run_id"] == repeat["run_id"].iloc[0]]
-        totals_ms = case.groupby("repeat")["time_ns"].sum() / 1e6
-        balloon_gib = repeat["balloon_bytes"].iloc[0] / GIB
-        bars.append(Bar(group, protocol, stages_ms(repeat), totals_ms, balloon_gib))
-    return bars
 
 
 def headline(frame: Any, ax: Axes | None = None) -> Axes:
@@ -72,7 +41,7 @@ def headline(frame: Any, ax: Axes | None = None) -> Axes:
     '4,126 ms'
     """
     frame = as_frame(frame)
-    return _draw(_measured_bars(frame, "lab"), "lab: repeat with the median total", frame, ax)
+    return _draw(measured_cases(frame, "lab"), "lab: repeat with the median total", frame, ax)
 
 
 def qemu_headline(frame: Any, ax: Axes | None = None) -> Axes:
@@ -90,22 +59,22 @@ def qemu_headline(frame: Any, ax: Axes | None = None) -> Axes:
     """
     frame = as_frame(frame)
     lab = lab_beside(frame)
-    measured = [] if lab is None else _measured_bars(lab.frame, "lab")
-    measured += _measured_bars(frame, "qemu")
+    beside = () if lab is None else measured_cases(lab.frame, "lab")
     note = "lab, qemu: median repeat; line: range of the repeats"
-    return _draw(measured, note, frame, ax, ranges=True)
+    return _draw(chain(beside, measured_cases(frame, "qemu")), note, frame, ax, ranges=True)
 
 
 def _draw(
-    measured: list[Bar], note: str, frame: pd.DataFrame, ax: Axes | None, ranges: bool = False
+    measured: Iterable[Case], note: str, frame: pd.DataFrame, ax: Axes | None, ranges: bool = False
 ) -> Axes:
-    bars = [*_paper_bars(), *measured]
-    per_gib = len({bar.balloon_gib for bar in bars}) > 1
+    bars = [*paper_cases(), *measured]
+    balloons_gib = [bar.about["balloon_bytes"] / GIB for bar in bars]
+    per_gib = len(set(balloons_gib)) > 1
     legacy: dict[str, float] = {}
     with canvas(ax, 7.2, 0.66 + 0.42 * len(bars)) as ax:
         for y, bar in enumerate(bars):
-            unit, size = ("ms/GiB", bar.balloon_gib) if per_gib else ("ms", 1)
-            end = total = stack(ax, y, bar.stages / size)
+            unit, size = ("ms/GiB", balloons_gib[y]) if per_gib else ("ms", 1)
+            end = total = stack(ax, y, bar.stages_ms / size)
             if ranges and len(bar.totals_ms):
                 end = max(total, bar.totals_ms.max() / size)
                 ax.plot([bar.totals_ms.min() / size, end], [y, y], "k|-", linewidth=1)
@@ -115,12 +84,14 @@ def _draw(
             elif bar.group in legacy:
                 text += f"  ({format_number(legacy[bar.group] / total)}x)"
             beside(ax, text, end, y)
-        name_bars(ax, [f"{bar.group}: {LABELS.get(bar.protocol, bar.protocol)}" for bar in bars])
+        names = {PAPER: "paper, idle guest", FLOOR: "one madvise"}
+        pairs = [(bar.group, bar.protocol) for bar in bars]
+        name_bars(ax, [": ".join(names.get(part, part) for part in pair) for pair in pairs])
         ax.set_xlim(0, ax.dataLim.xmax * 1.2)
         what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
         ax.set_xlabel(f"{what} ({note})")
         first = frame.iloc[0]
         balloon, memory = (format_size(int(first[f"{of}_bytes"])) for of in ("balloon", "memory"))
         ax.set_title(f"Inflating {balloon} of a guest's {memory} (paper: 7 GiB of 8 GiB)")
-        explain_stages(ax, {stage for bar in bars for stage in bar.stages.index})
+        explain_stages(ax, {stage for bar in bars for stage in bar.stages_ms.index})
     return ax

@@ -32,10 +32,7 @@ Words: TypeAlias = npt.NDArray[np.uint64]
 
 
 def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
-    """Draw the way of a few pages: guest memory, bitmap, records, discards.
-
-    Everything drawn is computed: the bitmap by `balloonlab.wire.pack`, records and
-    discards from the buffers of `balloonlab.wire.encode`.
+    """Draw the way of a few pages, all computed: guest memory, bitmap, records, discards.
 
     Parameters
     ----------
@@ -99,7 +96,7 @@ def _check_width(pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 class _Lanes:
@@ -109,8 +106,7 @@ class _Lanes:
         self.ax, self._bottom = ax, -0.3
         self._first_pfn, self._end_pfn = first_pfn, first_pfn + n_words * WORD
         self._ticks: list[tuple[float, str]] = []
-        # Lines around single pages, in points: a fifth of a page's width on 7.2 inches,
-        # so that something is left of each of 512 pages.
+        # In points: a fifth of a page's width on 7.2 inches, so that something is left of each.
         self.hairline = min(0.4, 0.2 * 5.4 * 72 / (n_words * WORD))
 
     def heading(self, text: str) -> None:

@@ -67,10 +67,6 @@ QUANTITIES = {
 TIMES = ("time_ns", "rate", "page_ns")
 """Those that are measured; the others are counts."""
 
-MOST_TICKS = 8
-MOST_INSIDE = 2
-"""Series whose legend finds a place among the lines; that of more stands below."""
-
 
 def scaling(
     frame: Any,
@@ -143,7 +139,7 @@ def scaling(
         ax.yaxis.set_major_formatter("{x:,.10g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
         ticks = np.unique(totals.index.get_level_values(x))
-        ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
+        ticks = ticks[:: -(-len(ticks) // 8)]  # eight at most
         names = [format_size(int(n)) if x.endswith("_bytes") else f"{n:,}" for n in ticks]
         ax.set_xticks(ticks, names, minor=False)
         ax.xaxis.set_minor_locator(NullLocator())
@@ -151,7 +147,7 @@ def scaling(
         timed = stage is not None and y in TIMES
         ax.set_ylabel(f"{QUANTITIES[y]} (stage {stage})" if timed else QUANTITIES[y])
         ax.set_title(title)
-        if len(groups) <= MOST_INSIDE:
+        if len(groups) <= 2:  # their legend finds a place among the lines
             ax.legend()
         else:
             legend_below(ax, 2)

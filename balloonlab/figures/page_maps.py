@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from ..measurement.options import check_number
 from ..pages import as_pfns, metrics
@@ -11,14 +10,8 @@ from ..sizes import PAGE_BYTES, format_number, format_size
 from .looks import Axes, beside, canvas
 from .share_bars import Sets, check_sets
 
-ROW_PAGES = 512
-"""Pages in a row of the map: a huge page."""
-
-GAP_ROWS = 6
-"""White rows between two maps."""
-
-TAKEN = ("#e9e9e9", "#16304f")
-"""Colours of a page that is not in the set and of one that is."""
+ROW_PAGES, GAP_ROWS = 512, 6
+"""Pages in a row of the map, a huge page; white rows between two maps."""
 
 
 def patterns(sets: Sets, n_pages: int = 16_384, first_pfn: int = 0, ax: Axes | None = None) -> Axes:
@@ -51,22 +44,23 @@ def patterns(sets: Sets, n_pages: int = 16_384, first_pfn: int = 0, ax: Axes | N
     check_sets(sets)
     check_number("n_pages", n_pages, 1)
     check_number("first_pfn", first_pfn, 0)
+    wanted = np.arange(first_pfn, first_pfn + n_pages, dtype=np.uint64)
     n_rows = -(-n_pages // ROW_PAGES)
     tops = (n_rows + GAP_ROWS) * np.arange(len(sets))
     picture = np.full((tops[-1] + n_rows, ROW_PAGES), np.nan)
+    colours = ListedColormap(["#e9e9e9", "#16304f"])  # not in the set, in it
     with canvas(ax, 7.2, 0.5 + 0.75 * len(sets)) as ax:
         for top, pfns in zip(tops, sets.values(), strict=True):
-            shown = _map(pfns, first_pfn, n_pages)
-            picture[top : top + n_rows] = shown
+            taken = np.isin(wanted, as_pfns(pfns))
+            picture[top : top + n_rows].flat[:n_pages] = taken
             frame = Rectangle((-0.5, top - 0.5), ROW_PAGES, n_rows, fill=False, linewidth=0.6)
             ax.add_patch(frame).set_clip_on(False)
-            taken = format_number(float(100 * np.nanmean(shown)))
             lengths = metrics.run_lengths(pfns)
-            n_runs = lengths["n_runs"].sum()
-            mean_run = format_number(lengths["run_pages"] @ lengths["n_runs"] / max(1, n_runs))
-            note = f"{taken} % taken\nmean run {mean_run}"
+            mean_run = lengths["run_pages"] @ lengths["n_runs"] / max(1, lengths["n_runs"].sum())
+            percent = format_number(float(100 * taken.mean()))
+            note = f"{percent} % taken\nmean run {format_number(mean_run)}"
             beside(ax, note, ROW_PAGES, top + n_rows / 2)
-        ax.imshow(picture, cmap=ListedColormap(TAKEN), aspect="auto", interpolation="none")
+        ax.imshow(picture, cmap=colours, aspect="auto", interpolation="none")
         ax.set_yticks(tops + n_rows / 2, list(sets))
         ax.set_xticks(range(0, ROW_PAGES + 1, 64))
         ax.tick_params(axis="y", length=0)
@@ -77,10 +71,3 @@ def patterns(sets: Sets, n_pages: int = 16_384, first_pfn: int = 0, ax: Axes | N
         which = f"first {size}" if first_pfn == 0 else f"{size} from page {first_pfn:,} on"
         ax.set_title(f"The guest's {which}, one pixel per page, by pattern")
     return ax
-
-
-def _map(pfns: npt.ArrayLike, first_pfn: int, n_pages: int) -> npt.NDArray[np.float64]:
-    """Rows of `n_pages` pages from the first on: 1 in the set, 0 not, NaN beyond them."""
-    beyond = np.full(-n_pages % ROW_PAGES, np.nan)
-    taken = np.isin(np.arange(first_pfn, first_pfn + n_pages, dtype=np.uint64), as_pfns(pfns))
-    return np.concatenate([taken, beyond]).reshape(-1, ROW_PAGES)

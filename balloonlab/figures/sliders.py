@@ -59,7 +59,7 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
+def compare_counts(table: pd.DataFrame, ax: Axes) -> None:
     """Draw records, kicks, wire bytes and calls of `scattered` as bars, logarithmic."""
     height = 0.8 / len(PROTOCOLS)
     for number, (protocol, (colour, hatch)) in enumerate(PROTOCOLS.items()):
@@ -76,7 +76,6 @@ def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xticks([1, 100, 10**4, 10**6, 10**8], ["1", "100", "10,000", "1,000,000", "100,000,000"])
     ax.set_xlabel("counted, nothing measured")
     ax.legend(loc="lower right")
-    return ax
 
 
 class Explorer:
@@ -86,10 +85,8 @@ class Explorer:
         try:
             from ipywidgets import FloatSlider, SelectionSlider, VBox
         except ImportError:
-            raise ImportError(
-                "sliders need ipywidgets, which is not installed: "
-                "pip install 'balloonlab[notebooks]'"
-            ) from None
+            rule = "sliders need ipywidgets, which is not installed"
+            raise ImportError(f"{rule}: pip install 'balloonlab[notebooks]'") from None
         self._model = model
         self._handle: Any = None
         self._waiting: asyncio.TimerHandle | None = None
@@ -121,11 +118,9 @@ class Explorer:
 
         memory, density, mean_run = (slider.value for slider in self.sliders.values())
         table = scattered(memory, density, mean_run)
-        found = table["mean_run_pages"].iloc[0]
-        predicted = [
-            forecast(self._model, row.drop("mean_run_pages").astype(int).to_dict(), memory, name)
-            for name, row in table.iterrows()
-        ]
+        found = table.pop("mean_run_pages").iloc[0]
+        rows = table.to_dict("index").items()
+        predicted = [forecast(self._model, row, memory, str(name)) for name, row in rows]
         with style():
             # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
             layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)

@@ -20,6 +20,7 @@ AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protoc
 """Columns in which cases may differ, as a bar's label has them."""
 
 FLAGS = {"touched": ("untouched", "touched"), "thp": ("no huge pages", "huge pages")}
+PREFIXES = {"steps": "steps: ", "bitmaps": "bitmaps: ", "discard": "by "}
 
 Per: TypeAlias = Literal["operation", "GiB", "page"]
 
@@ -103,9 +104,9 @@ def _differing(frame: pd.DataFrame) -> list[str]:
 
 
 def _draw(ax: Axes, y: int, rows: pd.DataFrame, per: Per, unit: str) -> None:
-    scale = {"operation": 1e6, "GiB": 1e6, "page": 1}[per]
-    if per != "operation":
-        scale *= rows["n_pages"].iloc[0] if per == "page" else rows["balloon_bytes"].iloc[0] / GIB
+    scale = rows["n_pages"].iloc[0] if per == "page" else 1e6
+    if per == "GiB":
+        scale *= rows["balloon_bytes"].iloc[0] / GIB
     low, middle, high = median_interval(rows.groupby("repeat")["time_ns"].sum() / scale)
     parts = rows.groupby(["stage", "repeat"])["time_ns"].sum().groupby("stage").median()
     stack(ax, y, (parts * middle / parts.sum()).to_dict())
@@ -119,9 +120,7 @@ def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:
     for name, value in zip(by, key, strict=True):
         if name in FLAGS:
             words.append(FLAGS[name][bool(value)])
-        elif name.endswith("_bytes"):
-            words.append(format_size(int(value)))
         else:
-            prefix = {"steps": "steps: ", "bitmaps": "bitmaps: ", "discard": "by "}.get(name, "")
-            words.append(f"{prefix}{value}")
+            text = format_size(int(value)) if name.endswith("_bytes") else value
+            words.append(f"{PREFIXES.get(name, '')}{text}")
     return ", ".join(words)

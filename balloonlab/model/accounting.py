@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
@@ -143,9 +143,8 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
     56
     """
     pages = as_pfns(pfns)
-    if _is_pfn(protocol):
-        return _count_pfns(pages.size, int(pages.max(initial=0)))
-    return _sum(_count_bitmap(first_pfn, words) for first_pfn, words in pack_windows(pages))
+    windows = (_count_bitmap(first_pfn, words) for first_pfn, words in pack_windows(pages))
+    return _count(protocol, pages.size, int(pages.max(initial=0)), windows)
 
 
 def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dict[str, int]:
@@ -174,41 +173,38 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
         balloon = parse_pages(memory, "memory") // 8 * 7 * kernels.PAGE_BYTES
     parts = sorted(part for part in patterns.idle_ranges(memory, balloon) if part.end > part.start)
     first, last = (parts[0].start & -64, parts[-1].end) if parts else (0, 0)
-    if _is_pfn(protocol):
-        return _count_pfns(sum(part.end - part.start for part in parts), max(last - 1, 0))
-    windows = []
-    for start in range(first, last, WINDOW_PAGES):
-        end = start + WINDOW_PAGES
-        inside = tuple(
-            (max(part.start, start) - start, min(part.end, end) - start)
-            for part in parts
-            if part.start < end and part.end > start
-        )
-        # From 4 GiB on RAM is in one piece: it does not matter where in it a window stands.
-        if inside:
-            windows.append(_count_window(min(start, HIGH_RAM_START), inside))
-    return _sum(windows)
+
+    def windows() -> Iterator[dict[str, int]]:
+        for start in range(first, last, WINDOW_PAGES):
+            end = start + WINDOW_PAGES
+            inside = tuple(
+                (max(part.start, start) - start, min(part.end, end) - start)
+                for part in parts
+                if part.start < end and part.end > start
+            )
+            # From 4 GiB on RAM is in one piece: it does not matter where in it a window stands.
+            if inside:
+                yield _count_window(min(start, HIGH_RAM_START), inside)
+
+    n_pages = sum(part.end - part.start for part in parts)
+    return _count(protocol, n_pages, last - 1, windows())
 
 
-def _sum(windows: Iterable[dict[str, int]]) -> dict[str, int]:
-    found = Counter(dict.fromkeys(COUNTS, 0))
-    for window in windows:
-        found.update(window)
-    return dict(found)
-
-
-def _is_pfn(protocol: str) -> bool:
-    if protocol not in ("pfn", "bitmap-v4"):
+def _count(
+    protocol: str, n_pages: int, highest: int, windows: Iterable[dict[str, int]]
+) -> dict[str, int]:
+    """Sum the counts of a bitmap's windows; with ``pfn`` all but the kicks is once per page."""
+    if protocol == "bitmap-v4":
+        found = Counter(dict.fromkeys(COUNTS, 0))
+        for window in windows:
+            found.update(window)
+        return dict(found)
+    if protocol != "pfn":
         raise ValueError(f"protocol must be pfn or bitmap-v4 to be counted, got {protocol!r}")
-    return protocol == "pfn"
-
-
-def _count_pfns(n_pages: int, highest: int) -> dict[str, int]:
-    """Count an inflation with ``pfn``: everything but the kicks is once per page."""
     if highest >= PFN32_LIMIT:
         raise ValueError(f"pfns must be below 2**32 in 'pfn', got {highest}: use 'bitmap-v4'")
-    per_page = dict.fromkeys(COUNTS, n_pages)
-    return per_page | {"n_kicks": -(-n_pages // PFNS_PER_BUFFER), "wire_bytes": 4 * n_pages}
+    n_kicks = -(-n_pages // PFNS_PER_BUFFER)
+    return dict.fromkeys(COUNTS, n_pages) | {"n_kicks": n_kicks, "wire_bytes": 4 * n_pages}
 
 
 @cache

@@ -87,10 +87,8 @@ class CostModel:
                 continue
             group = _group(stage, case)
             if (stage, part, group, terms[0]) not in ns:
-                raise ValueError(
-                    f"the model knows no {stage} of {group or 'any case'}: fit it to measurements "
-                    "that have it"
-                )
+                what = f"the model knows no {stage} of {group or 'any case'}"
+                raise ValueError(f"{what}: fit it to measurements that have it")
             time_ns = sum(ns[stage, part, group, term] * counts[term] for term in terms)
             rows.append(("model", stage, part, time_ns))
         return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
@@ -134,17 +132,8 @@ def fit(frame: Any) -> CostModel:
     Parameters
     ----------
     frame : Run or pandas.DataFrame
-        Measurements of one source and one machine; the more the cases differ in their
-        counts, the better the terms are separated.
-
-    Returns
-    -------
-    CostModel
-
-    Raises
-    ------
-    ValueError
-        No rows, or more than one source.
+        Measurements of one source (else ValueError) and one machine; the more the cases differ
+        in their counts, the better the terms are separated.
 
     Examples
     --------
@@ -184,16 +173,12 @@ def validate(frame: Any, by: str = "run_id") -> pd.DataFrame:
     by : str
         Cases that are alike in this column are left out together: by ``memory_bytes`` each size
         is predicted from the other sizes. By default each case is predicted from all others.
+        ValueError where all are alike: there is nothing to leave out.
 
     Returns
     -------
     pandas.DataFrame
         As `CostModel.compare`.
-
-    Raises
-    ------
-    ValueError
-        There is nothing to leave out: all cases are alike in `by`.
     """
     frame = as_frame(frame)
     if frame[by].nunique() < 2:

@@ -42,12 +42,7 @@ def forecast(
     -------
     pandas.DataFrame
         The columns of a measured frame, in one repeat. ``source`` is ``model``; there is no
-        remainder, which is not predicted.
-
-    Raises
-    ------
-    ValueError
-        As `CostModel.predict`.
+        remainder, which is not predicted. Errors as `CostModel.predict`.
 
     Examples
     --------

@@ -24,14 +24,13 @@ from .reproduction import (
     stages_ms,
 )
 
-COUNTS = ("kicks", "madvise calls")
 PAPER_STAGES = ("allocate", "send", "translate", "discard")
 
 
 def _cell(row: str, value: float) -> str:
     if math.isnan(value):
         return "-"
-    if row in COUNTS:
+    if row in ("kicks", "madvise calls"):
         return f"{value:,.0f}"
     if row == "wire bytes":
         return format_size(int(value))
@@ -90,20 +89,19 @@ def findings(result: Reproduction) -> list[str]:
     arguments = result.meta["arguments"]
     source, bulk = result.source, PROTOCOLS[result.source][1]
     qemu = f"QEMU {result.meta['qemu']}, " if source == "qemu" else ""
+    memory, balloon = (format_size(arguments[f"{of}_bytes"]) for of in ("memory", "balloon"))
     lines = [
-        f"Guest of {format_size(arguments['memory_bytes'])}, balloon of "
-        f"{format_size(arguments['balloon_bytes'])}, {arguments['repeats']} repeats after a "
+        f"Guest of {memory}, balloon of {balloon}, {arguments['repeats']} repeats after a "
         f"warm-up, no huge pages; {qemu}{result.meta['cpu_model']}, {result.meta['kernel']}. "
         "The paper's guest: 8 GiB, balloon of 7 GiB."
     ]
-    if result.meta["scaled_down_from_bytes"]:
+    if larger := result.meta["scaled_down_from_bytes"]:
         lines.append(
-            f"SCALED DOWN from {format_size(result.meta['scaled_down_from_bytes'])}: less memory "
-            "is available here, so totals do not compare with the paper's."
+            f"SCALED DOWN from {format_size(larger)}: less memory is available here, so totals do "
+            "not compare with the paper's."
         )
     for touched, state in STATES.items():
-        ratio = result.ratio("pfn", bulk, touched)
-        if ratio is not None:
+        if ratio := result.ratio("pfn", bulk, touched):
             stages = stages_ms(median_repeat(result.frame, "pfn", touched))
             percent = 100 * stages / stages.sum()
             shares = ", ".join(f"{stage} {percent[stage]:.1f} %" for stage in PAPER_STAGES)
@@ -111,8 +109,7 @@ def findings(result: Reproduction) -> list[str]:
                 f"{source}, {state}: pfn takes {format_number(ratio, 2)} times as long as {bulk}; "
                 f"its time is {shares}."
             )
-    ratio = result.ratio("bitmap-v4", FLOOR, True)
-    if ratio is not None:
+    if ratio := result.ratio("bitmap-v4", FLOOR, True):
         over = f"{format_number(ratio)} times one madvise over the same bytes"
         lines.append(f"lab, touched: bitmap-v4 takes {over}.")
     return lines + _memory_findings(result)
@@ -143,8 +140,7 @@ def render(result: Reproduction) -> Group:
     lines += _qemu_notes(result)
     by_state = []
     for state in STATES.values():
-        groups = (PAPER, f"lab, {state}", f"qemu, {state}")
-        columns = [name for name in table if name[0] in groups]
+        columns = [name for name in table if name[0] == PAPER or name[0].endswith(f", {state}")]
         by_state.append(render_table(table[columns], f"the balloon, {state} memory"))
     return Group(*by_state, render_ranges(result), Text("\n".join(lines)))
 
@@ -157,12 +153,9 @@ def _qemu_notes(result: Reproduction) -> list[str]:
         f"zero; with {result.meta['arguments']['repeats']} repeats we report only the range.",
         "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
     ]
-    lab = lab_beside(result.frame)
+    shipped, lab = "the run that comes with balloonlab", lab_beside(result.frame)
     if lab is None:
-        return [
-            *notes,
-            "lab: no columns, because the run that comes with balloonlab has other sizes than this "
-            "one (8 GiB, balloon of 7 GiB).",
-        ]
+        why = f"because {shipped} has other sizes than this one (8 GiB, balloon of 7 GiB)"
+        return [*notes, f"lab: no columns, {why}."]
     about = ", ".join((lab.meta["utc_time"][:10], lab.meta["cpu_model"], lab.meta["kernel"]))
-    return [*notes, f"lab: the run that comes with balloonlab ({about})."]
+    return [*notes, f"lab: {shipped} ({about})."]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -30,6 +30,16 @@ STATES = {False: "untouched", True: "touched"}
 PAPER = "paper, idle"
 PROTOCOLS = {"lab": ("pfn", "bitmap-v4", FLOOR), "qemu": ("pfn", "reporting")}
 """What is compared on each host: ``pfn``, what replaces it, and in the lab the floor."""
+
+
+class Case(NamedTuple):
+    """A case of the headline: its source and memory, ms by stage, a row of it, ms by repeat."""
+
+    group: str
+    protocol: str
+    stages_ms: pd.Series
+    about: pd.Series
+    totals_ms: pd.Series
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +71,7 @@ class Reproduction:
         gains = [
             f"{state} {format_number(ratio, 2)}x"
             for touched, state in STATES.items()
-            if (ratio := self.ratio("pfn", bulk, touched)) is not None
+            if (ratio := self.ratio("pfn", bulk, touched))
         ]
         return (
             f"Reproduction({self.source}, {balloon} of {memory}, "
@@ -89,15 +99,11 @@ class Reproduction:
             source. Of each case the repeat with the median total is shown, so that
             its stages sum to its total. NaN where nothing was published.
         """
-        columns = {}
-        for protocol in ("pfn", "bitmap-v4"):
-            rows = published().query("protocol == @protocol").set_index("stage")
-            columns[PAPER, protocol] = _column(rows["time_ms"], rows.iloc[0])
         beside = lab_beside(self.frame) if self.source == "qemu" else None
-        for run in filter(None, (beside, self)):
-            for group, protocol, repeat in measured_cases(run.frame, run.source):
-                columns[group, protocol] = _column(stages_ms(repeat), repeat.iloc[0])
-        table = pd.DataFrame(columns)
+        runs = filter(None, (beside, self))
+        measured = (measured_cases(run.frame, run.source) for run in runs)
+        cases = chain(paper_cases(), *measured)
+        table = pd.DataFrame({(case.group, case.protocol): _column(case) for case in cases})
         totals = table.loc["total, ms"]
         for group, protocol in table.columns:
             if (group, "pfn") in table:
@@ -131,8 +137,8 @@ def stages_ms(repeat: pd.DataFrame) -> pd.Series:
     return repeat.groupby("stage")["time_ns"].sum() / 1e6
 
 
-def _column(stages: pd.Series, about: pd.Series) -> dict[str, float]:
-    total_ms = stages.sum()
+def _column(case: Case) -> dict[str, float]:
+    stages, about, total_ms = case.stages_ms, case.about, case.stages_ms.sum()
     return {name: stages[stage] for stage, name in STAGE_LABELS.items() if stage in stages} | {
         "total, ms": total_ms,
         "kicks": about["n_kicks"],
@@ -142,8 +148,15 @@ def _column(stages: pd.Series, about: pd.Series) -> dict[str, float]:
     }
 
 
-def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield the cases measured at a source: source and memory, protocol, the median repeat."""
+def paper_cases() -> Iterator[Case]:
+    """Yield the published cases; ``total`` is the stage of one that is not broken down."""
+    for protocol in ("pfn", "bitmap-v4"):
+        rows = published().query("protocol == @protocol").set_index("stage")
+        yield Case(PAPER, protocol, rows["time_ms"], rows.iloc[0], rows["time_ms"][:0])
+
+
+def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[Case]:
+    """Yield the cases measured at a source, of the repeat with the median total."""
     _check_frame(frame)
     rows = frame[frame["source"] == source]
     if rows.empty:
@@ -152,7 +165,10 @@ def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[tuple[str, str,
     for (touched, state), protocol in product(STATES.items(), PROTOCOLS[source]):
         repeat = median_repeat(rows, protocol, touched)
         if len(repeat):
-            yield f"{source}, {state}", protocol, repeat
+            run = rows[rows["run_id"] == repeat["run_id"].iloc[0]]
+            totals_ms = run.groupby("repeat")["time_ns"].sum() / 1e6
+            group, stages = f"{source}, {state}", stages_ms(repeat)
+            yield Case(group, protocol, stages, repeat.iloc[0], totals_ms)
 
 
 def lab_beside(frame: pd.DataFrame) -> Reproduction | None:

@@ -29,17 +29,6 @@ def _published() -> Numbers:
         yield _paper(f"paper_{row.stage}_percent", share, "%", f"{row.stage} of pfn")
 
 
-def _headline() -> Numbers:
-    yield from _reproduction("lab", "headline", "bitmap-v4")
-    over = Reproduction.load(datasets.path("headline")).ratio("bitmap-v4", FLOOR, True)
-    assert over is not None
-    yield _lab("headline", "headline_over_floor", over, "times", "bitmap-v4 over one madvise")
-
-
-def _qemu() -> Numbers:
-    yield from _reproduction("qemu", "qemu", "reporting")
-
-
 def _reproduction(source: str, data: str, bulk: str) -> Numbers:
     """Totals of the headline's cases, the shares of the stages of ``pfn``, the gain."""
     result = Reproduction.load(datasets.path(data))
@@ -54,9 +43,10 @@ def _reproduction(source: str, data: str, bulk: str) -> Numbers:
             if protocol == "pfn":
                 for stage, share in (100 * stages / stages.sum()).items():
                     yield measured(f"{name}_{stage}_percent", share, "%", case, f"{stage} of pfn")
-        ratio = result.ratio("pfn", bulk, touched)
-        assert ratio is not None
-        yield measured(f"{name}_ratio", ratio, "times", case, f"pfn over {bulk}")
+        if ratio := result.ratio("pfn", bulk, touched):
+            yield measured(f"{name}_ratio", ratio, "times", case, f"pfn over {bulk}")
+    if over := result.ratio("bitmap-v4", FLOOR, True):
+        yield measured(f"{data}_over_floor", over, "times", "bitmap-v4 over one madvise")
 
 
 def _reliability() -> Numbers:
@@ -78,4 +68,10 @@ def _contents() -> Numbers:
     yield _lab("contents", "contents_gib", compared, "GiB", "compared byte by byte")
 
 
-PARTS = (_published, _headline, _qemu, _reliability, _contents)
+PARTS = (
+    _published,
+    partial(_reproduction, "lab", "headline", "bitmap-v4"),
+    partial(_reproduction, "qemu", "qemu", "reporting"),
+    _reliability,
+    _contents,
+)
