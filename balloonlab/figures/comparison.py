@@ -10,7 +10,7 @@ from ..measurement.frame import as_frame
 from ..pages.traces import PREFIX
 from .lines import TIMES, Quantity, scaling
 from .looks import Axes
-from .stage_bars import GRID, stages
+from .stage_bars import stages
 
 
 def sizes(frame: Any, y: Quantity = "time_ns", thp: bool = False, ax: Axes | None = None) -> Axes:
@@ -55,8 +55,8 @@ def grid(frame: Any, pattern: str = "idle", ax: Axes | None = None) -> Axes:
     pattern : str
         Of which cases.
     """
-    rows = _plain(frame).query("pattern == @pattern")
-    return stages(rows, GRID, f"Message and discard apart, pattern {pattern}", ax=ax)
+    rows, by = _plain(frame).query("pattern == @pattern"), ("touched", "protocol", "discard")
+    return stages(rows, by, f"Message and discard apart, pattern {pattern}", ax=ax)
 
 
 def guests(frame: Any, ax: Axes | None = None) -> Axes:

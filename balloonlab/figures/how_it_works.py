@@ -18,9 +18,7 @@ MAX_WORDS = 8
 """Bitmap words that can be drawn: 512 pages on 5.5 inches are 0.8 points each."""
 
 INK, SOME, NONE, OTHER, FRAME = "#333333", "#c8c8c8", "white", "#f0f0f0", "#707070"
-BLOCK = LOOKS["send"][1]
-DARK = (INK, BLOCK)
-SEAM = "#5585b5"
+BLOCK, SEAM = LOOKS["send"][1], "#5585b5"
 HEIGHT, RUN_HEIGHT = 0.76, 0.54
 WHOLE: dict[str, Any] = {"clip_on": False, "snap": False}
 """Snapped to whole pixels, single pages would differ in width."""
@@ -126,7 +124,9 @@ class _Lanes:
         """Draw a box over some pages, with a text in its middle."""
         look = {"edgecolor": "black", "clip_on": False, **look}
         self.ax.barh(y, n_pages, left=start, height=HEIGHT, **look)
-        self.write(y, start + n_pages / 2, text, "white" if look["color"] in DARK else "black")
+        self.write(
+            y, start + n_pages / 2, text, "white" if look["color"] in (INK, BLOCK) else "black"
+        )
 
     def write(self, y: float, x: float, text: str, colour: str, **look: Any) -> None:
         """Put a text into a box."""

@@ -82,8 +82,8 @@ def panels(n_rows: int, n_columns: int, share_y: bool = False) -> Any:
 
     with style():
         figure = plt.figure(figsize=(4.6 * n_columns, 3.2 * n_rows), layout="constrained")
-        shared: Literal["row", "none"] = "row" if share_y else "none"
-        return figure.subplots(n_rows, n_columns, sharey=shared, squeeze=False).ravel()
+        scales: Literal["row", "none"] = "row" if share_y else "none"
+        return figure.subplots(n_rows, n_columns, sharey=scales, squeeze=False).ravel()
 
 
 def check_cases(frame: pd.DataFrame, columns: Sequence[str], argument: str, of: str = "") -> None:

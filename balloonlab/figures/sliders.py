@@ -36,13 +36,7 @@ MEMORIES = [256 * MIB << n for n in range(7)]
 
 MEAN_RUNS = [1 << n for n in range(13)]
 
-DPI, WIDTH = 150, 760
-"""Of the picture: dots per inch, and how wide a notebook shows it."""
-
 MARGINS = {"left": 0.15, "right": 0.98, "top": 0.94, "bottom": 0.2, "hspace": 0.55}
-
-SETTLE_SECONDS = 0.05
-"""How long sliders must rest: of a fast move only the end is drawn."""
 
 
 def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
@@ -124,7 +118,7 @@ class Explorer:
         with style():
             # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
             layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-            figure = Figure(figsize=(7.2, 4.6), dpi=DPI, layout=layout)
+            figure = Figure(figsize=(7.2, 4.6), dpi=150, layout=layout)
             top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), gridspec_kw=MARGINS)
             compare_counts(table, top)
             top.set_title(
@@ -143,7 +137,8 @@ class Explorer:
         except RuntimeError:  # not in a kernel
             self._show()
         else:
-            self._waiting = loop.call_later(SETTLE_SECONDS, self._show)
+            # Once the sliders have rested for 50 ms: of a fast move only the end is drawn.
+            self._waiting = loop.call_later(0.05, self._show)
 
     def _show(self) -> None:
         """Put the picture in the place of the earlier one, or below the sliders."""
@@ -154,7 +149,7 @@ class Explorer:
         with style():
             canvas = FigureCanvasAgg(self.draw())
             canvas.print_png(picture)  # type: ignore[no-untyped-call]  # savefig draws twice
-        image = Image(picture.getvalue(), format="png", width=WIDTH)  # type: ignore[no-untyped-call]
+        image = Image(picture.getvalue(), format="png", width=760)  # type: ignore[no-untyped-call]
         # Not ipywidgets.interactive_output, whose pictures are widget state: this one stays in the
         # notebook for readers without a kernel.
         if self._handle is None:

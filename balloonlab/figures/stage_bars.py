@@ -13,9 +13,6 @@ from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
 from .looks import Axes, beside, canvas, check_cases, explain_stages, name_bars, rank, stack
 
-GRID = ("touched", "protocol", "discard")
-"""Columns that separate what the message saves from what ranges save."""
-
 AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protocol", "discard")
 """Columns in which cases may differ, as a bar's label has them."""
 

@@ -40,7 +40,8 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     Parameters
     ----------
     stream : iterable of bytes-like
-        Buffers as `balloonlab.wire.encode` gives them.
+        Buffers as `balloonlab.wire.encode` gives them, of pages below 2**32. Errors as
+        `balloonlab.wire.decode`.
     protocol : str
         One of `balloonlab.wire.formats`, with the format's usual discard.
 
@@ -49,11 +50,6 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     structured array of `balloonlab.wire.RANGE`
         The first page and the pages of each call, in the order of the calls. A call
         that reaches over the hole between 3 and 4 GiB goes on at 4 GiB.
-
-    Raises
-    ------
-    ValueError
-        As `balloonlab.wire.decode`, or a page is beyond 2**32.
     """
     return _carry_out(stream, protocol)[0]
 
@@ -153,16 +149,11 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
     Parameters
     ----------
     memory : int or str
-        RAM of the guest, to tens of TiB and beyond.
+        RAM of the guest, to tens of TiB and beyond; with ``pfn`` page numbers end at 32 bits.
     protocol : {"pfn", "bitmap-v4"}
         With the format's usual discard.
     balloon : int or str, optional
-        7/8 of the memory by default.
-
-    Raises
-    ------
-    ValueError
-        The sizes exclude each other, or the page numbers exceed the 32 bits of ``pfn``.
+        7/8 of the memory by default; ValueError where it does not fit.
 
     Examples
     --------
