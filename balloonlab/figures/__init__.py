@@ -14,24 +14,7 @@ from .sliders import explore
 from .stage_bars import stages
 
 __all__ = [
-    "defect_rates",
-    "density",
-    "draw_all",
-    "explore",
-    "grid",
-    "guests",
-    "headline",
-    "occupancy",
-    "page_strip",
-    "panels",
-    "patterns",
-    "qemu_headline",
-    "runs",
-    "save",
-    "scaling",
-    "sizes",
-    "stages",
-    "style",
-    "timeline",
-    "traces",
-]
+    "defect_rates", "density", "draw_all", "explore", "grid", "guests", "headline", "occupancy",
+    "page_strip", "panels", "patterns", "qemu_headline", "runs", "save", "scaling", "sizes",
+    "stages", "style", "timeline", "traces",
+]  # fmt: skip
