@@ -94,8 +94,9 @@ def check_cases(frame: pd.DataFrame, columns: Sequence[str], argument: str, of: 
         raise ValueError(f"frame must have {what} to be drawn, and has not")
     n_cases = frame.groupby([*columns], sort=False)["run_id"].nunique()
     if (n_cases > 1).any():
+        values = n_cases[n_cases > 1].index.to_frame().iloc[0]
         raise ValueError(
-            f"frame holds several cases for {', '.join(columns)} = {n_cases.idxmax()}: "
+            f"frame holds several cases for {', '.join(columns)} = {', '.join(map(str, values))}: "
             f"select one, or name the columns in which they differ in {argument}="
         )
 
