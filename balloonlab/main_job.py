@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import os
+from typing import Any
 
 from .figures import headline, qemu_headline, save
-from .measurement.options import Guest, Host
-from .measurement.store import FIGURE
+from .measurement.on_lab import FLOOR
+from .measurement.options import Guest, Host, PathLike, check_number
+from .measurement.resources import available_bytes, largest_guest
+from .measurement.runner import run_cases
+from .measurement.setups import make_case
+from .measurement.store import FIGURE, check_out
+from .qemu.protocols import PAGEBLOCK_ORDER
 from .reproduction import Reproduction
-from .reproduction.cases import measure_headline
-from .sizes import Size
+from .reproduction.reproduction import PROTOCOLS
+from .sizes import GIB, PAGE_BYTES, Size, format_size, parse_pages
+
+DEFAULT_MEMORY = 8 * GIB
 
 
 def reproduce(
     memory: Size | None = None,
     balloon: Size | None = None,
     repeats: int = 3,
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     progress: bool = True,
     host: Host = "lab",
     guest: Guest = "thread",
 ) -> Reproduction:
     """Measure the headline comparison on this machine.
 
-    ``pfn`` with discard per page against ``bitmap-v4`` with discard per range, on
-    memory that the host backs (touched) and does not (untouched), without huge
-    pages, and one ``madvise`` over the same bytes as the floor. Each case has one
-    warm-up and `repeats` measured repeats. In an unmodified QEMU, ``pfn`` against
-    ``reporting``, today's path for ranges.
+    ``pfn`` with discard per page against ``bitmap-v4`` with discard per range, on memory that the
+    host backs (touched) and does not (untouched), without huge pages, and one ``madvise`` over the
+    same bytes as the floor. In an unmodified QEMU, ``pfn`` against ``reporting``, today's path for
+    ranges. Each case has one warm-up and `repeats` measured repeats.
 
     Parameters
     ----------
@@ -38,29 +44,55 @@ def reproduce(
     repeats : int
         Measured repeats of each case.
     out : path-like, optional
-        Folder for ``timings.csv`` (each repeat is on disk before the next starts), ``checks.csv``,
-        ``meta.json`` and the figure as SVG and PNG. Nothing is written without. An unfinished run
-        of the same arguments, machine and code goes on; any other is moved into a folder
-        ``earlier-<time>`` beside.
-    progress : bool
-        Show progress bars.
-    host, guest : str
+        Folder for the tables and ``meta.json``, as in `balloonlab.measure`, and the figure as SVG
+        and PNG. An unfinished run of the same arguments, machine and code goes on; any other is
+        moved into a folder ``earlier-<time>`` beside.
+    progress, host, guest
         As in `balloonlab.measure`.
 
     Returns
     -------
     Reproduction
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `balloonlab.measure`; the repeats so far are in `out`.
+        Errors are those of `balloonlab.measure`; the repeats so far are in `out`.
     """
     import matplotlib.pyplot as plt
 
-    result = measure_headline(memory, balloon, repeats, out, progress, host, guest)
-    if result.folder is not None:
-        ax = (qemu_headline if host == "qemu" else headline)(result.frame)
-        save(ax, result.folder / FIGURE)
+    folder = None if out is None else check_out(out)
+    check_number("repeats", repeats, 1)
+    source = make_case(host=host, guest=guest).source
+    memory_bytes, scaled = _choose_memory(memory)
+    if balloon is None:
+        unit = PAGE_BYTES << PAGEBLOCK_ORDER if source == "qemu" else PAGE_BYTES
+        balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES // unit * unit
+    common: dict[str, Any] = {"guest": guest, "host": host, "repeats": int(repeats)}
+    cases = [
+        make_case(memory=memory_bytes, balloon=balloon, protocol=name, touched=touched, **common)
+        for touched in (False, True)
+        for name in PROTOCOLS[source]
+        if touched or name != FLOOR
+    ]
+    sizes = {"memory_bytes": memory_bytes, "balloon_bytes": cases[0].balloon_bytes}
+    run = run_cases(
+        cases, "reproduce", common | sizes, out=folder, progress=progress, set_aside=True,
+        scaled_down_from_bytes=DEFAULT_MEMORY if scaled else None,
+    )  # fmt: skip
+    if folder is not None:
+        ax = (qemu_headline if source == "qemu" else headline)(run.frame)
+        save(ax, folder / FIGURE)
         plt.close(ax.get_figure(root=True))
-    return result
+    return Reproduction(run.frame, run.meta, run.checks, folder)
+
+
+def _choose_memory(memory: Size | None) -> tuple[int, bool]:
+    """Return what the user asked for, else 8 GiB or the largest guest that fits."""
+    if memory is not None:
+        return parse_pages(memory, "memory") * PAGE_BYTES, False
+    fits = largest_guest(touched=True, available=available_bytes())
+    if fits >= DEFAULT_MEMORY:
+        return DEFAULT_MEMORY, False
+    if fits <= 0:
+        raise MemoryError(
+            f"only {format_size(available_bytes())} are available here: "
+            "too little for any guest; free memory and try again"
+        )
+    return fits, True

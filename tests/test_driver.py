@@ -1,6 +1,8 @@
 """The driver: its page list, in both directions, its bitmaps, negotiation, migration."""
 
+import gc
 import os
+import weakref
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,6 +18,7 @@ from balloonlab.kernels import device, doorbell, vring
 from balloonlab.kernels.windows import split_by_window
 from balloonlab.measurement.machine import machine
 from balloonlab.pages import Buddy
+from balloonlab.queue import LocalTransport, Worker
 from balloonlab.wire import Feature
 
 from . import naive
@@ -343,3 +346,59 @@ def test_a_guest_that_crashed_as_posted_stays_so():
 def test_bitmaps_are_0_to_32():
     with pytest.raises(ValueError, match=r"0 to 32, .* got 33"), running("bitmap-v4", bitmaps=33):
         pass
+
+
+def test_ram_of_a_guest_that_has_ended_is_gone_at_once():
+    """A cycle through the device's thread kept gigabytes mapped until the collector came by."""
+    gc.disable()
+    try:
+        ram = GuestRam(N_PAGES)
+        with running("pfn", ram=ram) as parts:
+            parts[1].inflate(10)
+        mapped = weakref.ref(ram)
+        del ram, parts
+        assert mapped() is None
+    finally:
+        gc.enable()
+
+
+def test_the_books_are_kept_when_ctrl_c_comes_twice(monkeypatch):
+    """The first one interrupts the wait, the second one is passed on by the join."""
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    def joined(self):
+        self._done.wait(20)
+        raise KeyboardInterrupt
+
+    with running("pfn") as (_, driver, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, "wait", interrupted)
+            patch.setattr(Worker, "join", joined)
+            with pytest.raises(KeyboardInterrupt):
+                driver.inflate(1000)
+        taken = N_PAGES - sum(n << order for order, n in enumerate(driver._buddy.free_blocks()))
+        assert driver.pages.size == taken
+
+
+def test_a_rehearsal_is_one_message():
+    words = "0 to 256, what one message takes, got 257"
+    with running("pfn") as (_, driver, _), pytest.raises(ValueError, match=words):
+        driver.rehearse("inflate", np.zeros(257, np.uint64), 1)
+
+
+def test_a_transport_that_cannot_be_made_leaves_no_eventfd(monkeypatch):
+    before, made = len(os.listdir("/proc/self/fd")), os.eventfd
+    calls = iter(range(3))
+
+    def short(initial):
+        if next(calls, None) is None:
+            raise OSError(24, "Too many open files")
+        return made(initial)
+
+    monkeypatch.setattr(os, "eventfd", short)
+    with pytest.raises(OSError, match="Too many"):
+        LocalTransport(np.zeros(1 << 20, np.uint8), 0, OFFERED, False)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before

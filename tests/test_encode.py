@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from hypothesis import strategies as st
 from balloonlab import wire
 from balloonlab.address_map import DRIVER_GPA, ram_ranges
 from balloonlab.guest import OFFERED, BalloonDriver
-from balloonlab.kernels import vring
+from balloonlab.kernels import faults, vring
 from balloonlab.kernels.bitmap_v4 import make_head, split_head
+from balloonlab.kernels.encode import begin, next_message
+from balloonlab.kernels.formats import Encoding, decode
 from balloonlab.pages import Buddy
 from balloonlab.queue import LocalTransport
 from balloonlab.sizes import MIB
+from balloonlab.wire.format import make_encoder
 
 from . import naive
 from .conftest import INTERPRETED
@@ -135,3 +139,16 @@ def test_decode_refuses_what_is_no_buffer_and_what_is_too_long():
         wire.decode([1, 2], "pfn")
     with pytest.raises(ValueError, match="has 1028 bytes, and no message more than 1024"):
         wire.decode([bytes(1028)], "pfn")
+
+
+def test_every_encoding_of_a_format_has_an_encoder_and_no_other_is_taken_for_one(monkeypatch):
+    assert {wire.get(name).encoding for name in wire.formats()} == set(wire._ENCODERS)
+    blocks = replace(wire.get("pfn"), encoding=Encoding.BLOCKS)
+    monkeypatch.setitem(wire._FORMATS, "blocks", blocks)
+    with pytest.raises(ValueError, match="'blocks' has no buffers to encode pages into"):
+        wire.encode([1], "blocks")
+    encoder = make_encoder(Encoding.RECORDS, 64)._replace(encoding=99)
+    begin(encoder, np.array([1], np.uint64))
+    assert next_message(encoder, np.array([1], np.uint64)) == 0
+    fault, ranges = np.zeros(1, faults.FAULTS), np.zeros((9, 2), np.int64)
+    assert decode(99, np.array([1], np.uint64), 8, ranges, fault) == 0

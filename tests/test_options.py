@@ -14,7 +14,7 @@ import balloonlab as bl
 from balloonlab.cli.commands import app
 from balloonlab.host import DISCARDS, ram
 from balloonlab.kernels.bitmap_v4 import MAX_BITMAPS
-from balloonlab.measurement import floor, setups, tables
+from balloonlab.measurement import on_lab, setups, tables
 from balloonlab.measurement.case import Case
 from balloonlab.measurement.options import TABLE
 from balloonlab.measurement.setups import make_case
@@ -26,7 +26,7 @@ SMALL = {"memory": "8MiB", "touched": False, "progress": False}
 
 
 def test_the_table_agrees_with_what_it_chooses_from():
-    assert set(TABLE["discard"].choices) == {*DISCARDS, floor.DISCARD}
+    assert set(TABLE["discard"].choices) == {*DISCARDS, on_lab.FLOOR_DISCARD}
     assert TABLE["order"].choices == bl.patterns.ORDERS
     assert TABLE["bitmaps"].default == TABLE["bitmaps"].most == MAX_BITMAPS
     assert (TABLE["block_order"].default, TABLE["block_order"].most) == (
@@ -303,6 +303,12 @@ def test_traces_come_from_a_folder_of_ones_own(tmp_path):
     result = invoke("sweep", "--traces", tmp_path, "--pattern", "trace:none", "--out", tmp_path)
     assert result.exit_code == 2
     assert str(tmp_path) in result.stderr
+
+
+def test_a_balloon_is_a_share_of_memory_on_every_command(tmp_path):
+    result = invoke("reproduce", "--memory", "8MiB", "--balloon", "0.5", "--out", tmp_path)
+    assert result.exit_code == 0
+    assert set(bl.load(tmp_path).frame["balloon_bytes"]) == {4 << 20}
 
 
 @pytest.mark.parametrize(

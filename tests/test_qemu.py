@@ -240,6 +240,17 @@ def test_a_qemu_that_was_stopped_is_told(monkeypatch):
     assert children() == []
 
 
+def test_a_device_that_failed_once_is_not_tried_again(monkeypatch):
+    monkeypatch.setattr(QemuTransport, "_find", lambda self: 0)
+    nobody = SimpleNamespace(qtest=None, driver_memory=None, driver_gpa=0, explain=lambda: "gone")
+    peer = QemuTransport(nobody)
+    peer.check(doorbell.USED)
+    with pytest.raises(QemuError, match="did not use the buffer"):
+        peer.check(doorbell.NOT_USED)
+    with pytest.raises(QemuError, match="did not use the buffer"):
+        peer.check(doorbell.USED)
+
+
 @needs_qemu
 def test_ctrl_c_leaves_no_process_and_no_thread(monkeypatch):
     def interrupted(self):

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 import balloonlab as bl
+from balloonlab import main_job
 from balloonlab.cli.commands import app
 from balloonlab.measurement import reading, store
 from balloonlab.measurement.tables import COLUMNS
-from balloonlab.reproduction import cases
 from balloonlab.selftest import benchmark as bench
 
 runner = CliRunner()
@@ -148,12 +148,12 @@ def test_table_and_sentences_agree(outcome):
 
 
 def test_it_scales_down_where_memory_is_short_and_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr(cases, "DEFAULT_MEMORY", 256 << 20)
-    monkeypatch.setattr(cases, "available_bytes", lambda: (512 + 80) << 20)
+    monkeypatch.setattr(main_job, "DEFAULT_MEMORY", 256 << 20)
+    monkeypatch.setattr(main_job, "available_bytes", lambda: (512 + 80) << 20)
     result = runner.invoke(app, ["reproduce", "--repeats", "1", "--out", str(tmp_path)])
     assert result.exit_code == 0
     assert "SCALED DOWN from 256 MiB" in result.stdout
-    monkeypatch.setattr(cases, "available_bytes", lambda: 100 << 20)
+    monkeypatch.setattr(main_job, "available_bytes", lambda: 100 << 20)
     with pytest.raises(MemoryError, match="too little for any guest"):
         bl.reproduce()
 

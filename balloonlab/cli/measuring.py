@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from inspect import Parameter, Signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..measurement.options import TABLE, Row
+from ..measurement.options import TABLE, Option
 from .app import app, console, reported
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import pandas as pd
     from rich.table import Table
 
     from ..measurement.run import Run
 
 
-def _help(row: Row) -> str:
+def _help(row: Option) -> str:
     """Return the first sentence of an option's help, its words and its default."""
     text = row.help.partition(". ")[0].rstrip(".").replace("`", "")
     words = f": {', '.join(row.choices)}" if row.choices else ""
@@ -31,14 +31,13 @@ def _help(row: Row) -> str:
     return f"{text}{words}" + ("" if default is None else f" ({default})")
 
 
-def _parameter(row: Row, listed: bool) -> Parameter:
+def _parameter(row: Option, listed: bool) -> Parameter:
     """Return an option of the table as typer takes it."""
     flags = row.flags or f"--{row.name.replace('_', '-')}"
-    choices: dict[str, Any] = {}
-    if row.choices:
-        choices["autocompletion"] = lambda: list(row.choices)
+    complete = (lambda: list(row.choices)) if row.choices else None
     kind = list[row.kind] if listed else row.kind  # type: ignore[name-defined]
-    hint = Annotated[kind | None, typer.Option(flags, help=_help(row), **choices)]  # type: ignore[valid-type]
+    option = typer.Option(flags, help=_help(row), autocompletion=complete)
+    hint = Annotated[kind | None, option]  # type: ignore[valid-type]
     return Parameter(row.name, Parameter.KEYWORD_ONLY, default=None, annotation=hint)
 
 
@@ -48,30 +47,41 @@ def _takes(*names: str, listed: bool) -> Callable[[Callable[..., None]], Callabl
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         own = Signature.from_callable(command, eval_str=True).parameters.values()
         rows = (TABLE[name] for name in names)
-        generated = [_parameter(row, listed and row.listed) for row in rows]
-        kept = [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.kind is not p.VAR_KEYWORD]
-        command.__signature__ = Signature([*generated, *kept])  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in [*generated, *kept]}
+        parameters = [_parameter(row, listed and row.listed) for row in rows]
+        parameters += [p.replace(kind=p.KEYWORD_ONLY) for p in own if p.kind is not p.VAR_KEYWORD]
+        command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
         return command
 
     return decorate
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value not in (None, [])}
+    """Return the options that were given, a balloon such as 0.5 as a number."""
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    if "balloon" in given:
+        sizes = given["balloon"]
+        given["balloon"] = _share(sizes) if isinstance(sizes, str) else [*map(_share, sizes)]
+    return given
 
 
-def _kept(out: str, advice: str = "") -> Callable[[], str]:
+def _share(balloon: str) -> str | float:
+    with suppress(ValueError):
+        return share if 0 < (share := float(balloon)) < 1 else balloon
+    return balloon
+
+
+def _kept(out: str) -> Callable[[], str]:
     """Return what says whether repeats were finished since now, and where they are."""
     checks = Path(out) / "checks.csv"
 
     def state() -> tuple[int, int] | None:
-        if not checks.is_file() or checks.read_bytes().count(b"\n") < 2:
-            return None
-        return checks.stat().st_ino, checks.stat().st_size
+        begun = checks.is_file() and checks.read_bytes().count(b"\n") > 1
+        return (checks.stat().st_ino, checks.stat().st_size) if begun else None
 
     before = state()
-    finished = f"Finished repeats are in {Path(out) / 'timings.csv'}{advice}."
+    finished = f"Finished repeats are in {Path(out) / 'timings.csv'}"
+    finished += "; the same command goes on from there."
     return lambda: "No repeat was finished." if state() in (None, before) else finished
 
 
@@ -94,7 +104,7 @@ def reproduce(
     from ..reproduction.report import render
     from ..terminal import WIDTH
 
-    with reported(_kept(out, "; the same command goes on from there")):
+    with reported(_kept(out)):
         result = run(**_given(options), repeats=repeats, out=out)
         view = console()
         view.width = max(view.width, WIDTH)  # the report's; cells are not cut
@@ -130,10 +140,8 @@ def sweep(
     """
     from ..measurement import sweep as run
 
-    with reported(_kept(out, "; the same command goes on from there")):
+    with reported(_kept(out)):
         given = _given(options)
-        if "balloon" in given:
-            given["balloon"] = [_size_or_share(text) for text in given["balloon"]]
         patterns: list[Any] = [_in_folder(name, traces) for name in given.get("pattern", [])]
         patterns += [_read_pages(path) for path in pattern_file or []]
         if patterns:
@@ -143,15 +151,6 @@ def sweep(
         typer.echo(f"Results: {out}")
         if result.frame.empty:
             raise typer.Exit(1)
-
-
-def _size_or_share(text: str) -> str | float:
-    """Return a share of the memory, ``0.5``, as a number, and a size, ``512MiB``, as it is."""
-    try:
-        share = float(text)
-    except ValueError:
-        return text
-    return share if 0 < share < 1 else text
 
 
 def _in_folder(pattern: str, folder: str | None) -> str:
@@ -164,17 +163,12 @@ def _read_pages(path: Path) -> npt.NDArray[np.uint64]:
     """Read page numbers from a file; errors name it."""
     import numpy as np
 
-    if path.suffix == ".npy":
-        try:
-            return np.load(path)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"pattern-file {path} must be an array of numpy's: {error}") from None
+    packed = path.suffix == ".npy"
     try:
-        return np.array([int(line) for line in path.read_text().split()], np.uint64)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(
-            f"pattern-file {path} must have one page number per line: {error}"
-        ) from None
+        return np.load(path) if packed else np.array(path.read_text().split()).astype(np.uint64)
+    except (ValueError, EOFError, OverflowError) as error:
+        rule = "be an array of numpy's" if packed else "have one page number per line"
+        raise ValueError(f"pattern-file {path} must {rule}: {error}") from None
 
 
 def _print_sweep(result: Run) -> None:
@@ -191,23 +185,14 @@ def _print_sweep(result: Run) -> None:
 
 
 def _spread(value: float, low: float, high: float) -> str:
-    return f"{value:.3g} ({low:.3g}-{high:.3g})"
-
-
-def _ratios(result: Run) -> pd.DataFrame | None:
-    from ..measurement import ratios
-
-    try:
-        return ratios(result)
-    except ValueError:  # no pfn, or several that the frame cannot distinguish
-        return None
+    return "" if value != value else f"{value:.3g} ({low:.3g}-{high:.3g})"
 
 
 def _table(result: Run) -> Table:
     """Return totals as a table for the terminal, with ratios over pfn where they say anything."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from ..measurement import totals
+    from ..measurement import ratios, totals
     from ..measurement.run import readable
 
     table = totals(result)
@@ -218,16 +203,13 @@ def _table(result: Run) -> Table:
     pairs = result.frame[["protocol", "discard"]].drop_duplicates()
     if "discard" in text and pairs["protocol"].is_unique:
         text = text.drop(columns="discard")
-    if (over := _ratios(result)) is not None:
-        shared = [name for name in table.columns if name in over.columns]
-        merged = table.merge(over, on=shared, how="left")
-        text["ratio to pfn"] = [
-            "" if row.n != row.n else _spread(row.ratio, row.low, row.high)
-            for row in merged.itertuples()
-        ]
-    view = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in text.columns:
-        view.add_column(name, overflow="fold")
+    with suppress(ValueError):  # no pfn, or several that the frame cannot distinguish
+        over = ratios(result)
+        merged = table.merge(over, on=[name for name in table if name in over], how="left")
+        columns = merged[["ratio", "low", "high"]]
+        text["ratio to pfn"] = [_spread(*row) for row in columns.itertuples(index=False)]
+    headings = (Column(name, overflow="fold") for name in text)
+    view = Table(*headings, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in text.itertuples(index=False):
         view.add_row(*row)
     return view
@@ -245,9 +227,6 @@ def timeline(
     """
     from ..measurement import timeline as run
 
-    with reported(out=Path(out)):
-        given = {"memory": "64MiB", "protocol": "pfn", **_given(options)}
-        if "balloon" in given:
-            given["balloon"] = _size_or_share(given["balloon"])
-        frame = run(**given, out=out)
+    with reported(out=out):
+        frame = run(**{"memory": "64MiB", "protocol": "pfn", **_given(options)}, out=out)
         typer.echo(f"{len(frame)} intervals (lab). Results: {out}")

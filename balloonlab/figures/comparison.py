@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..measurement.frame import as_frame
+from ..measurement.tables import as_frame
 from ..pages.traces import PREFIX
 from .lines import TIMES, Quantity, scaling
 from .looks import Axes

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..measurement.floor import PROTOCOL as FLOOR
-from ..measurement.frame import as_frame
+from ..measurement.on_lab import FLOOR
+from ..measurement.tables import as_frame
 from ..reproduction.reproduction import PAPER, Case, lab_beside, measured_cases, paper_cases
 from ..sizes import GIB, format_number, format_size
 from .looks import Axes, beside, canvas, explain_stages, name_bars, stack

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..measurement.frame import as_frame
+from ..measurement.tables import as_frame
 from ..sizes import GIB, format_size
 from .looks import Axes, canvas, check_cases, legend_below, rank
 

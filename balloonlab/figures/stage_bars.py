@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
-from ..measurement.frame import as_frame
 from ..measurement.run import CASE
+from ..measurement.tables import as_frame
 from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
 from .looks import Axes, beside, canvas, check_cases, explain_stages, name_bars, rank, stack

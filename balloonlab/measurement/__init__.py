@@ -12,26 +12,16 @@ if TYPE_CHECKING:
     from .timelines import load_timeline, timeline
 
 __all__ = [
-    "Run",
-    "columns",
-    "compare",
-    "load",
-    "load_timeline",
-    "measure",
-    "pool",
-    "ratios",
-    "sweep",
-    "timeline",
-    "totals",
-]
+    "Run", "columns", "compare", "load", "load_timeline", "measure", "pool", "ratios", "sweep",
+    "timeline", "totals",
+]  # fmt: skip
 
 _HOMES = {
     **dict.fromkeys(("compare", "measure", "sweep"), "api"),
     **dict.fromkeys(("Run", "totals"), "run"),
     **dict.fromkeys(("load", "pool"), "reading"),
     **dict.fromkeys(("load_timeline", "timeline"), "timelines"),
-    "columns": "tables",
-    "ratios": "ratio",
+    **{"columns": "tables", "ratios": "ratio"},
 }
 
 

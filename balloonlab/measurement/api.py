@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, Never, Unpack
@@ -12,13 +11,10 @@ import numpy as np
 
 from ..sizes import PAGE_BYTES, parse_pages
 from .case import digest
-from .options import TABLE, Options, check_known, check_number
+from .options import TABLE, Options, PathLike, check_number, takes_options
 from .run import Run
 from .runner import run_cases
 from .setups import make_case
-from .signatures import takes_options
-
-PathLike = str | os.PathLike[str]
 
 
 @takes_options()
@@ -27,10 +23,9 @@ def measure(
 ) -> Run:
     """Inflate or deflate a balloon in a guest of real memory and time every stage.
 
-    Guest driver and host device run as two threads of compiled code; messages go
-    over a split virtqueue in shared memory, and the host discards real pages of a
-    private mapping with ``madvise(MADV_DONTNEED)``. One warm-up repeat is made and
-    dropped. With ``host="qemu"`` the device is that of an unmodified QEMU; see Notes.
+    Guest driver and host device run as two threads of compiled code; messages go over a split
+    virtqueue in shared memory, and the host discards real pages of a private mapping with
+    ``madvise(MADV_DONTNEED)``. One warm-up repeat is made and dropped.
 
     Parameters
     ----------
@@ -56,19 +51,16 @@ def measure(
         The platform lacks what measuring needs; the message lists it.
     RuntimeError
         Memory did not change as it must have, another thread of this process is measuring, or
-        ``bitmap-v4-posted`` crashed its guest or left pages out; nothing is reported then.
-    balloonlab.qemu.QemuError
-        QEMU is missing, older than 6.0, died, or answered with an error; a ``RuntimeError``.
+        ``bitmap-v4-posted`` crashed its guest or left pages out; nothing is reported then. A
+        `balloonlab.qemu.QemuError`: QEMU is missing, older than 6.0, died, or answered an error.
 
     Notes
     -----
-    In QEMU every repeat has a process of its own: a ``microvm`` that is never run, whose
-    virtio-balloon device is driven through its registers, without a guest kernel. Messages
-    are written into the guest's memory by the same compiled code. A kick is a line of text
-    over a socket (qtest) to QEMU's main thread: a wake-up there and back, as an ioeventfd
-    has, but no exit from a guest. The used ring is looked at after every kick, the process's
-    RSS and pages before and after. Rows have ``source="qemu"``; its stages are separated by
-    difference, as `balloonlab.measurement.stages_by_difference` describes.
+    With ``host="qemu"`` every repeat has a process of its own: an unmodified ``microvm`` without a
+    guest kernel, never run. The same compiled code writes the messages into its memory. A kick is a
+    line of text over a socket (qtest) to QEMU's main thread: a wake-up there and back, as an
+    ioeventfd has, but no exit from a guest. Rows have ``source="qemu"``; their stages are separated
+    by difference, as `balloonlab.measurement.stages_by_difference` describes.
 
     Examples
     --------
@@ -78,8 +70,7 @@ def measure(
     7
     """
     case = make_case(**options)
-    arguments = _spelled(options)
-    return run_cases([case], "measure", arguments, out=out, progress=progress)
+    return run_cases([case], "measure", _spelled(options), out=out, progress=progress)
 
 
 def compare(
@@ -94,23 +85,14 @@ def compare(
     ----------
     cases : iterable of mappings
         Arguments of `measure` in which the cases differ.
-    progress : bool
-        As in `measure`.
-    out : path-like, optional
-        As in `measure`.
-    **common
-        Arguments of `measure` that all cases share.
+    progress, out, **common
+        As in `measure`, for all cases.
 
     Returns
     -------
     Run
-        Each case has a ``run_id`` of its own in the frame, where they stand in the order of
-        `cases`; equal ones are measured once.
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `measure`; what cannot be is found before anything is measured.
+        In the order of `cases`; equal ones are measured once. Errors are those of `measure`; what
+        cannot be is found before anything is measured.
 
     Examples
     --------
@@ -119,10 +101,8 @@ def compare(
     """
     cases = [cases] if isinstance(cases, Mapping) else list(cases)
     if not all(isinstance(case, Mapping) for case in cases):
-        raise TypeError(
-            "cases must be a list of dicts of arguments, as in [{'protocol': 'pfn'}]; "
-            f"got {cases!r}"
-        )
+        rule = "cases must be a list of dicts of arguments, as in [{'protocol': 'pfn'}]"
+        raise TypeError(f"{rule}; got {cases!r}")
     if not cases:
         raise ValueError("cases must hold at least one case, got none")
     given = [{**common, **case} for case in cases]
@@ -141,52 +121,35 @@ def sweep(
 ) -> Run:
     """Measure every combination of the arguments' values into one frame.
 
-    Each argument takes one value, or a list or tuple of them; the cases are the product. A case
-    that cannot be (the pattern has not as many pages, the guest does not fit the memory
-    that is free) is skipped, one that fails its checks is left out, and both are listed
-    with the reason; the others go on.
+    Each argument takes one value, or a list or tuple of them (page numbers only an array); the
+    cases are the product. They take turns as `balloonlab.measurement.runner` describes. A case that
+    cannot be (the pattern has not as many pages, the guest does not fit the memory that is free) is
+    skipped, one that fails its checks is left out; the others go on.
 
-    With ``out=`` each repeat is on disk before the next one starts. Interrupt the sweep when you
-    like, with Ctrl-C or worse, and repeat the same call: it goes on where it stopped, and tries
-    again what was skipped or failed. What is finished is only read; a repeat whose rows were
-    damaged is named in the log and measured again.
+    With ``out=`` a sweep can be interrupted at any time, with Ctrl-C or worse: the same call goes
+    on where it stopped, and tries again what was skipped, failed or damaged.
 
     Parameters
     ----------
     {options}
-    out : path-like, optional
-        Folder for ``timings.csv``, ``checks.csv``, ``skipped.csv`` and ``meta.json``; see
-        `balloonlab.load` and `balloonlab.pool`. Nothing is written without.
+    out, progress
+        As in `balloonlab.measure`; `balloonlab.load` and `balloonlab.pool` read what is in `out`.
     seed : int
         Of the order in which cases are measured. Page sets do not depend on it: they are
         drawn with ``rng=0``.
-    progress : bool
-        Show a progress bar with the time left, as `balloonlab.measure` does.
 
     Returns
     -------
     Run
-        ``frame`` and ``checks`` hold all finished cases, those of earlier calls too; a case
-        has a ``run_id``. ``skipped`` has a row for each case without a result.
+        All finished cases, those of earlier calls too, and in ``skipped`` all without a result.
 
     Raises
     ------
     ValueError, TypeError
         An argument breaks a rule by itself; `out` holds a run of another machine, of other code
         or other arguments (times of unlike machines are never put together).
-    NotImplementedError
-        The platform lacks what measuring needs; the message lists it.
-    RuntimeError
-        Another thread of this process is measuring.
-    balloonlab.qemu.QemuError
-        QEMU is missing or too old. A case in which it dies fails, as any other.
-    KeyboardInterrupt
-        Ctrl-C; everything finished is in `out`.
-
-    Notes
-    -----
-    Page numbers must come as an array, since a list is one of patterns. How cases take turns, and
-    why, is described in `balloonlab.measurement.runner`.
+    NotImplementedError, RuntimeError
+        As `balloonlab.measure`; a case in which QEMU dies fails, as any other.
 
     Examples
     --------
@@ -202,28 +165,16 @@ def sweep(
         protocol  pattern  outcome
     0        pfn  every:2  skipped
     1  bitmap-v4  every:2  skipped
-    >>> print(run.skipped["reason"].iloc[0])
-    balloon must be at most 4 MiB (1024 pages) with pattern every:2 and memory='8MiB', got '7MiB'...
-
-    A long one, which survives; ``bl.totals`` gives a line per case:
-
-    >>> run = bl.sweep(memory=["1GiB", "2GiB", "4GiB"], balloon=[0.25, 0.5],
-    ...                pattern=["idle", "random", "aged"], protocol=["pfn", "bitmap-v4"],
-    ...                touched=[True, False], out="sizes")            # doctest: +SKIP
-    >>> bl.totals(run)                                            # doctest: +SKIP
     """
     check_number("seed", seed, 0)
     axes = {name: _values(name, options.get(name, row.default)) for name, row in TABLE.items()}
-    pairs = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    cases = [make_case(**arguments) for arguments in pairs]
-    arguments = {
+    combined = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    cases = [make_case(**arguments) for arguments in combined]
+    arguments: dict[str, Any] = {
         name: [_plain(name, value) for value in values] if TABLE[name].listed else values[0]
         for name, values in axes.items()
-    }
-    return run_cases(
-        cases, "sweep", {**arguments, "seed": seed},
-        out=out, seed=seed, strict=False, progress=progress,
-    )  # fmt: skip
+    } | {"seed": seed}
+    return run_cases(cases, "sweep", arguments, out=out, seed=seed, strict=False, progress=progress)
 
 
 def _values(name: str, value: Any) -> list[Any]:
@@ -241,7 +192,6 @@ def _values(name: str, value: Any) -> list[Any]:
 
 def _spelled(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return all options of a case such that equal ones read the same in ``meta.json``."""
-    check_known(options, TABLE)
     return {name: _plain(name, options.get(name, row.default)) for name, row in TABLE.items()}
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address_map import check_sizes
+from ..kernels.buddy import N_ORDERS
 from ..pages import Buddy, age, patterns
 from ..qemu.protocols import REPORTING
 from ..sizes import GIB, KIB, MIB, PAGE_BYTES
-from .options import TABLE, Pattern
+from .options import TABLE
 
-CUSTOM = "custom"
-"""What stands in the frame for page numbers, before a colon and their digest."""
+CUSTOM = "custom"  # stands in the frame for page numbers, before a colon and their digest
 
 
 def size_literal(n_bytes: int) -> str:
@@ -32,28 +32,13 @@ def digest(content: bytes) -> str:
     return blake2b(content, digest_size=6).hexdigest()
 
 
-def default_memory(pattern: Pattern) -> int:
-    """Return the guest's memory in bytes where none is given; checks a pattern's spelling."""
-    return patterns.default_memory(pattern) if isinstance(pattern, str) else 8 * GIB
-
-
 @dataclass(frozen=True)
 class Case:
     """A case, its arguments checked one by one; `balloonlab.measurement.setups.make_case` makes it.
 
-    Attributes
-    ----------
-    block_order : int
-        Order of the blocks that free page reporting reports; 0 for all other protocols.
-    source : str
-        What stands in the frame for `guest` and `host`.
-    given : uint64 array or None
-        The pages that the user gave as the pattern.
-    sized_by_pattern : bool
-        Whether the balloon's size is that of the pattern, since none was given.
-    start : balloonlab.pages.Buddy or None
-        The guest's allocator before the operation; None until `with_pages`. Takes 9 bytes for
-        each page of the guest, which a list of many cases should not hold.
+    `source` is what stands in the frame for `guest` and `host`, `given` the pages that the user
+    gave as the pattern. `start` is the guest's allocator before the operation; None until
+    `with_pages`: it takes 9 bytes per page of the guest, which a list of many cases should not.
     """
 
     memory_pages: int
@@ -70,7 +55,7 @@ class Case:
     wait: str
     steps: int
     bitmaps: int
-    block_order: int
+    block_order: int  # of what free page reporting reports; 0 for all other protocols
     repeats: int
     source: str
     given: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
@@ -80,16 +65,8 @@ class Case:
     def with_pages(self, start: Buddy | None = None) -> Case:
         """Return the case with the allocator's state; checks that the arguments go together.
 
-        Parameters
-        ----------
-        start : balloonlab.pages.Buddy, optional
-            That of a case with the same `pages_key`, which is then not made again.
-
-        Raises
-        ------
-        ValueError
-            The pattern has no pages for a balloon of that size in such a guest, or the
-            sizes exclude each other; the message says what would fit.
+        `start` is that of a case with the same `pages_key`, which is then not made again.
+        A ValueError says what pattern or sizes would fit.
         """
         self._check_sizes()
         start = self._make_start() if start is None else start
@@ -107,9 +84,8 @@ class Case:
         if self.balloon_pages == 0:
             raise ValueError("balloon must hold at least one page to be measured, got 0")
         if self.steps > self.balloon_pages:
-            raise ValueError(
-                f"steps must be at most {self.balloon_pages}, one per page, got {self.steps}"
-            )
+            most = self.balloon_pages
+            raise ValueError(f"steps must be at most {most}, one per page, got {self.steps}")
 
     def _reported_pages(self, start: Buddy) -> int:
         """Return the pages that the balloon gets: whole free blocks of `block_order`."""
@@ -129,30 +105,24 @@ class Case:
         if self.order == "as is" and self.pattern == "idle":
             return Buddy.idle(self.memory_pages)
         if self.order == "as is" and self.pattern == "aged":
-            return self._aged()
+            start = age(self.memory_bytes).buddy
+            if self.balloon_pages > start.free_blocks() @ (1 << np.arange(N_ORDERS)):
+                self._pages()  # raises, and says what would fit
+            return start
         if self.protocol == REPORTING:
             return Buddy.joining(self.memory_pages, self._pages(), "pattern")
         pages = patterns.ordered(self._pages(), self.order)
         return Buddy.holding(self.memory_pages, pages, "pattern")
 
-    def _aged(self) -> Buddy:
-        buddy = age(self.memory_bytes).buddy
-        free_pages = int(buddy.free_blocks() @ (1 << np.arange(buddy.free_blocks().size)))
-        if self.balloon_pages > free_pages:
-            self._pages()  # raises, and says what would fit
-        return buddy
-
     def _pages(self) -> npt.NDArray[np.uint64]:
         """Return the pages of the balloon in the pattern's own order; drawn ones with ``rng=0``."""
+        memory, balloon = size_literal(self.memory_bytes), size_literal(self.balloon_bytes)
         if self.given is None:
-            return patterns.make(
-                self.pattern, size_literal(self.memory_bytes), size_literal(self.balloon_bytes)
-            )
-        if self.given.size != self.balloon_pages:
+            return patterns.make(self.pattern, memory, balloon)
+        if (n_pages := self.given.size) != self.balloon_pages:
             raise ValueError(
-                "balloon must be the size of the pages given as pattern= "
-                f"({size_literal(self.given.size * PAGE_BYTES)}, {self.given.size} pages) or left "
-                f"out, got {size_literal(self.balloon_bytes)}"
+                f"balloon must be the size of the pages given as pattern= ({n_pages} pages, "
+                f"{size_literal(n_pages * PAGE_BYTES)}) or left out, got {balloon}"
             )
         return self.given
 
@@ -180,8 +150,8 @@ class Case:
     def described(self, skipped: bool = False) -> dict[str, Any]:
         """Return the columns that say which case it is, those of a skipped one too if asked."""
         rows = [row for row in TABLE.values() if skipped or not row.skipped_only]
-        chosen = {row.column: getattr(self, row.column) for row in rows if row.column}
-        return {"source": self.source, **chosen}
+        names = ["source", *(row.column for row in rows if row.column)]
+        return {name: getattr(self, name) for name in names}
 
     def targets(self) -> list[int]:
         """Return the sizes in pages that the balloon is set to, one after the other."""

@@ -19,14 +19,7 @@ from ..wire import Feature
 
 @dataclass(frozen=True)
 class Machine:
-    """The two ends of a balloon, while they run.
-
-    Attributes
-    ----------
-    driver : balloonlab.guest.BalloonDriver
-    devices : dict
-        The device's ``"inflate"`` and ``"deflate"`` queue.
-    """
+    """The two ends of a balloon, while they run; the devices by queue: inflate, deflate."""
 
     driver: BalloonDriver
     devices: dict[str, BalloonDevice]
@@ -43,28 +36,11 @@ def machine(
     bitmaps: int = MAX_BITMAPS,
     operations: int = 1,
 ) -> Iterator[Machine]:
-    """Start a device and a driver that negotiated with it; stop both at the end.
+    """Start a device and a driver that negotiated with it; yield both, stop them at the end.
 
-    Parameters
-    ----------
-    ram : balloonlab.host.GuestRam
-    buddy : balloonlab.pages.Buddy
-        The guest's allocator.
-    protocol : str
-        How the driver would send pages.
-    discard : {"page", "range"}, optional
-        How the host applies it; by default as the protocol's hosts do.
-    wait : {"block", "busy"}
-    offered : balloonlab.wire.Feature
-        What the device offers; the driver takes what it can of it.
-    bitmaps : int
-        Bitmaps that the guest has memory for, 0 to 32.
-    operations : int
-        Inflations and deflations whose intervals fit the logs; those of more are not logged.
-
-    Yields
-    ------
-    Machine
+    The driver takes what it can of the `offered` features, and has memory for as many `bitmaps`;
+    `discard` is by default as the protocol's hosts do it. The intervals of as many `operations`
+    fit the logs, those of more are not logged.
     """
     wire_format = wire.get(protocol)
     pages = ram.memory_pages

@@ -1,27 +1,30 @@
-"""One repeat at balloonlab's own device, and what its guest's RAM looks like around it."""
+"""One repeat at balloonlab's own device."""
 
 from __future__ import annotations
 
+import mmap
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 
 from .. import wire
 from ..guest import Operation
 from ..host import BalloonDevice, GuestRam
 from ..kernels.clock import Log
+from ..kernels.discard import timed_discard
 from ..kernels.faults import DESCRIPTIONS, REPEATED
-from ..sizes import MIB, PAGE_BYTES
-from . import floor
 from .case import Case
+from .checks import Pages, check_after, check_before, check_rss_fall
 from .machine import machine
-from .resources import check_huge
 from .stages import WARM_UP, Repeat, Times, Work, stage_times
+
+FLOOR, FLOOR_DISCARD = "madvise", "single"
+"""What stands in the frame's columns for one call over as many bytes, without a message."""
 
 
 def share(case: Case) -> GuestRam:
@@ -49,17 +52,20 @@ class Operated(NamedTuple):
 def operate_in_lab(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
     check = check_before(case, ram)
-    if case.protocol == floor.PROTOCOL:
-        work, times, seen = floor.discard_once(case, ram)
+    if case.protocol == FLOOR:
+        times, fall_bytes = discard_once(case, ram)
+        work = Work(n_discards=1)
         ballooned = np.arange(case.memory_pages) < case.balloon_pages
     else:
         done = operate(case, ram)
-        work, times = _work(case, done)
-        seen = {"rss_fall_bytes": done.rss_fall_bytes}
-        ballooned = check_sent(case, ram, done)
-    check |= seen | check_balloon(case, ram, ballooned)
+        ballooned, fall_bytes = sent_pages(case, ram, done), done.rss_fall_bytes
+        device, wall_ns = done.devices[case.operation], sum(step.wall_ns for step in done.steps)
+        work = Work.of(done.steps, device.n_translations, device.n_discards)
+        times = stage_times(case.operation, done.log, device.log, wall_ns)
+    check["rss_fall_bytes"] = fall_bytes
+    check |= check_after(case, ram, ballooned, ram.count_lost)
     if number != WARM_UP:  # which compiles, and grows
-        check_rss_fall(case, check["rss_fall_bytes"])
+        check_rss_fall(case, fall_bytes)
     return Repeat.of(case, run_id, number, work, times, **check)
 
 
@@ -83,86 +89,37 @@ def operate(case: Case, ram: GuestRam) -> Operated:
     return Operated(steps, driver.log, running.devices, fall)
 
 
-def _work(case: Case, done: Operated) -> tuple[Work, Times]:
-    device = done.devices[case.operation]
-    wall_ns = sum(step.wall_ns for step in done.steps)
-    work = Work(
-        negotiated_protocol=done.steps[0].negotiated_protocol,
-        n_bitmaps=done.steps[0].n_bitmaps,
-        n_kicks=sum(step.n_kicks for step in done.steps),
-        wire_bytes=sum(step.wire_bytes for step in done.steps),
-        n_records=sum(step.n_records for step in done.steps),
-        n_translations=device.n_translations,
-        n_discards=device.n_discards,
-    )
-    return work, stage_times(case.operation, done.log, device.log, wall_ns)
-
-
-def check_before(case: Case, ram: GuestRam) -> dict[str, Any]:
-    """Refuse to time memory that is not in the state that the frame will claim."""
-    resident = int(ram.resident().sum())
-    huge = ram.huge_bytes()
-    expected = case.memory_pages if case.touched else 0
-    if resident != expected or (huge and not case.thp):
-        raise RuntimeError(
-            f"guest RAM is not as it should be for touched={case.touched}, thp={case.thp}: "
-            f"{resident} of {case.memory_pages} pages are backed, {huge} bytes by huge pages; "
-            "is this process being swapped or its memory merged?"
-        )
-    check_huge(case.memory_bytes, case.touched and case.thp, huge)
-    return {"resident_pages_before": resident, "huge_bytes_before": huge}
-
-
-def check_rss_fall(case: Case, fall_bytes: int) -> None:
-    """Refuse an inflation of touched memory after which the process is as large as before.
-
-    A tenth and 64 MiB are let pass, and what the kernel's counters per processor can be off.
-    """
-    if case.operation != "inflate" or not case.touched:
-        return
-    n_cpus = psutil.cpu_count() or 1
-    counters = n_cpus * max(32, 2 * n_cpus) * PAGE_BYTES
-    least = case.balloon_bytes * 0.9 - 64 * MIB - counters
-    if fall_bytes < least:
-        raise RuntimeError(
-            f"the process's RSS must fall by the balloon's {case.balloon_bytes} bytes, it fell by "
-            f"{fall_bytes}: does something else in this process take memory meanwhile? "
-            "Nothing is reported"
-        )
-
-
-def check_balloon(case: Case, ram: GuestRam, ballooned: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """Check that exactly the ballooned pages (a flag for each of RAM) are gone."""
-    resident = ram.resident()
-    left = int((resident & ballooned).sum())
-    lost = ram.count_lost(ballooned) if case.touched else 0
-    if left or lost:
-        raise RuntimeError(
-            f"the operation went wrong: {left} ballooned pages are still backed, {lost} pages "
-            "outside the balloon lost their contents; nothing is reported"
-        )
-    return {
-        "resident_pages_after": int(resident.sum()),
-        "balloon_pages": int(ballooned.sum()),
-        "lost_pages": lost,
-    }
-
-
-def check_sent(case: Case, ram: GuestRam, done: Operated) -> npt.NDArray[np.bool_]:
-    """Return which pages of RAM were sent; refuses faults, failed calls and missing pages."""
+def sent_pages(case: Case, ram: GuestRam, done: Operated) -> Pages:
+    """Return which pages of RAM were sent; refuses faults and failed calls."""
     faults: Counter[str] = Counter()
     for device in done.devices.values():
         faults.update(device.faults())
     if not wire.get(case.protocol).names_each_page_once:  # it sends pages again
         faults.pop(DESCRIPTIONS[REPEATED], None)
     errors = sum(device.n_discard_errors for device in done.devices.values())
+    if errors or faults:
+        raise RuntimeError(
+            f"the operation went wrong: {errors} madvise calls failed, bad records "
+            f"{dict(faults)}; nothing is reported"
+        )
     ballooned = np.zeros(case.memory_pages, bool)
     for step in done.steps:
         ballooned[ram.page_index(step.pages)] = True
-    missing = case.balloon_pages - int(ballooned.sum())
-    if errors or faults or missing:
-        raise RuntimeError(
-            f"the operation went wrong: {errors} madvise calls failed, bad records "
-            f"{dict(faults)}, {missing} pages not sent; nothing is reported"
-        )
     return ballooned
+
+
+def discard_once(case: Case, ram: GuestRam) -> tuple[Times, int]:
+    """Discard the first ``case.balloon_bytes`` of RAM in one call; return times and fall of RSS.
+
+    Nothing is allocated, sent or translated: only the host's discard is left, by the same
+    compiled function that the device uses.
+    """
+    extents, cell = np.array([[0, case.balloon_bytes]], np.int64), np.zeros(2, np.int64)
+    rss = psutil.Process().memory_info().rss
+    begin = time.monotonic_ns()
+    failed, discard_ns = timed_discard(ram.memory, extents, mmap.MADV_DONTNEED, cell)
+    wall_ns = time.monotonic_ns() - begin
+    fall_bytes = rss - psutil.Process().memory_info().rss
+    if failed:
+        raise RuntimeError("one madvise over the balloon failed; nothing is reported")
+    return {("discard", "all"): discard_ns, ("remainder", "all"): wall_ns - discard_ns}, fall_bytes

@@ -1,28 +1,22 @@
 """The options of a case: one table, from which everything else about them is made.
 
 An item of `Options` is an option; its type says what one value may be, its `Option` the rest.
-From the table come the signatures and docstrings of `balloonlab.measure` and
-`balloonlab.sweep`, the checks of single arguments, the options of ``balloonlab sweep``, and the
-columns that say which case a row is of. `balloonlab.measurement.case.Case` has a field for each.
+From the table come the signatures and docstrings of `balloonlab.measure` and its kin, the checks
+of single arguments, the options of the commands, and the columns that say which case a row is of.
+`balloonlab.measurement.case.Case` has a field for each.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import (
-    Annotated,
-    Any,
-    Generic,
-    Literal,
-    TypedDict,
-    TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+import os
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import wraps
+from inspect import Parameter, cleandoc, signature
+from textwrap import fill, indent
+from typing import Annotated, Any, Generic, Literal, ParamSpec, TypedDict, TypeVar, Union, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -30,138 +24,26 @@ import numpy.typing as npt
 from ..sizes import Size, parse_pages
 
 Pattern = str | npt.ArrayLike
+PathLike = str | os.PathLike[str]
 Guest = Literal["thread"]
 Host = Literal["lab", "qemu"]
 M = TypeVar("M")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Option:
-    """A row of the table.
+    """A row of the table; what is below the blank line follows from its name and its type."""
 
-    Attributes
-    ----------
-    default : object
-        Of one case. None stands for what the other arguments lead to.
-    help : str
-        What it means; the first sentence alone on the command line.
-    least, most : int, optional
-        Limits of a number.
-    column : str, optional
-        Where it stands in the tidy frame and in the table of skipped cases.
-    skipped_only : bool
-        Whether it stands only in the latter.
-    flags : str, optional
-        Spelling on the command line.
-    listed : bool
-        Whether a sweep takes several values.
-    """
-
-    default: Any
-    help: str
+    default: Any  # of one case; None stands for what the other arguments lead to
+    help: str  # the first sentence alone on the command line
     least: int | None = None
     most: int | None = None
-    column: str | None = None
-    skipped_only: bool = False
-    flags: str | None = None
-    listed: bool = True
-
-
-# fmt: off
-class Options(TypedDict, Generic[M], total=False):
-    """The table. `M` is what an option takes besides one value: lists of them in a sweep."""
-
-    memory: Annotated[Size | M | None, Option(None,
-        "RAM of the guest. Bytes or a string such as ``8GiB``; by default 8 GiB, or that of "
-        "the guest that a trace was recorded from.",
-        column="memory_bytes",
-    )]
-    balloon: Annotated[Size | float | M | None, Option(None,
-        "Size of the balloon, or a share of the memory such as 0.5. A share is above 0 and "
-        "below 1, and rounded down to whole pages. By default 7/8 of the memory, or the size "
-        "of the trace or array.",
-        column="balloon_bytes",
-    )]
-    guest: Annotated[Guest | M, Option(
-        "thread", "Who runs the driver. ``thread``: a thread of compiled code.",
-    )]
-    host: Annotated[Host | M, Option("lab",
-        "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
-        "``qemu-system-x86_64``, 6.0 or later (``qemu``).",
-    )]
-    protocol: Annotated[str | M | None, Option(None,
-        "How pages are sent. With ``host='lab'`` one of `balloonlab.wire.formats`, by default "
-        "``bitmap-v4``, or ``madvise``: no message, one call over as many bytes, the floor. "
-        "In QEMU ``pfn``, the default there, or ``reporting``: up to 32 free blocks per kick, "
-        "a descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no "
-        "deflation. The pattern's pages are free in the guest's allocator (``aged``: all that "
-        "are), merged as far as they adjoin; whole blocks are reported up to the balloon's "
-        "size, and ``n_pages`` and ``balloon_bytes`` count what was reported.",
-        column="protocol",
-    )]
-    discard: Annotated[Literal["page", "range", "single"] | M | None, Option(None,
-        "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
-        "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else.",
-        column="discard",
-    )]
-    pattern: Annotated[Pattern | M, Option("idle",
-        "Which pages. A spelling that `balloonlab.patterns.make` takes (``idle``, ``random``, "
-        "``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or an array of "
-        "page numbers, which stands in the frame as ``custom:`` and its digest. What is drawn "
-        "is drawn with ``rng=0``: the same arguments give the same pages everywhere.",
-        column="pattern",
-    )]
-    order: Annotated[Literal["as is", "ascending", "descending", "shuffled"] | M, Option("as is",
-        "In which order the allocator hands the pages out. ``as is`` is the pattern's own, or "
-        "the array's. ``idle`` and ``aged`` then come from an allocator in that state, all "
-        "else from a free list of exactly these pages. Shuffled with ``rng=0``.",
-        column="order",
-    )]
-    operation: Annotated[Literal["inflate", "deflate"] | M, Option("inflate",
-        "What is timed. A deflation empties a full balloon, newest pages first: they are "
-        "announced with ``MADV_WILLNEED`` and released to the allocator (stage ``release`` "
-        "in the place of ``allocate``).",
-        column="operation",
-    )]
-    touched: Annotated[bool | M, Option(True,
-        "Whether the host backs all of the guest's RAM beforehand.",
-        column="touched", flags="--touched/--untouched",
-    )]
-    thp: Annotated[bool | M, Option(False,
-        "Whether the host may use transparent huge pages for the guest's RAM.",
-        column="thp", flags="--thp/--no-thp",
-    )]
-    wait: Annotated[Literal["block", "busy"] | M, Option("block",
-        "Whether the driver sleeps or polls until the host has answered. A driver that polls "
-        "saves wake-ups but stays on its processor, which every ``madvise`` must then "
-        "interrupt to flush its TLB: discarding touched memory per page took seven times as "
-        "long.",
-        column="wait",
-    )]
-    steps: Annotated[int | M, Option(1,
-        "In how many equal steps the balloon gets to its size. Times and counts are sums.",
-        least=1, column="steps",
-    )]
-    bitmaps: Annotated[int | M, Option(32,
-        "Bitmaps of 32 KiB that the guest has memory for, each for 1 GiB of page numbers. A "
-        "driver short of them works in smaller windows; without a single one it falls back "
-        "to ``pfn``. The frame's ``negotiated_protocol`` and ``n_bitmaps`` say what was used.",
-        least=0, most=32, column="bitmaps", skipped_only=True,
-    )]
-    block_order: Annotated[int | M, Option(9,
-        "Order of the blocks under ``reporting``: ``2**block_order`` pages. Linux reports "
-        "those of 9 and up (``pageblock_order``). The checks have it.",
-        least=0, most=10,
-    )]
-    repeats: Annotated[int | M, Option(
-        5, "Measured repeats of each case, after a warm-up.", least=1, listed=False,
-    )]
-# fmt: on
-
-
-@dataclass(frozen=True)
-class Row(Option):
-    """An option with its name and the type of one value."""
+    column: str | None = None  # of the tidy frame and of the table of skipped cases
+    skipped_only: bool = False  # no column of the frame
+    flags: str | None = None  # on the command line
+    listed: bool = True  # a sweep takes several values
 
     name: str = ""
     kind: Any = str
@@ -169,29 +51,96 @@ class Row(Option):
     hint: Any = str
 
 
-def _row(name: str, hint: Any) -> Row:
+# fmt: off
+class Options(TypedDict, Generic[M], total=False):
+    """The table. `M` is what an option takes besides one value: lists of them in a sweep."""
+
+    memory: Annotated[Size | M | None, Option(None, column="memory_bytes", help=(
+        "RAM of the guest. Bytes or a string such as ``8GiB``; by default 8 GiB, or that of "
+        "the guest that a trace was recorded from."))]
+    balloon: Annotated[Size | float | M | None, Option(None, column="balloon_bytes", help=(
+        "Size of the balloon, or a share of the memory such as 0.5. A share is above 0 and "
+        "below 1, and rounded down to whole pages. By default 7/8 of the memory, or the size "
+        "of the trace or array."))]
+    guest: Annotated[Guest | M, Option("thread",
+        help="Who runs the driver. ``thread``: a thread of compiled code.")]
+    host: Annotated[Host | M, Option("lab", help=(
+        "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
+        "``qemu-system-x86_64``, 6.0 or later (``qemu``)."))]
+    protocol: Annotated[str | M | None, Option(None, column="protocol", help=(
+        "How pages are sent. With ``host='lab'`` one of `balloonlab.wire.formats`, by default "
+        "``bitmap-v4``, or ``madvise``: no message, one call over as many bytes, the floor. "
+        "In QEMU ``pfn``, the default there, or ``reporting``: up to 32 free blocks per kick, "
+        "a descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no "
+        "deflation. The pattern's pages are free in the guest's allocator (``aged``: all that "
+        "are), merged as far as they adjoin; whole blocks are reported up to the balloon's "
+        "size, and ``n_pages`` and ``balloon_bytes`` count what was reported."))]
+    discard: Annotated[Literal["page", "range", "single"] | M | None, Option(
+        None, column="discard", help=(
+        "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
+        "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else."))]
+    pattern: Annotated[Pattern | M, Option("idle", column="pattern", help=(
+        "Which pages. A spelling that `balloonlab.patterns.make` takes (``idle``, ``random``, "
+        "``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or an array of "
+        "page numbers, which stands in the frame as ``custom:`` and its digest. What is drawn "
+        "is drawn with ``rng=0``: the same arguments give the same pages everywhere."))]
+    order: Annotated[Literal["as is", "ascending", "descending", "shuffled"] | M, Option(
+        "as is", column="order", help=(
+        "In which order the allocator hands the pages out. ``as is`` is the pattern's own, or "
+        "the array's. ``idle`` and ``aged`` then come from an allocator in that state, all "
+        "else from a free list of exactly these pages. Shuffled with ``rng=0``."))]
+    operation: Annotated[Literal["inflate", "deflate"] | M, Option(
+        "inflate", column="operation", help=(
+        "What is timed. A deflation empties a full balloon, newest pages first: they are "
+        "announced with ``MADV_WILLNEED`` and released to the allocator (stage ``release`` "
+        "in the place of ``allocate``)."))]
+    touched: Annotated[bool | M, Option(True, column="touched",
+        help="Whether the host backs all of the guest's RAM beforehand.",
+        flags="--touched/--untouched")]
+    thp: Annotated[bool | M, Option(False, column="thp", flags="--thp/--no-thp",
+        help="Whether the host may use transparent huge pages for the guest's RAM.")]
+    wait: Annotated[Literal["block", "busy"] | M, Option("block", column="wait", help=(
+        "Whether the driver sleeps or polls until the host has answered. A driver that polls "
+        "saves wake-ups but stays on its processor, which every ``madvise`` must then interrupt "
+        "to flush its TLB: discarding touched memory per page took seven times as long."))]
+    steps: Annotated[int | M, Option(1, least=1, column="steps",
+        help="In how many equal steps the balloon gets to its size. Times and counts are sums.")]
+    bitmaps: Annotated[int | M, Option(
+        32, least=0, most=32, column="bitmaps", skipped_only=True, help=(
+        "Bitmaps of 32 KiB that the guest has memory for, each for 1 GiB of page numbers. A "
+        "driver short of them works in smaller windows; without a single one it falls back "
+        "to ``pfn``. The frame's ``negotiated_protocol`` and ``n_bitmaps`` say what was used."))]
+    block_order: Annotated[int | M, Option(9, least=0, most=10, help=(
+        "Order of the blocks under ``reporting``: ``2**block_order`` pages. Linux reports "
+        "those of 9 and up (``pageblock_order``). The checks have it."))]
+    repeats: Annotated[int | M, Option(5, least=1, listed=False,
+        help="Measured repeats of each case, after a warm-up.")]
+# fmt: on
+
+
+def _option(name: str, hint: Any) -> Option:
     kind, option = get_args(hint)
     parts = [part for part in get_args(kind) if part is not M] or [kind]
-    words = [word for part in parts if get_origin(part) is Literal for word in get_args(part)]
+    words = next((get_args(part) for part in parts if typing.get_origin(part) is Literal), ())
     numeric = [part for part in (bool, int) if part in parts and str not in parts]
     hint = Any if kind == Pattern | M else Union[tuple(parts)]  # noqa: UP007
-    values = option.__dict__ | {"name": name, "choices": tuple(words), "hint": hint}
-    return Row(**values, kind=numeric[0] if numeric else str)
+    one = numeric[0] if numeric else str
+    return replace(option, name=name, kind=one, choices=words, hint=hint)
 
 
-TABLE = {
-    name: _row(name, hint)
-    for name, hint in get_type_hints(Options, include_extras=True).items()
-}  # fmt: skip
+HINTS = typing.get_type_hints(Options, include_extras=True)
+TABLE = {name: _option(name, hint) for name, hint in HINTS.items()}
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+def check_choice(
+    name: str, value: Any, choices: Iterable[str], where: str = "", hint: str = ""
+) -> None:
     """Check an argument that is one of several words; a slip gets the nearest one (ValueError)."""
     choices = tuple(choices)
     if not isinstance(value, str) or value not in choices:
-        near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
-        guess = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{guess}")
+        near = difflib.get_close_matches(str(value), choices, 1)
+        hint = hint or (f"; did you mean {near[0]!r}?" if near else "")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}{where}, got {value!r}{hint}")
 
 
 def check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
@@ -216,11 +165,6 @@ def check_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return one value for each option: what is given, checked by itself, or the default.
 
     Sizes, patterns and protocols are left to `balloonlab.measurement.setups.make_case`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Naming the argument, its rule and the value.
     """
     check_known(given, TABLE)
     values = {name: given.get(name, row.default) for name, row in TABLE.items()}
@@ -244,8 +188,55 @@ def balloon_pages(balloon: Size | float, memory_pages: int) -> int:
     """Return the pages of a balloon that is given as a size or as a share of memory."""
     if isinstance(balloon, float | np.floating):
         if not 0 < balloon < 1:
-            raise ValueError(
-                f"balloon must be above 0 and below 1 as a share of memory, got {balloon!r}"
-            )
+            rule = "balloon must be above 0 and below 1 as a share of memory"
+            raise ValueError(f"{rule}, got {balloon!r}")
         return int(memory_pages * balloon)
     return parse_pages(balloon, "balloon")
+
+
+_KINDS = dict.fromkeys(("memory", "balloon"), Parameter.POSITIONAL_OR_KEYWORD)
+_TYPES = {"memory": "int or str", "balloon": "int, str or float", "pattern": "str or array-like"}
+
+
+def takes_options(lists: bool = False) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Give a function that takes ``**options`` their signature, and their part of its docstring.
+
+    With `lists` each option may also be a list of values.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        bare = signature(function)
+        own = [p for p in bare.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        parameters = [_parameter(row, lists and row.listed) for row in TABLE.values()]
+        whole = bare.replace(parameters=[*parameters, *own])
+
+        @wraps(function)
+        def taking(*args: P.args, **kwargs: P.kwargs) -> R:
+            check_known(kwargs, whole.parameters)
+            return function(**whole.bind(*args, **kwargs).arguments)  # type: ignore[call-arg]
+
+        taking.__signature__ = whole  # type: ignore[attr-defined]
+        if taking.__doc__:
+            taking.__doc__ = cleandoc(taking.__doc__).replace("{options}", _documented(lists))
+        return taking
+
+    return decorate
+
+
+def _parameter(row: Option, listed: bool) -> Parameter:
+    kind = _KINDS.get(row.name, Parameter.KEYWORD_ONLY)
+    hint = row.hint | list[row.hint] if listed else row.hint  # type: ignore[name-defined]
+    return Parameter(row.name, kind, default=row.default, annotation=hint)
+
+
+def _documented(lists: bool) -> str:
+    """Return the options as numpydoc has them."""
+    entries = []
+    for name, row in TABLE.items():
+        words = "{" + ", ".join(map(repr, row.choices)) + "}"
+        one = words if row.choices else _TYPES.get(name, row.kind.__name__)
+        kind = one + (", or a list of them" if lists and row.listed else "")
+        kind += ", optional" if row.default is None else f", default {row.default!r}"
+        limits = "" if row.most is None else f" From {row.least} to {row.most}."
+        entries.append(f"{name} : {kind}\n{indent(fill(row.help + limits, 90), '    ')}")
+    return "\n".join(entries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,19 +23,15 @@ PACKAGES = ("balloonlab", "numba", "llvmlite", "numpy", "pandas")
 
 def cpu_model() -> str:
     """Return the processor's name as the kernel has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
-    """Return the commit that this code came from, with ``-dirty`` where files were changed.
-
-    None where it is neither a git checkout nor installed from one.
-    """
+    """Return the commit this code came from, ``-dirty`` where files were changed; else None."""
     top = Path(__file__).parents[2]
     if (top / ".git").exists():
         try:
@@ -43,11 +40,10 @@ def commit() -> str | None:
         except (OSError, subprocess.CalledProcessError):
             return None
         return f"{name}-dirty" if changed else name
-    try:
+    with suppress(metadata.PackageNotFoundError):
         origin = metadata.distribution("balloonlab").read_text("direct_url.json")
-    except metadata.PackageNotFoundError:
-        return None
-    return json.loads(origin).get("vcs_info", {}).get("commit_id") if origin else None
+        return json.loads(origin or "{}").get("vcs_info", {}).get("commit_id")
+    return None
 
 
 def _git(folder: Path, *arguments: str) -> str:
@@ -74,7 +70,6 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _version(name: str) -> str | None:
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    return None

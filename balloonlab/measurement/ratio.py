@@ -9,11 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import bootstrap
 
-from .frame import as_frame
 from .run import Run, differing, repeat_totals
+from .tables import as_frame
 
-LEAST_FOR_BOOTSTRAP = 5
-"""Repeats of either case below which the interval is the range of all ratios."""
+LEAST_FOR_BOOTSTRAP = 5  # repeats of either case; below, the interval is the range of all ratios
 
 RATIO_COLUMNS = ("ratio", "low", "high", "n", "interval")
 
@@ -82,11 +81,10 @@ def ratios(
 
 
 def _default_by(frame: pd.DataFrame) -> list[str]:
-    differ = [name for name in differing(frame) if name != "protocol"]
-    follows = {"negotiated_protocol", "n_bitmaps"}
+    follows = {"protocol", "negotiated_protocol", "n_bitmaps"}
     if frame[["protocol", "discard"]].drop_duplicates()["protocol"].is_unique:
         follows.add("discard")
-    return [name for name in differ if name not in follows]
+    return [name for name in differing(frame) if name not in follows]
 
 
 def _ratio(
@@ -97,10 +95,7 @@ def _ratio(
     if n < LEAST_FOR_BOOTSTRAP:
         return ratio, top.min() / bottom.max(), top.max() / bottom.min(), n, "range"
     found = bootstrap(
-        (top, bottom),
-        lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
-        n_resamples=2000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
+        (top, bottom), lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
+        n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
+    ).confidence_interval  # fmt: skip
     return ratio, float(found.low), float(found.high), n, "95 %"

@@ -13,17 +13,10 @@ from typing import Any
 
 import pandas as pd
 
+from . import tables
+from .options import PathLike
 from .run import Run
 from .setups import parts_of
-from .tables import (
-    CHECK_COLUMNS,
-    COLUMNS,
-    DTYPES,
-    QEMU_CHECK_COLUMNS,
-    SKIPPED_COLUMNS,
-    empty,
-    stack,
-)
 
 TIMINGS, META, CHECKS, SKIPPED = "timings.csv", "meta.json", "checks.csv", "skipped.csv"
 
@@ -36,34 +29,20 @@ pandas do not run while time is taken, and how much memory there is decides what
 long it takes."""
 
 KEY = ["run_id", "repeat"]
-SHOWN = 5
-"""Dropped repeats that are named one by one."""
+SHOWN = 5  # dropped repeats that are named one by one
 
 log = logging.getLogger(__name__)
 
 
 def check_alike(runs: Mapping[str, dict[str, Any]], remedy: str) -> None:
-    """Refuse runs that differ in `MACHINE` or `VERSIONS`.
+    """Refuse metadata that differ in `MACHINE` or `VERSIONS` (ValueError, naming all that does).
 
-    Parameters
-    ----------
-    runs : mapping of str to dict
-        What to call each run, and its metadata.
-    remedy : str
-        What to do about it, for the message.
-
-    Raises
-    ------
-    ValueError
-        Naming all that differs between two of them.
+    `runs` has them by what to call each run; `remedy` is what to do about it, for the message.
     """
     for (first, one), (second, other) in combinations(runs.items(), 2):
-        pairs = [(name, one.get(name), other.get(name)) for name in MACHINE]
-        versions = one.get("versions", {}), other.get("versions", {})
-        pairs += [(name, *(numbers.get(name) for numbers in versions)) for name in VERSIONS]
-        if "qemu" in one and "qemu" in other:
-            pairs.append(("qemu", one["qemu"], other["qemu"]))
-        unlike = [f"{name} ({a}, {b})" for name, a, b in pairs if a != b]
+        here, there = _compared(one), _compared(other)
+        both = [name for name in here if name in there]
+        unlike = [f"{n} ({here[n]}, {there[n]})" for n in both if here[n] != there[n]]
         if unlike:
             raise ValueError(
                 f"{first} and {second} are unlike in {', '.join(unlike)}, and times of unlike "
@@ -71,7 +50,14 @@ def check_alike(runs: Mapping[str, dict[str, Any]], remedy: str) -> None:
             )
 
 
-def load(folder: str | os.PathLike[str]) -> Run:
+def _compared(meta: dict[str, Any]) -> dict[str, Any]:
+    versions = meta.get("versions", {})
+    compared = {name: meta.get(name) for name in MACHINE}
+    compared |= {name: versions.get(name) for name in VERSIONS}
+    return compared | {name: meta[name] for name in ("qemu",) if name in meta}
+
+
+def load(folder: PathLike) -> Run:
     """Read a stored run, finished or not, with the types that it was measured with.
 
     Parameters
@@ -87,10 +73,8 @@ def load(folder: str | os.PathLike[str]) -> Run:
 
     Raises
     ------
-    FileNotFoundError
-        The folder holds no run.
-    ValueError
-        A file is damaged, which is named, or the run was carried on by unlike machines.
+    FileNotFoundError, ValueError
+        The folder holds no run; a file is damaged, which is named, or unlike machines went on.
     """
     path = Path(folder)
     if not (path / TIMINGS).is_file() or not (path / META).is_file():
@@ -103,7 +87,7 @@ def load(folder: str | os.PathLike[str]) -> Run:
     return read_run(path, meta).measured()
 
 
-def pool(folders: Iterable[str | os.PathLike[str]]) -> Run:
+def pool(folders: Iterable[PathLike]) -> Run:
     """Read several stored runs into one frame; refuses runs that do not compare.
 
     Parameters
@@ -118,45 +102,31 @@ def pool(folders: Iterable[str | os.PathLike[str]]) -> Run:
 
     Raises
     ------
-    FileNotFoundError, ValueError
+    FileNotFoundError, TypeError, ValueError
         As `load`; no folders, a run and its copy, or runs of unlike machines or code.
-
-    Examples
-    --------
-    >>> run = pool(["sweep-small", "sweep-large"])  # doctest: +SKIP
     """
     if isinstance(folders, str | os.PathLike):
         raise TypeError(f"folders must be a list of folders, got one: load({str(folders)!r})")
     runs = {str(folder): load(folder) for folder in folders}
     if not runs:
         raise ValueError("folders must hold at least one folder, got none")
-    metas = {name: run.meta for name, run in runs.items()}
-    check_alike(metas, "load and analyse them apart")
+    check_alike({name: run.meta for name, run in runs.items()}, "load and analyse them apart")
     seen: dict[str, str] = {}
     for name, run in runs.items():
         for run_id in run.frame["run_id"].unique():
-            if run_id in seen:
+            if seen.setdefault(run_id, name) != name:
                 raise ValueError(f"{seen[run_id]} and {name} hold the same run, {run_id}")
-            seen[run_id] = name
-    first = next(iter(metas.values()))
-    common = {
-        key: first[key]
-        for key in first
-        if all(meta.get(key) == first[key] for meta in metas.values())
-    }
-    tables = zip(*((run.frame, run.checks, run.skipped) for run in runs.values()), strict=True)
-    frame, checks, skipped = (stack(list(parts)) for parts in tables)
-    return Run(frame, {**common, "pooled": list(metas.values())}, checks, skipped)
+    first, *others = metas = [run.meta for run in runs.values()]
+    common = {k: v for k, v in first.items() if all(meta.get(k) == v for meta in others)}
+    frame, checks, skipped = (
+        tables.stack([getattr(run, table) for run in runs.values()])
+        for table in ("frame", "checks", "skipped")
+    )
+    return Run(frame, {**common, "pooled": metas}, checks, skipped)
 
 
 def read_meta(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:
-    """Read ``meta.json``.
-
-    Raises
-    ------
-    ValueError
-        It is no JSON object, or lacks what every run has or what is `required`; names the file.
-    """
+    """Read ``meta.json``; a ValueError names what is wrong in it or missing of the `required`."""
     path = folder / META
     try:
         meta = json.loads(path.read_text())
@@ -165,20 +135,19 @@ def read_meta(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:
     if not isinstance(meta, dict):
         raise ValueError(f"{path} is damaged: it must hold an object, got {json.dumps(meta)[:40]}")
     lacking = [name for name in required if name not in meta]
-    for name, kind in (("arguments", dict), ("sessions", list), ("versions", dict)):
-        if name in meta and not isinstance(meta[name], kind):
-            lacking.append(name)
-    if not all(isinstance(one, dict) for one in meta.get("sessions") or ()):
+    lacking += [n for n in ("arguments", "versions") if not isinstance(meta.get(n, {}), dict)]
+    sessions = meta.get("sessions", [])
+    if not isinstance(sessions, list) or not all(isinstance(one, dict) for one in sessions):
         lacking.append("sessions")
     if lacking:
-        raise ValueError(f"{path} is damaged: it lacks {', '.join(dict.fromkeys(lacking))}")
+        raise ValueError(f"{path} is damaged: it lacks {', '.join(lacking)}")
     return meta
 
 
 def read_run(folder: Path, meta: dict[str, Any]) -> Run:
     """Read the repeats that are whole; those that are not are named in the log."""
-    frame = _read(folder / TIMINGS, COLUMNS)
-    checks = _read(folder / CHECKS, CHECK_COLUMNS, QEMU_CHECK_COLUMNS)
+    frame = _read(folder / TIMINGS, tables.COLUMNS)
+    checks = _read(folder / CHECKS, tables.CHECK_COLUMNS, tables.QEMU_CHECK_COLUMNS)
     bad = _defects(frame, checks)
     if bad:
         shown = [f"{run_id} repeat {n} ({why})" for (run_id, n), why in bad.items()][:SHOWN]
@@ -187,31 +156,27 @@ def read_run(folder: Path, meta: dict[str, Any]) -> Run:
             "%s: %d repeats are not whole and do not count: %s%s",
             folder, len(bad), ", ".join(shown), more,
         )  # fmt: skip
-    tables = [
-        table.loc[[key not in bad for key in zip(table["run_id"], table["repeat"], strict=True)]]
+    frame, checks = (
+        table.loc[[key not in bad for key in table[KEY].itertuples(index=False, name=None)]]
         for table in (frame, checks)
-    ]
-    frame, checks = (table.reset_index(drop=True) for table in tables)
-    return Run(frame, meta, checks, _read(folder / SKIPPED, SKIPPED_COLUMNS))
+    )
+    skipped = _read(folder / SKIPPED, tables.SKIPPED_COLUMNS)
+    return Run(frame.reset_index(drop=True), meta, checks.reset_index(drop=True), skipped)
 
 
 def _defects(frame: pd.DataFrame, checks: pd.DataFrame) -> dict[tuple[str, int], str]:
     """Return what is wrong with each repeat that is not whole."""
-    bad: dict[tuple[str, int], str] = {}
-    checked = checks.set_index(KEY)["wall_ns"].groupby(level=KEY).agg(["size", "first"])
+    walls_ns = dict(list(checks.groupby(KEY, sort=False)["wall_ns"]))
     timed = dict(list(frame.groupby(KEY, sort=False)))
-    for key, (n_rows, wall_ns) in zip(checked.index, checked.to_numpy(), strict=True):
-        if n_rows != 1:
-            bad[key] = "checked twice"
-        elif key not in timed:
-            bad[key] = "its times are missing"
-        elif why := _defect(timed[key], wall_ns):
-            bad[key] = why
-    bad |= {key: "its checks are missing" for key in timed if key not in checked.index}
-    return bad
+    found = {key: _defect(timed.get(key), walls_ns.get(key)) for key in walls_ns | timed}
+    return {key: why for key, why in found.items() if why}
 
 
-def _defect(rows: pd.DataFrame, wall_ns: int) -> str:
+def _defect(rows: pd.DataFrame | None, wall_ns: pd.Series | None) -> str:
+    if rows is None or wall_ns is None:
+        return f"its {'times' if rows is None else 'checks'} are missing"
+    if len(wall_ns) > 1:
+        return "checked twice"
     first = rows.iloc[0]
     parts = list(zip(rows["stage"], rows["part"], strict=True))
     expected, signed = parts_of(first["source"], first["protocol"], first["operation"])
@@ -219,57 +184,45 @@ def _defect(rows: pd.DataFrame, wall_ns: int) -> str:
         return "stages are missing or there twice"
     if not signed and (rows["time_ns"] < 0).any():
         return "a time is negative"
-    return "" if rows["time_ns"].sum() == wall_ns else "times do not sum to the wall time"
+    return "" if rows["time_ns"].sum() == wall_ns.item() else "times do not sum to the wall time"
 
 
 def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFrame:
     """Read a table up to its last whole line; one without rows where there is no file.
 
-    Raises
-    ------
-    ValueError
-        Naming the file and what is wrong in it: a column that is missing, a cell.
+    A ValueError names the file and what is wrong in it: a column that is missing, a cell.
     """
     try:
         text = path.read_bytes().decode() if path.exists() else ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged: it is no text ({error})") from None
-    text = text[: text.rfind("\n") + 1]
-    if not text:
-        return empty(columns)
-    header = text.partition("\n")[0].split(",")
-    missing = [name for name in columns if name not in header]
-    if missing:
+        text = text[: text.rfind("\n") + 1]
+        raw = pd.read_csv(StringIO(text), dtype=str, na_filter=False) if text else None
+    except ValueError as error:  # of decoding or of pandas
+        raise ValueError(f"{path} is damaged: it is no text of a table ({error})") from None
+    if raw is None:
+        return tables.empty(columns)
+    if missing := [name for name in columns if name not in raw]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
-    try:
-        raw = pd.read_csv(StringIO(text), dtype=str, na_filter=False)
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    kept = [*columns, *(name for name in more if name in header)]
+    kept = [*columns, *(name for name in more if name in raw)]
     return pd.DataFrame({name: _typed(path, raw[name]) for name in kept})
 
 
 def _typed(path: Path, cells: pd.Series) -> pd.Series:
     """Return a column of text as its type; the first cell that is no such thing is named."""
-    kind = DTYPES[str(cells.name)]
+    kind = tables.DTYPES[str(cells.name)]
     if kind is str:
         return cells
     if kind is bool:
-        valid = cells.isin(["True", "False"])
-        typed = cells == "True"
+        valid, typed, what = cells.isin(["True", "False"]), cells == "True", "True or False"
     else:
-        blank = (cells == "") & (cells.name in _SPARSE)
-        valid = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?")
+        # Checks of QEMU alone are blank for repeats in the lab that stand beside them.
+        blank = (cells == "") & (cells.name in tables.QEMU_CHECK_COLUMNS)
+        valid, what = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?"), "whole number"
         numbers = pd.to_numeric(cells, errors="coerce")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)
     if not valid.all():
         row = int((~valid).to_numpy().argmax())
         raise ValueError(
-            f"{path} is damaged: row {row + 2}, column {cells.name} holds {cells.iloc[row]!r}, no "
-            f"{'whole number' if kind is not bool else 'True or False'}"
+            f"{path} is damaged: row {row + 2}, column {cells.name} holds {cells.iloc[row]!r}, "
+            f"no {what}"
         )
     return typed
-
-
-_SPARSE = frozenset(QEMU_CHECK_COLUMNS)
-"""Columns that are blank for repeats in the lab that stand beside those in QEMU."""

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import psutil
 
-from ..host.ram import HUGE_BYTES, missing_facilities
+from ..host.ram import missing_facilities
 from ..sizes import MIB, PAGE_BYTES, format_size
 
-OVERHEAD_BYTES = 512 * MIB
-"""Left for Python, compiled kernels and everybody else."""
+OVERHEAD_BYTES = 512 * MIB  # left for Python, compiled kernels and everybody else
 
 LAB_BYTES_PER_PAGE = 72
 """Allocator links, page lists, patterns and result checks, per page of the guest (41 measured
@@ -18,24 +17,15 @@ for an idle guest, 17 more while a random pattern is drawn, 8 where bitmaps are 
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_OF_SELF = Path("/proc/self/cgroup")
+V2 = ("memory.max", "memory.current")
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 def check_facilities() -> None:
     """Refuse to measure where the platform cannot (NotImplementedError, naming what is missing)."""
-    missing = missing_facilities()
-    if missing:
+    if missing := missing_facilities():
         raise NotImplementedError(
             f"measuring needs {', '.join(missing)}, missing here; everything except measuring works"
-        )
-
-
-def check_huge(memory_bytes: int, expected: bool, huge_bytes: int) -> None:
-    """Refuse memory that should be on huge pages where the kernel gave none (RuntimeError)."""
-    if expected and not huge_bytes and memory_bytes >= 2 * HUGE_BYTES:
-        raise RuntimeError(
-            "thp=True must be measured on huge pages, but the kernel gave none: is its memory "
-            "fragmented (echo 1 > /proc/sys/vm/compact_memory as root), or are they switched off "
-            "for this process (PR_SET_THP_DISABLE)?"
         )
 
 
@@ -51,38 +41,23 @@ def _cgroup_rooms() -> list[int]:
     except OSError:
         return []
     rooms = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, limit, usage = CGROUP_ROOT, "memory.max", "memory.current"
-        elif "memory" in controllers.split(","):
-            base, limit, usage = (
-                CGROUP_ROOT / "memory",
-                "memory.limit_in_bytes",
-                "memory.usage_in_bytes",
-            )
-        else:
-            continue
-        relative = Path(path.lstrip("/"))
-        for folder in (base / relative, *(base / parent for parent in relative.parents)):
-            room = _room(folder, limit, usage)
-            if room is not None:
-                rooms.append(room)
-    return rooms
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "" or "memory" in controllers.split(","):
+            base, files = (CGROUP_ROOT / "memory", V1) if controllers else (CGROUP_ROOT, V2)
+            folder = base / path.lstrip("/")
+            rooms += [_room(place, *files) for place in (folder, *folder.parents)]
+    return [room for room in rooms if room is not None]
 
 
 def _room(folder: Path, limit: str, usage: str) -> int | None:
     try:
-        most = (folder / limit).read_text().strip()
-        used = int((folder / usage).read_text())
-        stat = (folder / "memory.stat").read_text()
-    except (OSError, ValueError):
+        most, used = (int((folder / name).read_text()) for name in (limit, usage))
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):  # no memory cgroup, or its limit is "max"
         return None
-    if most == "max":
-        return None
-    fields = dict(line.split() for line in stat.splitlines())
+    fields = dict(line.split() for line in lines)
     reclaimable = int(fields.get("total_inactive_file", fields.get("inactive_file", 0)))
-    return max(0, int(most) - used + reclaimable)
+    return max(0, most - used + reclaimable)
 
 
 def needed_bytes(memory_bytes: int, touched: bool) -> int:
@@ -92,13 +67,7 @@ def needed_bytes(memory_bytes: int, touched: bool) -> int:
 
 
 def check_available(memory_bytes: int, touched: bool) -> None:
-    """Refuse a guest that does not fit.
-
-    Raises
-    ------
-    MemoryError
-        Naming what is needed, what there is, and the largest guest that fits.
-    """
+    """Refuse a guest that does not fit (MemoryError, naming the largest one that does)."""
     needed, available = needed_bytes(memory_bytes, touched), available_bytes()
     if needed > available:
         fits = largest_guest(touched, available)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import pandas as pd
 
 from ..sizes import format_size
-from .frame import as_frame
-from .tables import SKIPPED_COLUMNS, empty
+from .tables import SKIPPED_COLUMNS, as_frame, empty
 
 CASE = SKIPPED_COLUMNS[1:-2]
 """Columns that say which case a row is of."""
@@ -28,12 +28,9 @@ class Run:
         Command, arguments, machine, versions (QEMU's too, where it was the host), commit, digest
         of the kernels, UTC time.
     checks : pandas.DataFrame
-        One row per repeat: pages backed by the host before and after, fall of the process's RSS,
-        pages outside the balloon that lost their contents; of repeats in QEMU also order of the
-        blocks, quartiles of single round trips, and QEMU's processor time per kick.
+        One row per repeat: what memory looked like around it.
     skipped : pandas.DataFrame
-        One row per case that a sweep could not measure, with the ``reason``. Nothing in `frame`
-        is of these cases.
+        One row per case that could not be measured, with the ``reason``; none of it is in `frame`.
     """
 
     frame: pd.DataFrame
@@ -43,34 +40,30 @@ class Run:
 
     def measured(self) -> Run:
         """Return the run without the repeats that a case made before it failed."""
-        frame = self.frame[~self.frame["run_id"].isin(self.skipped["run_id"])]
-        checks = self.checks[~self.checks["run_id"].isin(self.skipped["run_id"])]
-        tables = (frame.reset_index(drop=True), checks.reset_index(drop=True))
-        return Run(tables[0], self.meta, tables[1], self.skipped)
+        frame, checks = (
+            table[~table["run_id"].isin(self.skipped["run_id"])].reset_index(drop=True)
+            for table in (self.frame, self.checks)
+        )
+        return Run(frame, self.meta, checks, self.skipped)
 
     def __repr__(self) -> str:
-        if self.frame.empty:
-            return f"<Run: {self._headline()}>"
-        return f"<Run: {self._headline()}>\n{readable(totals(self.frame)).to_string(index=False)}"
+        table = "" if self.frame.empty else f"\n{readable(totals(self)).to_string(index=False)}"
+        return f"<Run: {self._headline()}>{table}"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        table = "" if self.frame.empty else readable(totals(self.frame)).to_html(index=False)
+        table = "" if self.frame.empty else readable(totals(self)).to_html(index=False)
         return f"<p>{escape(self._headline())}</p>{table}"
 
     def _headline(self) -> str:
-        n_cases = self.frame["run_id"].nunique()
-        said = [f"{n_cases} case{'s' * (n_cases != 1)} measured"]
-        if len(self.skipped):
-            said.append(f"{len(self.skipped)} left out")
-        said += [*constants(self.frame), *_machine(self.meta)]
-        return ", ".join(said)
-
-
-def _machine(meta: dict[str, Any]) -> list[str]:
-    qemu = [f"QEMU {meta['qemu']}"] if meta.get("qemu") else []
-    return [*qemu, *(str(meta[name]) for name in ("cpu_model", "kernel") if meta.get(name))]
+        n_cases, meta = self.frame["run_id"].nunique(), self.meta
+        said = [
+            f"{n_cases} case{'s' * (n_cases != 1)} measured",
+            len(self.skipped) and f"{len(self.skipped)} left out",
+            *constants(self.frame),
+            meta.get("qemu") and f"QEMU {meta['qemu']}",
+            *(meta.get(name) for name in ("cpu_model", "kernel")),
+        ]
+        return ", ".join(str(part) for part in said if part)
 
 
 def _text(name: str, value: Any) -> str:
@@ -79,7 +72,7 @@ def _text(name: str, value: Any) -> str:
         return format_size(int(value))
     if isinstance(value, bool) or name in ("touched", "thp"):
         return "yes" if value else "no"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def constants(frame: pd.DataFrame) -> list[str]:
@@ -116,19 +109,14 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     data : Run or pandas.DataFrame
-        A run, or its tidy frame.
+        A run, or its tidy frame; anything else is a TypeError.
 
     Returns
     -------
     pandas.DataFrame
         The columns of the case in which not all rows are alike (``negotiated_protocol`` and
-        ``n_bitmaps`` where a protocol has several), ``repeats``, and the median, least and
-        greatest total of a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
-
-    Raises
-    ------
-    TypeError
-        `data` is neither.
+        ``n_bitmaps`` where a protocol has several), ``repeats``, and the median, least and greatest
+        total of a repeat as ``median_ms``, ``min_ms``, ``max_ms``.
 
     Examples
     --------
@@ -140,23 +128,12 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
     frame = as_frame(data)
     differ = differing(frame)
     by_case = (repeat_totals(frame) / 1e6).groupby("run_id", sort=False)
-    table = frame.drop_duplicates("run_id").set_index("run_id")[differ]
-    table = table.assign(
-        repeats=by_case.size(),
-        median_ms=by_case.median(),
-        min_ms=by_case.min(),
-        max_ms=by_case.max(),
-    )
+    found = by_case.agg(repeats="size", median_ms="median", min_ms="min", max_ms="max")
+    table = frame.drop_duplicates("run_id").set_index("run_id")[differ].join(found)
     return table.sort_values(differ or "median_ms", ignore_index=True)
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of totals or ratios as text: sizes with units, times to four digits."""
-    cells = {
-        name.removesuffix("_bytes"): [
-            f"{value:.4g}" if isinstance(value, float) else _text(str(name), value)
-            for value in table[name]
-        ]
-        for name in table.columns
-    }
-    return pd.DataFrame(cells)
+    texts = {str(name): [_text(str(name), value) for value in table[name]] for name in table}
+    return pd.DataFrame({name.removesuffix("_bytes"): cells for name, cells in texts.items()})

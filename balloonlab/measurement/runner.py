@@ -10,11 +10,11 @@ first repeat, and again when a run goes on with it.
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,15 @@ import pandas as pd
 from ..pages import Buddy
 from ..terminal import Progress
 from .case import Case, digest
+from .options import PathLike
 from .provenance import describe_machine
 from .reading import CHECKS, META, SKIPPED, load
 from .resources import check_available, check_facilities, needed_bytes
 from .run import Run
-from .setups import check_rules, describe_setups, setup_of
+from .setups import check_rules, setup_of
 from .stages import WARM_UP, Repeat
 from .store import Store, check_out
-from .tables import COLUMNS, SKIPPED_COLUMNS, check_columns, empty, stack
+from .tables import CHECK_COLUMNS, COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS, empty, stack
 
 _MEASURING = threading.Lock()
 
@@ -54,99 +55,40 @@ def run_cases(
     command: str,
     arguments: dict[str, Any],
     *,
-    out: str | os.PathLike[str] | None = None,
+    out: PathLike | None = None,
     seed: int = 0,
     strict: bool = True,
     progress: bool = True,
     set_aside: bool = False,
     **meta: Any,
 ) -> Run:
-    """Measure cases, or what is missing of them in `out`.
+    """Measure cases (equal ones once), or what is missing of them in `out`; errors as `measure`.
 
-    Parameters
-    ----------
-    cases : list of Case
-        Equal ones are measured once.
-    command : str
-        Who asks; a folder of another command's is refused.
-    arguments : dict
-        As JSON holds them. A run in `out` goes on if it has the same.
-    out : path-like, optional
-        Folder for the tables and ``meta.json``. Nothing is written without.
-    seed : int
-        Of the order in which cases are measured. Page sets do not depend on it.
-    strict : bool
-        Whether a case that cannot be, or fails, ends the run; those that cannot be are found
-        before anything is measured. Else the case is a row of `Run.skipped`.
-    progress : bool
-        Show a progress bar.
-    set_aside : bool
-        Whether an earlier run in `out` that is finished or another one makes room, or is refused.
-    **meta
-        Metadata besides.
-
-    Returns
-    -------
-    Run
-        Rows of a case follow each other, in the order of `cases`.
-
-    Raises
-    ------
-    ValueError, MemoryError, RuntimeError, NotImplementedError
-        See `balloonlab.measure`.
+    The `command` names who asks; a folder of another command's is refused. A run in `out` goes on
+    if it has the same `arguments`, which are as JSON holds them; one that is finished or another
+    one is refused, or makes room if `set_aside`. A case that cannot be, or fails, ends a `strict`
+    run, and those that cannot be are found before anything is measured; else it is a row of
+    `Run.skipped`. `seed` is of the order in which cases are measured; page sets do not depend on
+    it. `meta` is metadata besides. Rows of a case follow each other, in the order of `cases`.
     """
     if out is not None:
         check_out(out)
     cases = list(dict.fromkeys(cases))
     check_facilities()
-    machine = describe_machine() | describe_setups(cases)
-    meta = {
-        **machine,
-        "command": command,
-        "arguments": arguments,
-        **meta,
-        "id": uuid.uuid4().hex,
-        "sessions": [machine],
-        "finished": False,
-    }
-    columns = check_columns(case.source for case in cases)
-    with alone():
-        pages = _Pages()
-        if strict:
-            _check_all(cases, pages)
-        if out is None:
-            run = Run(empty(COLUMNS), meta, empty(columns))
-            return _Runner(cases, run, None, seed, strict, pages).measure(progress)
-        store = Store(out)
-        with store.locked():
+    setups = {case.source: setup_of(case) for case in cases}
+    hosts = (setup.describe().items() for setup in setups.values())  # such as QEMU's version
+    machine = describe_machine() | dict(chain.from_iterable(hosts))
+    meta = {**machine, "command": command, "arguments": arguments, **meta}
+    meta |= {"id": uuid.uuid4().hex, "sessions": [machine], "finished": False}
+    columns = CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in setups else [])
+    with alone(), ExitStack() as stack:
+        runner = _Runner(cases, seed, strict)
+        store, run = None, Run(empty(COLUMNS), meta, empty(columns))
+        if out is not None:
+            store = Store(out)
+            stack.enter_context(store.locked())
             run = store.begin(meta, columns, set_aside)
-            return _Runner(cases, run, store, seed, strict, pages).measure(progress)
-
-
-class _Pages:
-    """The allocator's state of one page set: that which was asked for last."""
-
-    def __init__(self) -> None:
-        self._key: Any = None
-        self._start: Buddy | None = None
-
-    def ready(self, case: Case) -> Case:
-        """Return the case with its pages; lets go of other pages before they are made."""
-        if self._key != case.pages_key:
-            self._key = self._start = None
-        ready = case.with_pages(self._start)
-        self._key, self._start = case.pages_key, ready.start
-        return ready
-
-
-def _check_all(cases: list[Case], pages: _Pages) -> None:
-    """Refuse cases that cannot be; the largest guest is what memory must suffice for."""
-    for case in cases:
-        check_rules(case)
-    largest = max(cases, key=lambda one: needed_bytes(one.memory_bytes, one.touched))
-    check_available(largest.memory_bytes, largest.touched)
-    for case in cases:
-        pages.ready(case)
+        return runner.measure(run, store, progress)
 
 
 def take_turn(case: Case, shared: Any, run_id: str, number: int, bar: Progress) -> Repeat:
@@ -162,18 +104,31 @@ def take_turn(case: Case, shared: Any, run_id: str, number: int, bar: Progress) 
 
 
 class _Runner:
-    """A run while it is made; `measure` makes what `run` lacks of the cases."""
+    """Cases while they are measured; if `strict`, those that cannot be are refused at once."""
 
-    def __init__(
-        self,
-        cases: list[Case],
-        run: Run,
-        store: Store | None,
-        seed: int,
-        strict: bool,
-        pages: _Pages,
-    ) -> None:
-        self.ids = {case: digest(f"{run.meta['id']} {case!r}".encode()) for case in cases}
+    def __init__(self, cases: list[Case], seed: int, strict: bool) -> None:
+        self.cases, self.strict, self.rng = cases, strict, np.random.default_rng(seed)
+        self.pages_key: Any = None
+        self.start: Buddy | None = None  # the allocator with the pages that were asked for last
+        if strict:
+            for case in cases:
+                check_rules(case)
+            largest = max(cases, key=lambda one: needed_bytes(one.memory_bytes, one.touched))
+            check_available(largest.memory_bytes, largest.touched)
+            for case in cases:
+                self._with_pages(case)
+
+    def _with_pages(self, case: Case) -> Case:
+        """Return the case with its pages; lets go of other pages before they are made."""
+        if self.pages_key != case.pages_key:
+            self.pages_key = self.start = None
+        ready = case.with_pages(self.start)
+        self.pages_key, self.start = case.pages_key, ready.start
+        return ready
+
+    def measure(self, run: Run, store: Store | None, progress: bool) -> Run:
+        """Make what `run` lacks, one kind of memory after the other; each repeat is stored."""
+        self.ids = {case: digest(f"{run.meta['id']} {case!r}".encode()) for case in self.cases}
         unknown = set(run.checks["run_id"]) - set(self.ids.values())
         if store and unknown:
             raise ValueError(
@@ -182,16 +137,12 @@ class _Runner:
             )
         done = set(zip(run.checks["run_id"], run.checks["repeat"], strict=True))
         missing = {
-            case: [n for n in range(case.repeats) if (self.ids[case], n) not in done]
-            for case in cases
+            case: [n for n in range(case.repeats) if (run_id, n) not in done]
+            for case, run_id in self.ids.items()
         }
         self.left = {case: numbers for case, numbers in missing.items() if numbers}
-        self.run, self.store, self.strict, self.pages = run, store, strict, pages
-        self.rng = np.random.default_rng(seed)
+        self.run, self.store = run, store
         self.frames, self.checks, self.skipped = [run.frame], [run.checks], [run.skipped]
-
-    def measure(self, progress: bool) -> Run:
-        """Measure one kind of memory after the other; each repeat is on disk at once."""
         n_steps = sum(1 + len(numbers) for numbers in self.left.values())
         with Progress(n_steps, progress) as self.bar:
             for kind in self._shuffled_groups(self.left, "memory_key"):
@@ -219,7 +170,7 @@ class _Runner:
         """Measure a repeat, after a warm-up if it is the first of the case."""
         try:
             check_rules(case)
-            ready = self.pages.ready(case)
+            ready = self._with_pages(case)
         except (MemoryError, ValueError) as error:
             return self._leave_out(case, error)
         try:
@@ -262,17 +213,16 @@ class _Runner:
         return [mixed[i] for i in self.rng.permutation(len(mixed))]
 
     def _finish(self) -> Run:
-        tables = [self._in_order(stack(parts)) for parts in (self.frames, self.checks)]
+        """Return the run, its rows by case, then repeat; those of a repeat stay as they are."""
+        places = {run_id: place for place, run_id in enumerate(self.ids.values())}
+        frame, checks = (
+            table.iloc[np.lexsort((table["repeat"], table["run_id"].map(places)))]
+            for table in map(stack, (self.frames, self.checks))
+        )
         meta = {**self.run.meta, "finished": True}
-        run = Run(tables[0], meta, tables[1], stack(self.skipped))
+        run = Run(frame, meta, checks, stack(self.skipped))
         if self.store:
             self.store.write_run(run)
             self.store.write_meta(meta)
             return load(self.store.folder)
         return run.measured()
-
-    def _in_order(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Sort rows by case, then repeat; those of a repeat stay as they are."""
-        places = {run_id: place for place, run_id in enumerate(self.ids.values())}
-        order = np.lexsort((table["repeat"], table["run_id"].map(places)))
-        return table.iloc[order].reset_index(drop=True)

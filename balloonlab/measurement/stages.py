@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..guest import Operation
 from ..kernels import clock
 from .case import Case
 from .tables import COLUMNS
@@ -17,11 +18,9 @@ Times = dict[tuple[str, str], int]
 """(stage, part) to ns."""
 
 STAGES = ("allocate", "release", "send", "translate", "discard", "remainder")
-"""The paper's stages a to d (`release` takes the place of `allocate` on deflate), and what of
-the wall time is in none of them."""
+"""The paper's a to d (`release` for `allocate` on deflate), and what of the time is in none."""
 
-WARM_UP = -1
-"""Stands for the repeat that is made before all others and dropped."""
+WARM_UP = -1  # the repeat that is made before all others and dropped
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,13 @@ class Work:
     n_translations: int = 0
     n_discards: int = 0
 
+    @classmethod
+    def of(cls, steps: list[Operation], n_translations: int, n_discards: int) -> Work:
+        """Sum up the driver's steps, and what the device did for all of them."""
+        counts = [sum(step.n_kicks for step in steps), sum(step.wire_bytes for step in steps)]
+        counts += [sum(step.n_records for step in steps), n_translations, n_discards]
+        return cls(steps[0].negotiated_protocol, steps[0].n_bitmaps, *counts)
+
 
 @dataclass(frozen=True)
 class Repeat:
@@ -48,15 +54,7 @@ class Repeat:
     def of(
         cls, case: Case, run_id: str, number: int, work: Work, times: Times, **check: Any
     ) -> Repeat:
-        """Return the rows of a repeat, one per stage part (`COLUMNS`), and its row of the checks.
-
-        Parameters
-        ----------
-        times : dict
-            (stage, part) to ns; the values sum to the wall time.
-        **check
-            What was looked at besides.
-        """
+        """Return a repeat: a row per stage part (`COLUMNS`), and its row of the checks."""
         common = {"run_id": run_id, **case.described(), "repeat": number, **asdict(work)}
         common["n_pages"] = case.balloon_pages
         rows = [
@@ -91,22 +89,9 @@ def own_stage(operation: str) -> tuple[str, int]:
 def stage_times(operation: str, guest: clock.Log, host: clock.Log, wall_ns: int) -> Times:
     """Attribute the wall time of an operation to its stages.
 
-    The guest waits while the host works, so the two logs form one sequence: what
-    the round trips took beyond the host's own intervals is notification (kick,
-    wake-up of the host, call, wake-up of the guest). What no interval covers is
-    the remainder.
-
-    Parameters
-    ----------
-    operation : {"inflate", "deflate"}
-    guest, host : balloonlab.kernels.clock.Log
-    wall_ns : int
-        The operation from its first to its last instant.
-
-    Returns
-    -------
-    dict
-        (stage, part) to ns; the values sum to `wall_ns`.
+    The guest waits while the host works, so the two logs form one sequence: what the round trips
+    took beyond the host's own intervals is notification (kick, wake-up of the host, call, wake-up
+    of the guest). What no interval covers is the remainder.
     """
     own, device = sum_intervals(guest), sum_intervals(host)
     stage, interval = own_stage(operation)

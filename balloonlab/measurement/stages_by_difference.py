@@ -1,9 +1,9 @@
 """Stages of a device that cannot be changed, separated by what it does not do.
 
 QEMU logs no intervals. Just before each real run, in the same process, come `PAIRS` pairs of
-round trips that discard nothing: an empty message, which names no page, and a full one, which
-QEMU decodes and looks up, and then passes over. QEMU's processor time is read before and after
-the pairs, and before and after the real run.
+round trips that discard nothing: an empty message, which names no page, and a full one, which QEMU
+decodes and looks up, and then passes over. QEMU's processor time is read around the pairs and
+around the real run.
 
 ================= ======================================================================
 ``allocate``      the driver's own interval, as in the lab (``release`` on deflate)
@@ -20,9 +20,9 @@ They sum to the wall time of the real run. A difference below the noise can come
 and stays so. The address in QEMU's own memory is looked for in ``discard``, where it cannot be
 separated from outside.
 
-Three separate runs and the medians of their round trips were tried: a wake-up takes 20 us or
-70 us from one second to the next, and ``translate`` of equal repeats came out between -147 and
-40 ms. The two messages of a pair see the same machine, and processor time knows no wake-ups.
+With medians of separate runs ``translate`` of equal repeats came out between -147 and 40 ms: a
+wake-up takes 20 us or 70 us from one second to the next. The two messages of a pair see the same
+machine, and processor time knows no wake-ups.
 """
 
 from __future__ import annotations
@@ -36,21 +36,12 @@ from ..guest import Operation
 from ..kernels import clock
 from .stages import Times, own_stage, sum_intervals
 
-PAIRS = 1000
-"""Round trips with empty messages, and as many with full ones that are passed over."""
+PAIRS = 1000  # round trips with empty messages, and as many with full ones
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """The pairs of one repeat.
-
-    Attributes
-    ----------
-    empty_ns, skipped_ns : int64 arrays, shape (PAIRS,)
-        Round trips of the empty messages and of the full ones.
-    cpu_ns : int
-        Processor time that QEMU used for all of them.
-    """
+    """The pairs of one repeat: round trips of both messages, QEMU's processor time for all."""
 
     empty_ns: npt.NDArray[np.int64]
     skipped_ns: npt.NDArray[np.int64]
@@ -59,8 +50,7 @@ class Rehearsal:
     @classmethod
     def of(cls, log: clock.Log, cpu_ns: int) -> Rehearsal:
         """Read the pairs from the driver's log."""
-        times_ns = round_trips(log)
-        return cls(times_ns[0::2], times_ns[1::2], cpu_ns)
+        return cls(round_trips(log)[0::2], round_trips(log)[1::2], cpu_ns)
 
     @property
     def translate_ns(self) -> int:
@@ -98,23 +88,9 @@ def quartiles(name: str, times_ns: npt.NDArray[np.int64]) -> dict[str, int]:
 def stage_times(
     operation: str, log: clock.Log, done: Operation, cpu_ns: int, rehearsal: Rehearsal
 ) -> Times:
-    """Attribute the wall time of a real run to its stages.
+    """Attribute the wall time of a real run to its stages, to which it sums up.
 
-    Parameters
-    ----------
-    operation : {"inflate", "deflate"}
-    log : balloonlab.kernels.clock.Log
-        The driver's, of the real run alone.
-    done : balloonlab.guest.Operation
-        What the real run did.
-    cpu_ns : int
-        Processor time that QEMU used for it.
-    rehearsal : Rehearsal
-
-    Returns
-    -------
-    dict
-        (stage, part) to ns; the values sum to ``done.wall_ns``.
+    `log` is the driver's of the real run alone, `cpu_ns` QEMU's processor time for it.
     """
     sums = sum_intervals(log)
     translate = done.n_kicks * rehearsal.translate_ns

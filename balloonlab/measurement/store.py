@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pandas as pd
 
+from .options import PathLike
 from .reading import CHECKS, META, SKIPPED, TIMINGS, check_alike, read_meta, read_run
 from .run import Run
 from .tables import SKIPPED_COLUMNS, empty
@@ -28,24 +29,11 @@ OWN = (TIMINGS, META, CHECKS, SKIPPED, f"{FIGURE}.svg", f"{FIGURE}.png")
 RESUMABLE = ("id", "sessions", "arguments")
 
 
-def check_out(out: str | os.PathLike[str], table: str = TIMINGS) -> Path:
+def check_out(out: PathLike, table: str = TIMINGS) -> Path:
     """Check a folder for results before any work starts; nothing is made or changed.
 
-    Parameters
-    ----------
-    out : path-like
-        What a user gave as ``out`` or ``--out``.
-    table : str
-        The table that is to be written. Beside another command's the folder is refused.
-
-    Returns
-    -------
-    pathlib.Path
-
-    Raises
-    ------
-    ValueError
-        `out` is empty, a file, below a file, cannot be written, or holds another command's run.
+    Refuses an `out` that is empty, a file, below a file, cannot be written, or holds the run of a
+    command that writes another table (ValueError).
     """
     if not os.fspath(out):
         raise ValueError("out must name a folder for results, got ''")
@@ -55,47 +43,28 @@ def check_out(out: str | os.PathLike[str], table: str = TIMINGS) -> Path:
         raise ValueError(f"out must be a folder, but {place} is a file: choose another one")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ValueError(f"out must be a folder that can be written, but {place} cannot")
-    if (folder / META).exists() and not (folder / table).exists():
-        others = [name for name in (TIMINGS, *_tables(folder)) if (folder / name).exists()]
-        if others and table not in others:
-            _refuse_foreign(folder, others[0])
-    elif (folder / META).exists() and table != TIMINGS and (folder / TIMINGS).exists():
-        _refuse_foreign(folder, TIMINGS)
+    if (folder / META).exists():
+        tables = sorted({path.name for path in folder.glob("*.csv")} - {CHECKS, SKIPPED})
+        own = [TIMINGS] if TIMINGS in tables else tables  # of these the metadata are
+        if own and table not in own:
+            raise ValueError(
+                f"out={str(folder)!r} holds the {META} of another run ({own[0]}), which is not "
+                "overwritten: choose another folder"
+            )
     return folder
 
 
-def _tables(folder: Path) -> list[str]:
-    mine = (CHECKS, SKIPPED)
-    return sorted(path.name for path in folder.glob("*.csv") if path.name not in mine)
-
-
-def _refuse_foreign(folder: Path, table: str) -> None:
-    raise ValueError(
-        f"out={str(folder)!r} holds the {META} of another run ({table}), which is not overwritten: "
-        "choose another folder"
-    )
-
-
 class Store:
-    """A folder that takes the rows of a run as they come.
+    """A folder that takes the rows of a run as they come; made if need be."""
 
-    Parameters
-    ----------
-    folder : path-like
-        Made if need be.
-    """
-
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: PathLike) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def append(self, frame: pd.DataFrame, name: str = TIMINGS) -> None:
         """Add rows to a table, all in one write; on disk when this returns."""
-        path = self.folder / name
-        with _named(path), path.open("ab") as file:
+        with _synced(self.folder / name, "ab") as file:
             file.write(frame.to_csv(index=False, header=file.tell() == 0).encode())
-            file.flush()
-            os.fsync(file.fileno())
 
     def write(self, frame: pd.DataFrame, name: str) -> None:
         """Write a whole table, replacing it in one step."""
@@ -114,10 +83,8 @@ class Store:
         path = self.folder / name
         draft = path.with_suffix(f"{path.suffix}.tmp")
         try:
-            with _named(path), draft.open("w") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+            with _synced(draft, "wb") as file:
+                file.write(text.encode())
             draft.replace(path)
         except BaseException:  # Ctrl-C, too
             with suppress(OSError):
@@ -139,13 +106,7 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from writing here; the lock ends with this process.
-
-        Raises
-        ------
-        ValueError
-            Another one is at it.
-        """
+        """Keep other processes from writing here, until this one ends (ValueError)."""
         from fcntl import LOCK_EX, LOCK_NB, flock  # Linux, as all that measures
 
         folder = os.open(self.folder, os.O_RDONLY)
@@ -164,27 +125,10 @@ class Store:
     def begin(self, meta: dict[str, Any], check_columns: list[str], set_aside: bool = False) -> Run:
         """Start the run that `meta` describes, or go on with it; only whole repeats stay.
 
-        Parameters
-        ----------
-        meta : dict
-            Of the run that is about to be made.
-        check_columns : list of str
-            Columns of its checks.
-        set_aside : bool
-            Whether an earlier run that is finished, or another one, makes room. It is refused else.
-
-        Returns
-        -------
-        Run
-            What there is already, but for the skipped cases, which are to be tried again. Its
-            ``meta`` is the stored one, with the new ``sessions`` (the machine at each
-            start) added.
-
-        Raises
-        ------
-        ValueError
-            The folder holds another run, or one of another machine, code or arguments; a file
-            is damaged.
+        Returns what there is already, but for the skipped cases, which are to be tried again. Its
+        ``meta`` is the stored one, with the new ``sessions`` (the machine at each start) added.
+        Another run, or one of another machine, code or arguments, and damaged files are refused
+        (ValueError); with `set_aside` those and a finished run make room.
         """
         stored = {**meta, "sessions": []}
         try:
@@ -198,8 +142,7 @@ class Store:
                 raise
             self.set_aside()
             run = read_run(self.folder, stored)
-        stored["sessions"] = stored["sessions"] + meta["sessions"]
-        stored["finished"] = False
+        stored |= {"sessions": stored["sessions"] + meta["sessions"], "finished": False}
         checks = run.checks if len(run.checks) else empty(check_columns)
         run = Run(run.frame, stored, checks, empty(SKIPPED_COLUMNS))
         self.write_meta(stored)
@@ -216,7 +159,7 @@ class Store:
                     "from: choose another folder"
                 )
             return None
-        stored = read_meta(self.folder, required=())
+        stored = read_meta(self.folder)
         if stored.get("command") != meta["command"]:
             raise ValueError(
                 f"{where} holds a run of {stored.get('command', 'another command')}, not a "
@@ -236,27 +179,24 @@ class Store:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Name the file in errors that do not, such as that of a full disk."""
+def _synced(path: Path, mode: str) -> Iterator[IO[bytes]]:
+    """Open a file that is on disk at the end; it is named in errors such as that of a full disk."""
     try:
-        yield
+        with path.open(mode) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         if error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
-def write_table(
-    frame: pd.DataFrame, meta: dict[str, Any], folder: str | os.PathLike[str], name: str
-) -> None:
+def write_table(frame: pd.DataFrame, meta: dict[str, Any], folder: PathLike, name: str) -> None:
     """Write a finished table and what it was made on, into a folder made if need be.
 
-    An earlier table of the same name is set aside with its metadata.
-
-    Raises
-    ------
-    ValueError
-        As `check_out`, which commands call before they start; another process writes there.
+    An earlier table of the same name is set aside with its metadata. Errors as `check_out`, which
+    commands call before they start; another process writes there.
     """
     store = Store(check_out(folder, name))
     with store.locked():

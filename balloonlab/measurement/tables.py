@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .options import TABLE, Row
+from .options import TABLE, Option
 
 
 class Column(NamedTuple):
-    """A column: `dtype` is that of the frame, and of what is read back."""
+    """A column; `dtype` is that of the frame, and of what is read back."""
 
     name: str
     dtype: type
@@ -27,17 +26,14 @@ class Column(NamedTuple):
         return next((unit for unit in ("ns", "bytes") if f"_{unit}" in self.name), "")
 
 
-def _of_option(row: Row) -> Column:
-    assert row.column is not None
-    sized = row.column.endswith("_bytes")
-    meaning = row.help.partition(". ")[0].rstrip(".") + "."
-    return Column(row.column, np.int64 if sized else row.kind, meaning)
+def _of_option(row: Option) -> Column:
+    name, (meaning, *_) = str(row.column), row.help.split(". ")
+    whole = row.kind is int or name.endswith("_bytes")
+    return Column(name, np.int64 if whole else row.kind, meaning.rstrip(".") + ".")
 
 
-_CHOSEN = sorted(
-    (row for row in TABLE.values() if row.column),
-    key=lambda row: str(row.column).endswith("_bytes"),  # sizes last
-)
+_CHOSEN = [row for row in TABLE.values() if row.column]
+_CHOSEN.sort(key=lambda row: str(row.column).endswith("_bytes"))  # sizes last
 _RUN = Column("run_id", str, "Names a case of one run.")
 _SOURCE = Column("source", str, "Who measured: lab or qemu (see guest and host).")
 _REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0.")
@@ -109,13 +105,9 @@ COLUMNS, CHECK_COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS = (
     [column.name for column in table] for table in (FRAME, CHECKS, QEMU_CHECKS, SKIPPED)
 )
 
-DTYPES: defaultdict[str, type] = defaultdict(
-    lambda: np.int64,
-    {
-        column.name: np.int64 if column.dtype is int else column.dtype
-        for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *SKIPPED)
-    },
-)
+DTYPES: dict[str, type] = {
+    column.name: column.dtype for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *SKIPPED)
+}
 """Types of columns. Left to pandas, a ``run_id`` such as ``92e710452837`` is read as infinity."""
 
 
@@ -134,24 +126,12 @@ def columns() -> pd.DataFrame:
     ['ns']
     """
     tables = {"frame": FRAME, "checks": CHECKS, "qemu checks": QEMU_CHECKS, "skipped": SKIPPED}
-    return pd.DataFrame(
-        [
-            {
-                "table": table,
-                "name": column.name,
-                "unit": column.unit,
-                "dtype": DTYPES[column.name].__name__,
-                "meaning": column.meaning,
-            }
-            for table, rows in tables.items()
-            for column in rows
-        ]
-    )
-
-
-def check_columns(sources: Iterable[str]) -> list[str]:
-    """Return the columns of the checks of cases of these sources."""
-    return CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in sources else [])
+    rows = [
+        (table, column.name, column.unit, column.dtype.__name__, column.meaning)
+        for table, members in tables.items()
+        for column in members
+    ]
+    return pd.DataFrame(rows, columns=["table", "name", "unit", "dtype", "meaning"])
 
 
 def empty(names: Iterable[str]) -> pd.DataFrame:
@@ -163,3 +143,11 @@ def stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
     """Return tables with the same columns below each other."""
     filled = [table for table in tables if len(table)] or tables[:1]
     return pd.concat(filled, ignore_index=True)
+
+
+def as_frame(data: Any, name: str = "frame") -> pd.DataFrame:
+    """Return the tidy frame of a run or reproduction, or the frame itself (else TypeError)."""
+    frame = getattr(data, "frame", data)
+    if not isinstance(frame, pd.DataFrame):
+        raise TypeError(f"{name} must be a run or its tidy frame, got {type(data).__name__}")
+    return frame

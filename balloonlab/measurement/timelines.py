@@ -3,47 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Never, Unpack
 
 import numpy as np
 import pandas as pd
 
-from ..host import GuestRam
 from ..kernels import clock
 from .case import Case
-from .floor import PROTOCOL as FLOOR
-from .on_lab import check_balloon, check_before, check_sent, operate
-from .options import Options
+from .checks import check_after, check_before
+from .on_lab import FLOOR, operate, sent_pages, share, use
+from .options import Options, PathLike, takes_options
 from .provenance import describe_machine
 from .reading import META
 from .resources import check_available, check_facilities
 from .runner import alone
 from .setups import check_rules, make_case
-from .signatures import takes_options
 from .store import check_out, write_table
 
 TIMELINE = "timeline.csv"
 
 NAMES = {
-    clock.ALLOCATE: "allocate",
-    clock.PACK: "pack",
-    clock.ROUND_TRIP: "round trip",
-    clock.DECODE: "decode",
-    clock.TRANSLATE: "translate",
-    clock.DISCARD: "discard",
+    clock.ALLOCATE: "allocate", clock.PACK: "pack", clock.ROUND_TRIP: "round trip",
+    clock.DECODE: "decode", clock.TRANSLATE: "translate", clock.DISCARD: "discard",
     clock.RELEASE: "release",
-}
+}  # fmt: skip
 """What the two ends log; the guest's round trip spans the host's intervals and both wake-ups."""
 
 
 @takes_options()
 def timeline(
-    *,
-    out: str | os.PathLike[str] | None = None,
-    progress: bool = True,
-    **options: Unpack[Options[Never]],
+    *, out: PathLike | None = None, progress: bool = True, **options: Unpack[Options[Never]]
 ) -> pd.DataFrame:
     """Run one operation and return every interval of both ends.
 
@@ -60,26 +50,15 @@ def timeline(
     Returns
     -------
     pandas.DataFrame
-        One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage`` (`NAMES`),
-        ``begin_ns`` and ``end_ns`` since the operation began. ``attrs`` holds the case's
-        ``protocol``, ``discard``, ``touched``, ``memory_bytes`` and ``balloon_bytes``.
-
-    Raises
-    ------
-    ValueError, TypeError, MemoryError, NotImplementedError, RuntimeError
-        As `balloonlab.measure`.
-
-    Examples
-    --------
-    >>> intervals = timeline(memory="64MiB", protocol="pfn")  # doctest: +SKIP
+        One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage``, ``begin_ns`` and
+        ``end_ns`` since the operation began. ``attrs`` holds the case's ``protocol``, ``discard``,
+        ``touched``, ``memory_bytes`` and ``balloon_bytes``. Errors as of `balloonlab.measure`.
     """
     if out is not None:
         check_out(out, TIMELINE)
     case = make_case(**options)
     if case.source != "lab":
-        raise ValueError(
-            f"host must be 'lab' for a timeline, got {case.host!r}: an unmodified QEMU logs nothing"
-        )
+        raise ValueError(f"host must be 'lab' for a timeline, got {case.host!r}: QEMU logs nothing")
     if case.protocol == FLOOR:
         raise ValueError(f"protocol must have messages for a timeline, got {FLOOR!r}")
     check_rules(case)
@@ -94,47 +73,38 @@ def timeline(
 
 
 def _run_once(case: Case) -> pd.DataFrame:
-    ram = GuestRam(case.memory_pages, case.thp)
+    shared = share(case)
     for _ in range(2):
-        if case.touched:
-            ram.touch()
-        check_before(case, ram)
-        done = operate(case, ram)
-        check_balloon(case, ram, check_sent(case, ram, done))
-        if case.thp:
-            ram.renew()
+        with use(case, shared) as ram:
+            if case.touched:
+                ram.touch()
+            check_before(case, ram)
+            done = operate(case, ram)
+            check_after(case, ram, sent_pages(case, ram, done), ram.count_lost)
     logs = done.log, done.devices[case.operation].log
     guest, host = (log.rows[: log.length[0]] for log in logs)
+    stages, begin_ns, end_ns = np.concatenate([guest, host]).T
     frame = pd.DataFrame(
         {
             "end": np.repeat(["guest", "host"], [len(guest), len(host)]),
-            "stage": [NAMES[stage] for stage in np.concatenate([guest, host])[:, 0]],
-            "begin_ns": np.concatenate([guest, host])[:, 1],
-            "end_ns": np.concatenate([guest, host])[:, 2],
+            "stage": [NAMES[stage] for stage in stages],
+            "begin_ns": begin_ns - guest[0, 1],
+            "end_ns": end_ns - guest[0, 1],
         }
     )
-    frame[["begin_ns", "end_ns"]] -= guest[0, 1]
-    frame.attrs = {
-        name: getattr(case, name)
-        for name in ("protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
-    }
+    names = ("protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
+    frame.attrs = {name: getattr(case, name) for name in names}
     return frame.sort_values("begin_ns", ignore_index=True)
 
 
-def load_timeline(folder: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read a timeline that ``balloonlab timeline`` stored.
+def load_timeline(folder: PathLike) -> pd.DataFrame:
+    """Return what `timeline` or ``balloonlab timeline`` stored, as `timeline` does.
 
     Parameters
     ----------
     folder : path-like
-        What ``--out`` was.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As of `timeline`.
+        What ``out=`` was.
     """
-    path = Path(folder)
-    frame = pd.read_csv(path / TIMELINE)
-    frame.attrs = json.loads((path / META).read_text())["case"]
+    frame = pd.read_csv(Path(folder) / TIMELINE)
+    frame.attrs = json.loads((Path(folder) / META).read_text())["case"]
     return frame

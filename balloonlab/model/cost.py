@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..measurement.frame import as_frame
+from ..measurement.tables import as_frame
 from ..sizes import format_number
 from .accounting import COUNTS
 

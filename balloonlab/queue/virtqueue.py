@@ -54,7 +54,12 @@ class Virtqueue:
 
     def __init__(self, area: npt.NDArray[np.uint8], busy_wait: bool = False) -> None:
         ring = build_ring(area, interrupts=not busy_wait)
-        self._fds = [os.eventfd(0), os.eventfd(0)]
+        self._fds = [os.eventfd(0)]
+        try:
+            self._fds.append(os.eventfd(0))
+        except BaseException:
+            self.close()
+            raise
         self.ends = Queue(ring, Eventfds(*self._fds))
 
     @property

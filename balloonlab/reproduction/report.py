@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..measurement.floor import PROTOCOL as FLOOR
+from ..measurement.on_lab import FLOOR
 from ..sizes import PAGE_BYTES, format_number, format_size
 from .reproduction import (
     PAPER,

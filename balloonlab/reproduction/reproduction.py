@@ -13,7 +13,7 @@ import pandas as pd
 
 from .. import datasets
 from ..datasets import published
-from ..measurement.floor import PROTOCOL as FLOOR
+from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
 from ..measurement.stages import STAGES
 from ..measurement.tables import COLUMNS

@@ -8,7 +8,7 @@ import pandas as pd
 
 from .. import datasets
 from ..datasets import published
-from ..measurement.floor import PROTOCOL as FLOOR
+from ..measurement.on_lab import FLOOR
 from ..reproduction.reproduction import Reproduction, median_repeat, stages_ms
 from ..sizes import GIB
 from .number import SHORT, STATES, Numbers, number

@@ -91,6 +91,8 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     ['0100000002000000']
     """
     wire_format, pages = get(protocol), as_pfns(pfns)
+    if wire_format.encoding not in _ENCODERS:
+        raise ValueError(f"protocol={protocol!r} has no buffers to encode pages into")
     return _ENCODERS[wire_format.encoding](wire_format, pages) if pages.size else []
 
 

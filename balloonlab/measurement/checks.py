@@ -1,0 +1,87 @@
+"""What guest RAM must look like around an operation, whoever its host is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from ..host.ram import HUGE_BYTES, GuestRam
+from ..qemu import HostView
+from ..sizes import MIB, PAGE_BYTES
+from .case import Case
+
+Ram = GuestRam | HostView
+Pages = npt.NDArray[np.bool_]
+"""A flag for each page of RAM."""
+
+
+def check_before(
+    case: Case, ram: Ram, hidden: slice = slice(0), stray_pages: int = 0
+) -> dict[str, Any]:
+    """Refuse to time memory that is not in the state that the frame will claim.
+
+    Nobody sees the `hidden` pages; `stray_pages` may be backed in a guest that is untouched.
+    """
+    resident, huge_bytes = ram.resident(), ram.huge_bytes()
+    n_resident = int(resident.sum())
+    resident[hidden] = True
+    wrong = not resident.all() if case.touched else n_resident > stray_pages
+    if wrong or (huge_bytes and not case.thp):
+        raise RuntimeError(
+            f"guest RAM of host={case.host!r} is not as it should be for touched={case.touched}, "
+            f"thp={case.thp}: {n_resident} of {case.memory_pages} pages are backed, {huge_bytes} "
+            "bytes by huge pages; is its process being swapped or its memory merged?"
+        )
+    if case.touched and case.thp and not huge_bytes and case.memory_bytes >= 2 * HUGE_BYTES:
+        raise RuntimeError(
+            "thp=True must be measured on huge pages, but the kernel gave none: is its memory "
+            "fragmented (echo 1 > /proc/sys/vm/compact_memory as root), or are they switched off "
+            "for this process (PR_SET_THP_DISABLE)?"
+        )
+    return {"resident_pages_before": n_resident, "huge_bytes_before": huge_bytes}
+
+
+def check_after(
+    case: Case,
+    ram: Ram,
+    ballooned: Pages,
+    count_lost: Callable[[Pages], int],
+    hidden: slice = slice(0),
+) -> dict[str, Any]:
+    """Check that all pages were sent, and that exactly those are gone."""
+    missing = case.balloon_pages - int(ballooned.sum())
+    resident = ram.resident()  # before `count_lost`, which may read a page and so back it
+    left = resident & ballooned
+    left[hidden] = False
+    lost = count_lost(ballooned) if case.touched else 0
+    if missing or left.any() or lost:
+        raise RuntimeError(
+            f"the operation went wrong with host={case.host!r}: {missing} pages not sent, "
+            f"{left.sum()} ballooned pages are still backed, {lost} pages outside the balloon lost "
+            "their contents; nothing is reported"
+        )
+    return {
+        "resident_pages_after": int(resident.sum()),
+        "balloon_pages": int(ballooned.sum()),
+        "lost_pages": lost,
+    }
+
+
+def check_rss_fall(case: Case, fall_bytes: int) -> None:
+    """Refuse an inflation of touched memory after which the process is as large as before.
+
+    A tenth and 64 MiB are let pass, and what the kernel's counters per processor can be off.
+    """
+    n_cpus = psutil.cpu_count() or 1
+    counters = n_cpus * max(32, 2 * n_cpus) * PAGE_BYTES
+    least = case.balloon_bytes * 0.9 - 64 * MIB - counters
+    if case.operation == "inflate" and case.touched and fall_bytes < least:
+        raise RuntimeError(
+            f"the process's RSS must fall by the balloon's {case.balloon_bytes} bytes, it fell by "
+            f"{fall_bytes}: does something else in this process take memory meanwhile? "
+            "Nothing is reported"
+        )
