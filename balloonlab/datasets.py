@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -19,10 +18,6 @@ def path(name: str = "") -> Path:
     name : str
         Relative to ``data/``; the folder itself by default.
 
-    Returns
-    -------
-    pathlib.Path
-
     Raises
     ------
     FileNotFoundError
@@ -37,11 +32,6 @@ def path(name: str = "") -> Path:
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(f"balloonlab comes with no data of the name {name!r}")
-
-
-@cache
-def _published() -> pd.DataFrame:
-    return pd.read_csv(path("published.csv"))
 
 
 def published() -> pd.DataFrame:
@@ -60,4 +50,4 @@ def published() -> pd.DataFrame:
     >>> published().groupby("protocol")["time_ms"].sum()["bitmap-v4"]
     np.float64(590.0)
     """
-    return _published().copy()
+    return pd.read_csv(path("published.csv"))

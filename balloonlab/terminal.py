@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Column
 
@@ -25,21 +25,15 @@ WIDTH = 100
 def to_text(report: RenderableType) -> str:
     """Return a report as plain text, `WIDTH` columns wide, as in the README."""
     with io.StringIO() as file:
-        Console(file=file, width=WIDTH).print(report)
+        Console(file=file, width=WIDTH, force_jupyter=False).print(report)
         lines = file.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines).strip("\n") + "\n"
 
 
 class Progress:
-    """A bar over the steps of a run, and a second one over gigabytes.
+    """A bar over the steps of a run, and a second one over gigabytes, shown if wanted.
 
-    Parameters
-    ----------
-    n_steps : int
-        Steps of the whole run.
-    show : bool
-        False shows nothing. Bars appear only in a terminal or in a notebook, and
-        leave nothing behind.
+    Bars appear only in a terminal or in a notebook, and leave nothing behind.
     """
 
     def __init__(self, n_steps: int, show: bool = True) -> None:
@@ -58,45 +52,40 @@ class Progress:
             auto_refresh=False,  # a refreshing thread would run beside timed code
             disable=not show or not console.is_terminal or self._in_notebook,
         )
-        self._n_steps = n_steps
-        self._done = 0
-        self._task = self._bars.add_task("starting", total=n_steps, amount=f"0/{n_steps}")
+        self._task, self.advance = self._add("starting", n_steps, "/", str)
 
     def describe(self, text: str) -> None:
         """Show what is being done."""
         self._update(self._task, description=text)
 
-    def advance(self, n_steps: int = 1) -> None:
-        """Count finished steps."""
-        self._done += n_steps
-        amount = f"{self._done}/{self._n_steps}"
-        self._update(self._task, completed=self._done, amount=amount)
-
     @contextmanager
     def bytes(self, text: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
         """Show a second bar over `n_bytes`; yields the function that moves it."""
-        task = self._bars.add_task(f"  {text}", total=n_bytes, amount="")
-        done = 0
-
-        def advance(step: int) -> None:
-            nonlocal done
-            done += step
-            amount = f"{format_size(done)} of {format_size(n_bytes)}"
-            self._update(task, completed=done, amount=amount)
-
+        task, advance = self._add(f"  {text}", n_bytes, " of ", format_size)
         try:
             yield advance
         finally:
             self._bars.remove_task(task)
 
-    def _update(self, task: Any, **changes: Any) -> None:
+    def _add(
+        self, text: str, total: int, of: str, write: Callable[[int], str]
+    ) -> tuple[TaskID, Callable[..., None]]:
+        """Add a bar; return it and the function that moves it."""
+        task = self._bars.add_task(text, total=total, amount=f"{write(0)}{of}{write(total)}")
+        done = 0
+
+        def advance(step: int = 1) -> None:
+            nonlocal done
+            done += step
+            self._update(task, completed=done, amount=f"{write(done)}{of}{write(total)}")
+
+        return task, advance
+
+    def _update(self, task: TaskID, **changes: Any) -> None:
         self._bars.update(task, refresh=True, **changes)
         if self._handle is not None:
-            with io.StringIO() as file:
-                Console(file=file, width=100, force_jupyter=False).print(
-                    self._bars.get_renderable()
-                )
-                self._handle.update({"text/plain": file.getvalue().rstrip()}, raw=True)
+            bars = to_text(self._bars.get_renderable())
+            self._handle.update({"text/plain": bars.rstrip()}, raw=True)
 
     def __enter__(self) -> Self:
         if self._in_notebook:

@@ -13,7 +13,7 @@ import balloonlab as bl
 from balloonlab import traces
 from balloonlab.address_map import LOW_RAM_END
 from balloonlab.cli.commands import app
-from balloonlab.figures.guest_bars import largest
+from balloonlab.figures.share_bars import largest
 from balloonlab.measurement.setups import make_case
 from balloonlab.pages import check_in_ram, codec, metrics
 

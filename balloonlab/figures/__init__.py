@@ -1,37 +1,20 @@
 """Figures for write-ups: one function per figure, run or frame in, Axes out."""
 
-from .comparison import density, grid, runs, sizes
+from .comparison import density, grid, guests, runs, sizes
 from .defect_map import defect_rates
 from .gallery import draw_all
-from .guest_bars import guests, traces
 from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
 from .lanes import timeline
 from .lines import scaling
 from .looks import panels, save, style
-from .page_maps import occupancy, patterns
+from .page_maps import patterns
+from .share_bars import occupancy, traces
 from .sliders import explore
 from .stage_bars import stages
 
 __all__ = [
-    "defect_rates",
-    "density",
-    "draw_all",
-    "explore",
-    "grid",
-    "guests",
-    "headline",
-    "occupancy",
-    "page_strip",
-    "panels",
-    "patterns",
-    "qemu_headline",
-    "runs",
-    "save",
-    "scaling",
-    "sizes",
-    "stages",
-    "style",
-    "timeline",
-    "traces",
-]
+    "defect_rates", "density", "draw_all", "explore", "grid", "guests", "headline", "occupancy",
+    "page_strip", "panels", "patterns", "qemu_headline", "runs", "save", "scaling", "sizes",
+    "stages", "style", "timeline", "traces",
+]  # fmt: skip

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
 import pandas as pd
 
 from ..sizes import format_size
 from ..wire.defects import SENT_ONCE
-from .looks import canvas
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import Axes, canvas
 
 DARK = 0.3
 """Share of the balloon sent below which a cell is dark, and its text white."""
@@ -23,42 +19,31 @@ def defect_rates(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Parameters
     ----------
     frame : pandas.DataFrame
-        As `balloonlab.wire.defect_rates` returns it.
+        As `balloonlab.wire.defect_rates` returns it; one without rows raises ValueError.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
     Returns
     -------
     matplotlib.axes.Axes
-        A cell for each memory size and mean run: how many of the page sets end in a
-        defect (fail), and the median share of the balloon that was sent by then; the darker
-        the less.
-
-    Raises
-    ------
-    ValueError
-        `frame` has no rows.
+        A cell for each memory size and mean run: how many of the page sets end in a defect
+        (fail), and the median share of the balloon sent by then; the darker the less.
     """
     if frame.empty:
         raise ValueError("frame must have rows, as balloonlab.wire.defect_rates returns them")
-    struck = frame.assign(struck=frame["outcome"] != SENT_ONCE)
-    cells = struck.pivot_table(
+    cells = frame.assign(failed=frame["outcome"] != SENT_ONCE).pivot_table(
         index="memory_bytes",
         columns="mean_run_pages",
-        values=["struck", "sent_share"],
-        aggfunc={"struck": "mean", "sent_share": "median"},
+        aggfunc={"failed": "mean", "sent_share": "median"},
     )
-    struck_share, sent = cells["struck"], cells["sent_share"]
+    failed, sent = cells["failed"], cells["sent_share"]
     with canvas(ax, 1.5 + 0.8 * sent.shape[1], 1.2 + 0.42 * sent.shape[0]) as ax:
         ax.imshow(sent, cmap="Blues_r", vmin=-0.35, vmax=1, aspect="auto")
-        for y in range(sent.shape[0]):
-            for x in range(sent.shape[1]):
-                share = sent.iloc[y, x]
-                text = "all sent"
-                if struck_share.iloc[y, x]:
-                    text = f"{struck_share.iloc[y, x]:.0%} fail\n{share:.0%} sent"
-                colour = "white" if share < DARK else "black"
-                ax.annotate(text, (x, y), ha="center", va="center", size=7, color=colour)
+        for (y, x), share in np.ndenumerate(sent):
+            part = failed.iloc[y, x]
+            text = f"{part:.0%} fail\n{share:.0%} sent" if part else "all sent"
+            colour = "white" if share < DARK else "black"
+            ax.annotate(text, (x, y), ha="center", va="center", size=7, color=colour)
         ax.set_xticks(range(sent.shape[1]), [f"{n:,}" for n in sent.columns])
         ax.set_yticks(range(sent.shape[0]), [format_size(int(n)) for n in sent.index])
         ax.tick_params(length=0)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +17,14 @@ from .. import datasets
 from ..measurement.reading import load
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
-from .comparison import density, grid, runs, sizes
-from .guest_bars import guests, traces
+from .comparison import density, grid, guests, runs, sizes
 from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
 from .lanes import timeline
 from .lines import Quantity
-from .looks import save
-from .page_maps import occupancy, patterns
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-DRAWN_MEMORY, DRAWN_BALLOON = "256MiB", "64MiB"
-"""The guest of the pictured patterns, which show shapes and not sizes."""
+from .looks import Axes, save
+from .page_maps import patterns
+from .share_bars import occupancy, traces
 
 QUANTITIES: dict[str, Quantity] = {
     "time": "time_ns",
@@ -40,39 +33,26 @@ QUANTITIES: dict[str, Quantity] = {
     "calls": "n_discards",
 }
 
-FIRST_US = 3000
-"""Microseconds that are drawn of a timeline with many batches."""
-
-
-class Entry(NamedTuple):
-    """A figure: the folder of ``data/`` that it is made from, and how."""
-
-    data: str
-    draw: Callable[[pd.DataFrame], Axes]
-
-
-FROM_RUNS: dict[str, Entry] = {
-    "headline": Entry("headline", headline),
-    "qemu": Entry("qemu", qemu_headline),
-    "sizes-time": Entry("sizes", sizes),
-    "sizes-rate": Entry("sizes", partial(sizes, y="rate")),
-    "sizes-time-huge": Entry("sizes", partial(sizes, thp=True)),
-    **{f"runs-{name}": Entry("runs", partial(runs, y=y)) for name, y in QUANTITIES.items()},
-    **{
-        f"density-{name}": Entry("density", partial(density, y=y)) for name, y in QUANTITIES.items()
-    },
-    "grid-idle": Entry("patterns", grid),
-    "grid-random": Entry("patterns", partial(grid, pattern="random")),
-    "grid-aged": Entry("patterns", partial(grid, pattern="aged")),
-    "guests": Entry("guests", guests),
+FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
+    "headline": ("headline", headline),
+    "qemu": ("qemu", qemu_headline),
+    "sizes-time": ("sizes", sizes),
+    "sizes-rate": ("sizes", partial(sizes, y="rate")),
+    "sizes-time-huge": ("sizes", partial(sizes, thp=True)),
+    **{f"runs-{name}": ("runs", partial(runs, y=y)) for name, y in QUANTITIES.items()},
+    **{f"density-{name}": ("density", partial(density, y=y)) for name, y in QUANTITIES.items()},
+    "grid-idle": ("patterns", grid),
+    "grid-random": ("patterns", partial(grid, pattern="random")),
+    "grid-aged": ("patterns", partial(grid, pattern="aged")),
+    "guests": ("guests", guests),
 }
-"""Figures of measured runs."""
+"""Figures of measured runs: the folder of ``data/`` that each is made from, and how."""
 
 
 def pictured() -> dict[str, npt.NDArray[np.uint64]]:
-    """Make a small page set of every pattern; all of them are synthetic (``model``)."""
+    """Make a page set of every pattern, all synthetic (``model``): small, to show their shapes."""
     names = ("idle", "random", "every:4", "geometric:8", "huge", "aged")
-    return {f"{name} (model)": page_sets.make(name, DRAWN_MEMORY, DRAWN_BALLOON) for name in names}
+    return {f"{name} (model)": page_sets.make(name, "256MiB", "64MiB") for name in names}
 
 
 COMPUTED: dict[str, Callable[[], Axes]] = {
@@ -80,7 +60,8 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
     "traces": traces,
-    "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), FIRST_US),
+    # Of its many batches those of the first 3 ms.
+    "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), until_us=3000),
     "timeline-bitmap": lambda: timeline(load_timeline(datasets.path("timeline-bitmap"))),
 }
 """Figures of synthetic page sets, of recorded ones, and of the recorded timelines."""
@@ -105,35 +86,30 @@ def draw_all(
 
     Yields
     ------
-    name : str
-    problem : str or None
+    name, problem : str, str or None
         Why the figure could not be drawn: the run holds no such cases.
 
     Raises
     ------
-    ValueError
-        A name in `only` is not that of a figure.
-    OSError
-        `run` holds neither a run nor a timeline, or `out` cannot be written. Nothing is drawn.
+    ValueError, OSError
+        A name in `only` is not that of a figure; `run` holds neither a run nor a timeline, or
+        `out` cannot be written. Nothing is drawn.
     """
     import matplotlib.pyplot as plt
 
-    drawers = _shipped() if run is None else _of_run(Path(run))
-    for name in only:
-        if name not in drawers:
-            nearest = difflib.get_close_matches(name, drawers, 3, 0) if drawers else []
-            raise ValueError(f"only must name figures, got {name!r}; similar: {', '.join(nearest)}")
+    drawers = _drawers(None if run is None else Path(run))
+    for name in (name for name in only if name not in drawers):
+        nearest = ", ".join(difflib.get_close_matches(name, drawers, 3, 0))
+        raise ValueError(f"only must name figures, got {name!r}; similar: {nearest}")
     folder = Path(out)
     if folder.is_file():
         raise NotADirectoryError(f"out must be a folder, got the file {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryFile(dir=folder):  # can it be written? Known before anything is drawn
         pass
-    for name, drawer in drawers.items():
-        if only and name not in only:
-            continue
+    for name in (name for name in drawers if not only or name in only):
         try:
-            ax = drawer()
+            ax = drawers[name]()
         except (ValueError, FileNotFoundError) as error:
             yield name, str(error)
             continue
@@ -142,18 +118,14 @@ def draw_all(
         yield name, None
 
 
-def _shipped() -> dict[str, Callable[[], Axes]]:
-    """Return a drawer for each figure of the data that come with balloonlab."""
+def _drawers(run: Path | None) -> dict[str, Callable[[], Axes]]:
+    """Return a drawer for each figure of a stored run or timeline, or of balloonlab's data."""
+    if run is not None and (run / TIMELINE).exists():
+        return {"timeline": partial(timeline, load_timeline(run))}
+    frame = None if run is None else load(run).frame
 
-    def draw(entry: Entry) -> Axes:
-        return entry.draw(load(datasets.path(entry.data)).frame)
+    def drawn(data: str, draw: Callable[[pd.DataFrame], Axes]) -> Axes:
+        return draw(load(datasets.path(data)).frame if frame is None else frame)
 
-    return {name: partial(draw, entry) for name, entry in FROM_RUNS.items()} | COMPUTED
-
-
-def _of_run(folder: Path) -> dict[str, Callable[[], Axes]]:
-    """Return a drawer for each figure that a stored run, or a stored timeline, may give."""
-    if (folder / TIMELINE).exists():
-        return {"timeline": partial(timeline, load_timeline(folder))}
-    frame = load(folder).frame
-    return {name: partial(entry.draw, frame) for name, entry in FROM_RUNS.items()}
+    of_runs = {name: partial(drawn, *entry) for name, entry in FROM_RUNS.items()}
+    return of_runs | (COMPUTED if run is None else {})

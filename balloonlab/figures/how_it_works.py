@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,35 +12,32 @@ from .. import wire
 from ..kernels.bitmap import WORD
 from ..model.accounting import discards, messages
 from ..pages.checks import as_pfns
-from .looks import LOOKS, canvas
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import LOOKS, Axes, canvas
 
 MAX_WORDS = 8
 """Bitmap words that can be drawn: 512 pages on 5.5 inches are 0.8 points each."""
 
 INK, SOME, NONE, OTHER, FRAME = "#333333", "#c8c8c8", "white", "#f0f0f0", "#707070"
-BLOCK = LOOKS["send"][1]
-DARK = (INK, BLOCK)
-SEAM = "#5585b5"
+BLOCK, SEAM = LOOKS["send"][1], "#5585b5"
 HEIGHT, RUN_HEIGHT = 0.76, 0.54
+WHOLE: dict[str, Any] = {"clip_on": False, "snap": False}
+"""Snapped to whole pixels, single pages would differ in width."""
+
 ROOM_PAGES = 24
 """Pages under which a number of three digits fits, where 512 are drawn."""
 
+Words: TypeAlias = npt.NDArray[np.uint64]
+
 
 def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
-    """Draw the way of a few pages: guest memory, bitmap, records, discards.
-
-    Everything drawn is computed: the bitmap by `balloonlab.wire.pack`, records and
-    discards from the buffers of `balloonlab.wire.encode`.
+    """Draw the way of a few pages, all computed: guest memory, bitmap, records, discards.
 
     Parameters
     ----------
     pfns : array-like of int, shape (n,)
-        Pages in any order, within `MAX_WORDS` bitmap words (512 pages).
+        Pages in any order, within 8 bitmap words (512 pages).
     ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default, 7.2 inches wide.
+        Where to draw; a new figure by default.
 
     Returns
     -------
@@ -52,11 +49,9 @@ def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
     Raises
     ------
     TypeError, ValueError
-        No pages, too wide a set, or as `balloonlab.wire.encode` (of both formats, so
-        page numbers are below 2**32).
+        No pages, too wide a set, or as `balloonlab.wire.encode` (of both formats).
     """
-    pages = as_pfns(pfns)
-    _check_width(pages)
+    pages = _check_width(as_pfns(pfns))
     first_pfn, words = wire.pack(pages)
     counts = messages(pages)
     legacy, seed = counts.loc["pfn"], counts.loc["bitmap-v4"]
@@ -84,7 +79,7 @@ def page_strip(pfns: npt.ArrayLike, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _check_width(pages: npt.NDArray[np.uint64]) -> None:
+def _check_width(pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     if pages.size == 0:
         raise ValueError("pfns must hold at least one page: an empty set has no message")
     low, high = int(pages.min()), int(pages.max())
@@ -93,37 +88,31 @@ def _check_width(pages: npt.NDArray[np.uint64]) -> None:
         raise ValueError(
             f"pfns must lie within {MAX_WORDS} bitmap words of {WORD} pages to be drawn, "
             f"got {n_words} words (pages {low} to {high}): draw a part of them, "
-            "or count with balloonlab.model.accounting(pfns)"
+            "or count with balloonlab.model.messages(pfns)"
         )
+    return pages
 
 
 def _count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
 class _Lanes:
     """Hands out lanes from top to bottom, all over one axis of page numbers."""
 
     def __init__(self, ax: Axes, first_pfn: int, n_words: int) -> None:
-        self.ax = ax
-        self._first_pfn = first_pfn
-        self._end_pfn = first_pfn + n_words * WORD
-        self._bottom = -0.3
+        self.ax, self._bottom = ax, -0.3
+        self._first_pfn, self._end_pfn = first_pfn, first_pfn + n_words * WORD
         self._ticks: list[tuple[float, str]] = []
-        # Lines around single pages, in points: a fifth of a page's width on 7.2 inches,
-        # so that something is left of each of 512 pages.
+        # In points: a fifth of a page's width on 7.2 inches, so that something is left of each.
         self.hairline = min(0.4, 0.2 * 5.4 * 72 / (n_words * WORD))
 
     def heading(self, text: str) -> None:
         """Begin a group of lanes."""
         self._bottom += 1.3
-        self.ax.annotate(
-            text,
-            (0, self._bottom - 0.15),
-            xycoords=("axes fraction", "data"),
-            weight="bold",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-        )
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        place, across = (0, self._bottom - 0.15), ("axes fraction", "data")
+        self.ax.annotate(text, place, xycoords=across, weight="bold", bbox=box)
 
     def next(self, label: str) -> float:
         """Begin a lane; return its middle."""
@@ -135,35 +124,24 @@ class _Lanes:
         """Draw a box over some pages, with a text in its middle."""
         look = {"edgecolor": "black", "clip_on": False, **look}
         self.ax.barh(y, n_pages, left=start, height=HEIGHT, **look)
-        self.write(y, start + n_pages / 2, text, "white" if look["color"] in DARK else "black")
+        self.write(
+            y, start + n_pages / 2, text, "white" if look["color"] in (INK, BLOCK) else "black"
+        )
 
     def write(self, y: float, x: float, text: str, colour: str, **look: Any) -> None:
         """Put a text into a box."""
         look = {"ha": "center", "va": "center_baseline", "size": 8, **look}
         self.ax.annotate(text, (x, y), color=colour, **look)
 
-    def runs(
-        self,
-        label: str,
-        start_pfn: int,
-        words: npt.NDArray[np.uint64],
-        frames: int,
-        name: str = "",
-    ) -> None:
+    def runs(self, label: str, start_pfn: int, words: Words, frames: int, name: str = "") -> None:
         """Draw the pages or bits that are set, in one frame or in one per word."""
         y = self.next(label)
         span = words.size * WORD // frames
-        look = {"color": OTHER, "edgecolor": FRAME, "label": name}
         for frame in range(frames):
-            self.box(y, start_pfn + frame * span, span, **look)
-        self.ax.broken_barh(
-            wire.find_runs(words, start_pfn).tolist(),
-            (y - RUN_HEIGHT / 2, RUN_HEIGHT),
-            facecolor=INK,
-            linewidth=0,
-            clip_on=False,
-            snap=False,  # to whole pixels, single pages would differ in width
-        )
+            first = start_pfn + frame * span
+            self.box(y, first, span, color=OTHER, edgecolor=FRAME, label=name)
+        pieces, rows = wire.find_runs(words, start_pfn).tolist(), (y - RUN_HEIGHT / 2, RUN_HEIGHT)
+        self.ax.broken_barh(pieces, rows, facecolor=INK, linewidth=0, **WHOLE)
 
     def finish(self) -> None:
         """Label both axes, with a tick and a line at every word boundary."""
@@ -180,7 +158,7 @@ class _Lanes:
         self.ax.spines["left"].set_visible(False)
 
 
-def _draw_words(lanes: _Lanes, first_pfn: int, words: npt.NDArray[np.uint64]) -> None:
+def _draw_words(lanes: _Lanes, first_pfn: int, words: Words) -> None:
     """Draw full, mixed and empty words."""
     y = lanes.next("words")
     for word, value in enumerate(words.tolist()):
@@ -209,20 +187,11 @@ def _draw_discards(lanes: _Lanes, pages: npt.NDArray[np.uint64], protocol: str) 
     starts, lengths = (calls[name].astype(np.int64) for name in ("start_pfn", "n_pages"))
     y = lanes.next("host discards")
     _, colour, hatch = LOOKS["discard"]
-    by_page = wire.get(protocol).discard == "page"
-    lanes.ax.barh(
-        y,
-        lengths,
-        left=starts,
-        height=HEIGHT,
-        color=colour,
-        hatch="" if by_page else hatch,
-        edgecolor=SEAM if by_page else "black",
-        linewidth=lanes.hairline * (1 if by_page else 2),
-        label=protocol,
-        clip_on=False,
-        snap=False,
-    )
+    look: dict[str, Any] = {"hatch": hatch, "edgecolor": "black", "linewidth": 2 * lanes.hairline}
+    if wire.get(protocol).discard == "page":
+        look = {"edgecolor": SEAM, "linewidth": lanes.hairline}
+    look |= {"height": HEIGHT, "color": colour, "label": protocol, **WHOLE}
+    lanes.ax.barh(y, lengths, left=starts, **look)
     for number, (start, n_pages) in enumerate(zip(starts, lengths, strict=True), start=1):
         if n_pages >= ROOM_PAGES:
             box = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pandas as pd
 
 from ..sizes import format_size
-from .looks import LOOKS, canvas
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import LOOKS, Axes, canvas, name_bars
 
 LANES = {
     ("guest", "allocate"): ("allocate", "allocate"),
@@ -39,8 +34,7 @@ def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None
     Returns
     -------
     matplotlib.axes.Axes
-        x is the time since the operation began, in µs or, from 10 ms on, in ms; source
-        ``lab``.
+        x is the time since the operation began, in µs or, from 10 ms on, in ms.
 
     Raises
     ------
@@ -49,27 +43,23 @@ def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None
     """
     missing = [name for name in ("end", "stage", "begin_ns", "end_ns") if name not in frame]
     if missing:
-        raise ValueError(
-            f"frame must be as of balloonlab.timeline, got one without {', '.join(missing)}"
-        )
+        got = f"got one without {', '.join(missing)}"
+        raise ValueError(f"frame must be as of balloonlab.timeline, {got}")
     end_us = frame["end_ns"].max() / 1e3 if until_us is None else until_us
     shown = frame[frame["begin_ns"] < end_us * 1e3]
     if shown.empty:
         raise ValueError(f"until_us must be above the first interval's begin, got {until_us}")
     unit, unit_ns = ("ms", 1e6) if end_us >= 10_000 else ("µs", 1e3)
-    there = set(zip(shown["end"], shown["stage"], strict=True))
-    lanes = {key: look for key, look in LANES.items() if key in there}
+    by_lane = dict(list(shown.groupby(["end", "stage"])))
+    lanes = [key for key in LANES if key in by_lane]
     with canvas(ax, 7.2, 0.9 + 0.3 * len(lanes)) as ax:
-        for y, (key, (_, look)) in enumerate(lanes.items()):
-            rows = shown[(shown["end"] == key[0]) & (shown["stage"] == key[1])]
-            begin = rows["begin_ns"] / unit_ns
-            _, colour, hatch = LOOKS[look]
-            spans = list(zip(begin, rows["end_ns"] / unit_ns - begin, strict=True))
+        for y, key in enumerate(lanes):
+            begin, end = (by_lane[key][name] / unit_ns for name in ("begin_ns", "end_ns"))
+            _, colour, hatch = LOOKS[LANES[key][1]]
+            spans = list(zip(begin, end - begin, strict=True))
             bars = ax.broken_barh(spans, (y - 0.35, 0.7), facecolor=colour, hatch=hatch)
             bars.set(edgecolor="black", linewidth=0.5)
-        ax.set_yticks(range(len(lanes)), [f"{key[0]}: {text}" for key, (text, _) in lanes.items()])
-        ax.tick_params(axis="y", length=0)
-        ax.set_ylim(len(lanes) - 0.5, -0.5)
+        name_bars(ax, [f"{key[0]}: {LANES[key][0]}" for key in lanes], 0.5)
         ax.set_xlim(0, end_us * 1e3 / unit_ns)
         ax.set_xlabel(f"time since the operation began, {unit} (lab)")
         about = frame.attrs

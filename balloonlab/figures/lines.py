@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,22 +11,19 @@ import pandas as pd
 
 from ..measurement.tables import as_frame
 from ..sizes import GIB, format_size
-from .looks import canvas, legend_below, rank
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from .looks import Axes, canvas, check_cases, legend_below, rank
 
 MARKS = (
-    ("o", "-", "#16304f"),
-    ("s", "--", "#c0762a"),
-    ("^", "-.", "#4f8fcb"),
-    ("D", ":", "#707070"),
-    ("v", "-", "#9a4d1c"),
-    ("P", "--", "#2f2f2f"),
-    ("X", "-.", "#8fbbe0"),
-    ("*", ":", "black"),
+    ("o-", "#16304f"),
+    ("s--", "#c0762a"),
+    ("^-.", "#4f8fcb"),
+    ("D:", "#707070"),
+    ("v-", "#9a4d1c"),
+    ("P--", "#2f2f2f"),
+    ("X-.", "#8fbbe0"),
+    ("*:", "black"),
 )
-"""Marker, line and colour of each series: distinct without colour."""
+"""Marker and line, colour of each series: distinct without colour."""
 
 LABELS = {
     "memory_bytes": "memory of the guest",
@@ -36,14 +33,11 @@ LABELS = {
     "steps": "equal steps in which the balloon is inflated",
 }
 
-RESAMPLES = 999
-
 
 def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
     """Bootstrap the median: its 95 % interval's low end, the median, the high end.
 
-    Percentiles of `RESAMPLES` resamples with a fixed seed; a single value is its own
-    interval.
+    From percentiles of resamples with a fixed seed; a single value is its own interval.
     """
     from scipy.stats import bootstrap
 
@@ -51,10 +45,9 @@ def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
     median = float(np.median(sample))
     if sample.size < 2:
         return median, median, median
-    found = bootstrap(
-        (sample,), np.median, n_resamples=RESAMPLES, method="percentile", rng=0
-    ).confidence_interval
-    return float(found.low), median, float(found.high)
+    found = bootstrap((sample,), np.median, n_resamples=999, method="percentile", rng=0)
+    low, high = found.confidence_interval
+    return float(low), median, float(high)
 
 
 Quantity: TypeAlias = Literal[
@@ -73,10 +66,6 @@ QUANTITIES = {
 
 TIMES = ("time_ns", "rate", "page_ns")
 """Those that are measured; the others are counts."""
-
-MOST_TICKS = 8
-MOST_INSIDE = 2
-"""Series whose legend finds a place among the lines; that of more stands below."""
 
 
 def scaling(
@@ -116,8 +105,7 @@ def scaling(
     Raises
     ------
     ValueError
-        A column is missing, no rows are left, `y` is not known, or a point of a line has
-        several cases: name the column in which they differ in `series`.
+        A column is missing, no rows are left, `y` is not known, or a point has several cases.
 
     Examples
     --------
@@ -129,38 +117,21 @@ def scaling(
     from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
     frame = as_frame(frame)
-    missing = [name for name in (x, *series) if name not in frame.columns]
-    rows = frame if stage is None else frame[frame["stage"] == stage]
-    if missing or rows.empty:
-        what = f"the columns {', '.join(missing)}" if missing else "rows"
-        what += "" if stage is None or missing else f" of stage {stage!r}"
-        raise ValueError(f"frame must have {what} to be drawn, and has not")
     if y not in QUANTITIES:
         raise ValueError(f"y must be one of {', '.join(QUANTITIES)}, got {y!r}")
-    per_point = rows.groupby([*series, x], sort=False)["run_id"].nunique()
-    if (per_point > 1).any():
-        raise ValueError(
-            f"frame holds several cases for {', '.join([*series, x])} = {per_point.idxmax()}: "
-            "select one, or name the columns in which they differ in series="
-        )
+    rows = frame if stage is None else frame[frame["stage"] == stage]
+    check_cases(rows, [*series, x], "series", "" if stage is None else f" of stage {stage!r}")
     totals = _quantity(rows.groupby([*series, x, "run_id", "repeat"], sort=False), y)
-    groups = list(totals.groupby(list(series), sort=False))
-    groups.sort(key=lambda group: [*map(rank, group[0])])
+    groups = sorted(
+        totals.groupby(list(series), sort=False), key=lambda group: [*map(rank, group[0])]
+    )
     with canvas(ax, 5.2, 3.4) as ax:
         for number, (name, times) in enumerate(groups):
             points = times.groupby(level=x).agg(list).sort_index()
             low, middle, high = np.array([median_interval(sample) for sample in points]).T
-            marker, line, colour = MARKS[number % len(MARKS)]
-            ax.errorbar(
-                points.index,
-                middle,
-                yerr=(middle - low, high - middle),
-                marker=marker,
-                linestyle=line,
-                color=colour,
-                capsize=2,
-                label=", ".join(map(str, name)),
-            )
+            mark, colour = MARKS[number % len(MARKS)]
+            label, yerr = ", ".join(map(str, name)), (middle - low, high - middle)
+            ax.errorbar(points.index, middle, yerr, fmt=mark, color=colour, capsize=2, label=label)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         low, high = ax.get_ylim()
@@ -168,7 +139,7 @@ def scaling(
         ax.yaxis.set_major_formatter("{x:,.10g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
         ticks = np.unique(totals.index.get_level_values(x))
-        ticks = ticks[:: -(-len(ticks) // MOST_TICKS)]
+        ticks = ticks[:: -(-len(ticks) // 8)]  # eight at most
         names = [format_size(int(n)) if x.endswith("_bytes") else f"{n:,}" for n in ticks]
         ax.set_xticks(ticks, names, minor=False)
         ax.xaxis.set_minor_locator(NullLocator())
@@ -176,7 +147,7 @@ def scaling(
         timed = stage is not None and y in TIMES
         ax.set_ylabel(f"{QUANTITIES[y]} (stage {stage})" if timed else QUANTITIES[y])
         ax.set_title(title)
-        if len(groups) <= MOST_INSIDE:
+        if len(groups) <= 2:  # their legend finds a place among the lines
             ax.legend()
         else:
             legend_below(ax, 2)

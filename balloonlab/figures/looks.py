@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.axes import Axes as Axes
+else:  # annotations alone do not load matplotlib
+    Axes = Any
 
 SHEET = Path(__file__).with_name("balloonlab.mplstyle")
 
@@ -77,11 +80,32 @@ def panels(n_rows: int, n_columns: int, share_y: bool = False) -> Any:
     """
     import matplotlib.pyplot as plt
 
-    size = (4.6 * n_columns, 3.2 * n_rows)
-    shared: Literal["row", "none"] = "row" if share_y else "none"
     with style():
-        figure = plt.figure(figsize=size, layout="constrained")
-        return figure.subplots(n_rows, n_columns, sharey=shared, squeeze=False).ravel()
+        figure = plt.figure(figsize=(4.6 * n_columns, 3.2 * n_rows), layout="constrained")
+        scales: Literal["row", "none"] = "row" if share_y else "none"
+        return figure.subplots(n_rows, n_columns, sharey=scales, squeeze=False).ravel()
+
+
+def check_cases(frame: pd.DataFrame, columns: Sequence[str], argument: str, of: str = "") -> None:
+    """Refuse a frame without these columns or rows, or with several cases where one is drawn."""
+    missing = [name for name in (*columns, "run_id", "stage") if name not in frame.columns]
+    if missing or frame.empty:
+        what = f"the columns {', '.join(missing)}" if missing else f"rows{of}"
+        raise ValueError(f"frame must have {what} to be drawn, and has not")
+    n_cases = frame.groupby([*columns], sort=False)["run_id"].nunique()
+    if (n_cases > 1).any():
+        values = n_cases[n_cases > 1].index.to_frame().iloc[0]
+        raise ValueError(
+            f"frame holds several cases for {', '.join(columns)} = {', '.join(map(str, values))}: "
+            f"select one, or name the columns in which they differ in {argument}="
+        )
+
+
+def name_bars(ax: Axes, names: Sequence[str], room: float = 0.6) -> None:
+    """Name horizontal bars, one per line from top to bottom, with room above and below."""
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(len(names) - 1 + room, -room)
 
 
 def stack(ax: Axes, y: float, stages: Mapping[str, float]) -> float:
@@ -149,14 +173,12 @@ def save(
     Returns
     -------
     list of pathlib.Path
-        The files. The same figure gives the same bytes.
+        The files, each whole or left as it was. The same figure gives the same bytes.
 
     Raises
     ------
-    TypeError, ValueError
-        `ax` holds something else, or Axes of several figures; an ending is not known.
-    OSError
-        The disk is full, say. A file is written whole or left as it was.
+    TypeError, ValueError, OSError
+        `ax` is something else, or of several figures; an ending is unknown; a full disk, say.
 
     Examples
     --------
@@ -169,8 +191,7 @@ def save(
     """
     chosen = list(endings)
     if unknown := [ending for ending in chosen if ending not in METADATA]:
-        allowed = ", ".join(get_args(Ending))
-        raise ValueError(f"endings must be of {allowed}, got {unknown[0]!r}")
+        raise ValueError(f"endings must be of {', '.join(METADATA)}, got {unknown[0]!r}")
     every = np.ravel(ax)
     if not every.size or not all(hasattr(one, "get_figure") for one in every):
         raise TypeError(f"ax must be Axes or an array of them, got {ax!r}")

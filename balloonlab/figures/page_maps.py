@@ -2,58 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
-import numpy.typing as npt
 
 from ..measurement.options import check_number
 from ..pages import as_pfns, metrics
 from ..sizes import PAGE_BYTES, format_number, format_size
-from .looks import beside, canvas
-from .share_bars import Part, draw_shares
+from .looks import Axes, beside, canvas
+from .share_bars import Sets, check_sets
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-ROW_PAGES = 512
-"""Pages in a row of the map: a huge page."""
-
-GAP_ROWS = 6
-"""White rows between two maps."""
-
-TAKEN = ("#e9e9e9", "#16304f")
-"""Colours of a page that is not in the set and of one that is."""
-
-OCCUPANCY = (
-    ("none", 0, 0, "white", ""),
-    ("1 to 15", 1, 15, "#d3e3f3", ""),
-    ("16 to 31", 16, 31, "#a9c9e8", "////"),
-    ("32 to 47", 32, 47, "#6f9fce", ""),
-    ("48 to 63", 48, 63, "#3f72ab", "xxxx"),
-    ("all 64", 64, 64, "#16304f", ""),
-)
-"""Label, fewest and most bits set, colour and hatch: the darker the fuller."""
+ROW_PAGES, GAP_ROWS = 512, 6
+"""Pages in a row of the map, a huge page; white rows between two maps."""
 
 
-def patterns(
-    sets: Mapping[str, npt.ArrayLike],
-    n_pages: int = 16_384,
-    first_pfn: int = 0,
-    ax: Axes | None = None,
-) -> Axes:
+def patterns(sets: Sets, n_pages: int = 16_384, first_pfn: int = 0, ax: Axes | None = None) -> Axes:
     """Draw page sets as maps of memory, one below the other.
 
     Parameters
     ----------
     sets : mapping of str to array-like of int
-        Page sets by name, in the order in which they are drawn. A name should carry
-        its source, as in ``"aged (model)"``.
-    n_pages : int
-        So many pages are shown, 512 per row (2 MiB).
-    first_pfn : int
-        The first of them.
+        Page sets by name, from top to bottom. A name should carry its source, as in
+        ``"aged (model)"``.
+    n_pages, first_pfn : int
+        How many pages are shown, 512 per row (2 MiB), from which one on.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -71,22 +41,26 @@ def patterns(
     from matplotlib.colors import ListedColormap
     from matplotlib.patches import Rectangle
 
-    _check(sets)
+    check_sets(sets)
     check_number("n_pages", n_pages, 1)
     check_number("first_pfn", first_pfn, 0)
+    wanted = np.arange(first_pfn, first_pfn + n_pages, dtype=np.uint64)
     n_rows = -(-n_pages // ROW_PAGES)
     tops = (n_rows + GAP_ROWS) * np.arange(len(sets))
     picture = np.full((tops[-1] + n_rows, ROW_PAGES), np.nan)
+    colours = ListedColormap(["#e9e9e9", "#16304f"])  # not in the set, in it
     with canvas(ax, 7.2, 0.5 + 0.75 * len(sets)) as ax:
         for top, pfns in zip(tops, sets.values(), strict=True):
-            shown = _map(pfns, first_pfn, n_pages)
-            picture[top : top + n_rows] = shown
+            taken = np.isin(wanted, as_pfns(pfns))
+            picture[top : top + n_rows].flat[:n_pages] = taken
             frame = Rectangle((-0.5, top - 0.5), ROW_PAGES, n_rows, fill=False, linewidth=0.6)
             ax.add_patch(frame).set_clip_on(False)
-            taken = format_number(float(100 * np.nanmean(shown)))
-            note = f"{taken} % taken\nmean run {_mean_run(pfns)}"
+            lengths = metrics.run_lengths(pfns)
+            mean_run = lengths["run_pages"] @ lengths["n_runs"] / max(1, lengths["n_runs"].sum())
+            percent = format_number(float(100 * taken.mean()))
+            note = f"{percent} % taken\nmean run {format_number(mean_run)}"
             beside(ax, note, ROW_PAGES, top + n_rows / 2)
-        ax.imshow(picture, cmap=ListedColormap(TAKEN), aspect="auto", interpolation="none")
+        ax.imshow(picture, cmap=colours, aspect="auto", interpolation="none")
         ax.set_yticks(tops + n_rows / 2, list(sets))
         ax.set_xticks(range(0, ROW_PAGES + 1, 64))
         ax.tick_params(axis="y", length=0)
@@ -97,65 +71,3 @@ def patterns(
         which = f"first {size}" if first_pfn == 0 else f"{size} from page {first_pfn:,} on"
         ax.set_title(f"The guest's {which}, one pixel per page, by pattern")
     return ax
-
-
-def occupancy(sets: Mapping[str, npt.ArrayLike], ax: Axes | None = None) -> Axes:
-    """Draw how full the words of page sets' bitmaps are, as stacked bars.
-
-    Parameters
-    ----------
-    sets : mapping of str to array-like of int
-        Page sets by name, from top to bottom. A name should carry its source, as in
-        ``"aged (model)"``.
-    ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-        Shares of the words from the first page's to the last page's
-        (`balloonlab.pages.metrics.word_occupancy`). Beside each bar: how many of the
-        pages are in words that are neither full nor empty.
-
-    Raises
-    ------
-    TypeError, ValueError
-        No sets, a page twice, or no page numbers.
-    """
-    _check(sets)
-    frames = [metrics.word_occupancy(pfns) for pfns in sets.values()]
-    parts = [
-        Part(label, colour, hatch, [f["words_share"][fewest : most + 1].sum() for f in frames])
-        for label, fewest, most, colour, hatch in OCCUPANCY
-    ]
-    mixed = [100 * frame["pages_share"][1:64].sum() for frame in frames]
-    return draw_shares(
-        list(sets),
-        parts,
-        [f"{format_number(share)} %" for share in mixed],
-        ax,
-        heading="pages in\nmixed words",
-        xlabel="share of words, from the first page's to the last page's, any hole in RAM included",
-        title="Bits set in a word of 64 pages, by pattern",
-    )
-
-
-def _check(sets: Mapping[str, npt.ArrayLike]) -> None:
-    if not sets:
-        raise ValueError("sets must hold at least one page set by name, got none")
-
-
-def _map(pfns: npt.ArrayLike, first_pfn: int, n_pages: int) -> npt.NDArray[np.float64]:
-    """Rows of `n_pages` pages from the first on: 1 in the set, 0 not, NaN beyond them."""
-    pages = as_pfns(pfns)
-    shown = (pages >= np.uint64(first_pfn)) & (pages < np.uint64(first_pfn + n_pages))
-    taken = np.zeros(n_pages)
-    taken[pages[shown] - np.uint64(first_pfn)] = 1
-    beyond = np.full(-n_pages % ROW_PAGES, np.nan)
-    return np.concatenate([taken, beyond]).reshape(-1, ROW_PAGES)
-
-
-def _mean_run(pfns: npt.ArrayLike) -> str:
-    runs = metrics.run_lengths(pfns)
-    n_pages = (runs["run_pages"] * runs["n_runs"]).sum()
-    return format_number(n_pages / max(1, runs["n_runs"].sum()))

@@ -12,7 +12,7 @@ import pandas as pd
 from ..model import CostModel, forecast
 from ..model.accounting import counts
 from ..pages import patterns
-from ..sizes import GIB, MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
+from ..sizes import MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
 from .looks import style
 from .stage_bars import stages
 
@@ -30,38 +30,19 @@ QUANTITIES = {
     "n_discards": "madvise calls",
 }
 
-SMALLEST, LARGEST = 256 * MIB, 16 * GIB
+MEMORIES = [256 * MIB << n for n in range(7)]
 """Guests that the slider reaches. Page sets are made and encoded in full at every move: 20 ms at
 4 GiB, a quarter of a second at 16 GiB; drawing the picture takes 150 ms."""
 
-LONGEST_RUN = 4096
-
-DPI, WIDTH = 150, 760
-"""Of the picture: dots per inch, and how wide a notebook shows it."""
+MEAN_RUNS = [1 << n for n in range(13)]
 
 MARGINS = {"left": 0.15, "right": 0.98, "top": 0.94, "bottom": 0.2, "hspace": 0.55}
 
-SETTLE_SECONDS = 0.05
-"""How long sliders must rest: of a fast move only the end is drawn."""
-
 
 def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
-    """Count the messages of both protocols for a balloon in runs of random length.
+    """Return ``mean_run_pages`` and the counts of both protocols for pages ``geometric:MEAN``.
 
-    Parameters
-    ----------
-    memory : int or str
-        RAM of the guest.
-    density : float
-        Share of the pages that are ballooned, above 0 and below 1.
-    mean_run : float
-        Mean length of a run in pages (``geometric:MEAN``). Where the guest is too full for so
-        short runs to be kept apart, the shortest that it has room for.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per protocol: ``mean_run_pages``, then `balloonlab.model.counts`.
+    Where the guest is too full to keep so short runs apart, of the shortest it has room for.
     """
     memory_pages = parse_pages(memory, "memory")
     n_pages = round(memory_pages * density)
@@ -72,16 +53,8 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw records, kicks, wire bytes and calls of each protocol as bars, logarithmic.
-
-    Parameters
-    ----------
-    table : pandas.DataFrame
-        As `scattered` returns it.
-    ax : matplotlib.axes.Axes
-        Where to draw.
-    """
+def compare_counts(table: pd.DataFrame, ax: Axes) -> None:
+    """Draw records, kicks, wire bytes and calls of `scattered` as bars, logarithmic."""
     height = 0.8 / len(PROTOCOLS)
     for number, (protocol, (colour, hatch)) in enumerate(PROTOCOLS.items()):
         y = np.arange(len(QUANTITIES)) + (number - 0.5) * height
@@ -97,43 +70,32 @@ def compare_counts(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xticks([1, 100, 10**4, 10**6, 10**8], ["1", "100", "10,000", "1,000,000", "100,000,000"])
     ax.set_xlabel("counted, nothing measured")
     ax.legend(loc="lower right")
-    return ax
 
 
 class Explorer:
-    """Three sliders and the picture that follows them; shows itself in a notebook.
-
-    Attributes
-    ----------
-    sliders : dict
-        ``memory`` (power of two of bytes), ``density``, ``mean_run`` (power of two of pages).
-    """
+    """Three ``sliders`` and the picture that follows them; shows itself in a notebook."""
 
     def __init__(self, model: CostModel, memory: Size, density: float, mean_run: float) -> None:
         try:
             from ipywidgets import FloatSlider, SelectionSlider, VBox
         except ImportError:
-            raise ImportError(
-                "sliders need ipywidgets, which is not installed: "
-                "pip install 'balloonlab[notebooks]'"
-            ) from None
+            rule = "sliders need ipywidgets, which is not installed"
+            raise ImportError(f"{rule}: pip install 'balloonlab[notebooks]'") from None
         self._model = model
         self._handle: Any = None
         self._waiting: asyncio.TimerHandle | None = None
-        sizes = [SMALLEST << n for n in range((LARGEST // SMALLEST).bit_length())]
-        lengths = [1 << n for n in range(LONGEST_RUN.bit_length())]
         memory_bytes = parse_pages(memory, "memory") * PAGE_BYTES
-        if memory_bytes not in sizes:
+        if memory_bytes not in MEMORIES:
             raise ValueError(f"memory must be a power of two, 256MiB to 16GiB, got {memory!r}")
-        if mean_run not in lengths:
+        if mean_run not in MEAN_RUNS:
             raise ValueError(f"mean_run must be a power of two, 1 to 4096, got {mean_run!r}")
         if not 0.01 <= density <= 0.95:
             raise ValueError(f"density must be 0.01 to 0.95, got {density!r}")
         look = {"continuous_update": False, "style": {"description_width": "9em"}}
         look["layout"] = {"width": "34em"}
-        sized = {"options": [(format_size(size), size) for size in sizes], "value": memory_bytes}
+        sized = {"options": [(format_size(n), n) for n in MEMORIES], "value": memory_bytes}
         ends = {"min": 0.01, "max": 0.95, "step": 0.01, "readout_format": ".0%"}
-        long = {"options": lengths, "value": mean_run}
+        long = {"options": MEAN_RUNS, "value": mean_run}
         self.sliders = {
             "memory": SelectionSlider(description="memory", **sized, **look),
             "density": FloatSlider(density, description="share ballooned", **ends, **look),
@@ -150,15 +112,13 @@ class Explorer:
 
         memory, density, mean_run = (slider.value for slider in self.sliders.values())
         table = scattered(memory, density, mean_run)
-        found = table["mean_run_pages"].iloc[0]
-        predicted = [
-            forecast(self._model, row.drop("mean_run_pages").astype(int).to_dict(), memory, name)
-            for name, row in table.iterrows()
-        ]
+        found = table.pop("mean_run_pages").iloc[0]
+        rows = table.to_dict("index").items()
+        predicted = [forecast(self._model, row, memory, str(name)) for name, row in rows]
         with style():
             # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
             layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
-            figure = Figure(figsize=(7.2, 4.6), dpi=DPI, layout=layout)
+            figure = Figure(figsize=(7.2, 4.6), dpi=150, layout=layout)
             top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), gridspec_kw=MARGINS)
             compare_counts(table, top)
             top.set_title(
@@ -177,7 +137,8 @@ class Explorer:
         except RuntimeError:  # not in a kernel
             self._show()
         else:
-            self._waiting = loop.call_later(SETTLE_SECONDS, self._show)
+            # Once the sliders have rested for 50 ms: of a fast move only the end is drawn.
+            self._waiting = loop.call_later(0.05, self._show)
 
     def _show(self) -> None:
         """Put the picture in the place of the earlier one, or below the sliders."""
@@ -188,7 +149,7 @@ class Explorer:
         with style():
             canvas = FigureCanvasAgg(self.draw())
             canvas.print_png(picture)  # type: ignore[no-untyped-call]  # savefig draws twice
-        image = Image(picture.getvalue(), format="png", width=WIDTH)  # type: ignore[no-untyped-call]
+        image = Image(picture.getvalue(), format="png", width=760)  # type: ignore[no-untyped-call]
         # Not ipywidgets.interactive_output, whose pictures are widget state: this one stays in the
         # notebook for readers without a kernel.
         if self._handle is None:
@@ -217,12 +178,8 @@ def explore(
     ----------
     model : balloonlab.model.CostModel
         Fitted to inflations of touched memory by ``pfn`` and ``bitmap-v4``.
-    memory : int or str
-        256 MiB to 16 GiB, a power of two.
-    density : float
-        0.01 to 0.95.
-    mean_run : int
-        1 to 4096 pages, a power of two.
+    memory, density, mean_run : int or str, float, int
+        256 MiB to 16 GiB, a power of two; 0.01 to 0.95; 1 to 4096 pages, a power of two.
 
     Returns
     -------
@@ -231,9 +188,7 @@ def explore(
 
     Raises
     ------
-    ImportError
-        ipywidgets is not installed.
-    ValueError
-        A slider has no such place.
+    ImportError, ValueError
+        ipywidgets is not installed; a slider has no such place.
     """
     return Explorer(model, memory, density, mean_run)

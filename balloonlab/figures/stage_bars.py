@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
@@ -11,16 +11,13 @@ from ..measurement.run import CASE
 from ..measurement.tables import as_frame
 from ..sizes import GIB, format_number, format_size
 from .lines import median_interval
-from .looks import beside, canvas, explain_stages, rank, stack
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-GRID = ("touched", "protocol", "discard")
-"""Columns that separate what the message saves from what ranges save."""
+from .looks import Axes, beside, canvas, check_cases, explain_stages, name_bars, rank, stack
 
 AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protocol", "discard")
 """Columns in which cases may differ, as a bar's label has them."""
+
+FLAGS = {"touched": ("untouched", "touched"), "thp": ("no huge pages", "huge pages")}
+PREFIXES = {"steps": "steps: ", "bitmaps": "bitmaps: ", "discard": "by "}
 
 Per: TypeAlias = Literal["operation", "GiB", "page"]
 
@@ -74,17 +71,8 @@ def stages(
     """
     frame = as_frame(frame)
     columns = _differing(frame) if by is None else [by] if isinstance(by, str) else list(by)
-    missing = [name for name in (*columns, "run_id", "stage") if name not in frame.columns]
-    if missing or frame.empty:
-        what = f"the columns {', '.join(missing)}" if missing else "rows"
-        raise ValueError(f"frame must have {what} to be drawn, and has not")
+    check_cases(frame, columns, "by")
     cases = sorted(frame.groupby(columns, sort=False), key=lambda case: [*map(rank, case[0])])
-    for key, rows in cases:
-        if len(set(rows["run_id"])) > 1:
-            raise ValueError(
-                f"frame holds several cases for {', '.join(columns)} = {key}: select one, or "
-                "name the columns in which they differ in by="
-            )
     if per is None:
         per = "GiB" if len(set(frame.get("balloon_bytes", []))) > 1 else "operation"
     if per not in LABELS:
@@ -93,9 +81,7 @@ def stages(
     with canvas(ax, 7.2, 1.1 + 0.3 * len(cases)) as ax:
         for y, (_, rows) in enumerate(cases):
             _draw(ax, y, rows, per, unit)
-        ax.set_yticks(range(len(cases)), [_label(columns, key) for key, _ in cases])
-        ax.tick_params(axis="y", length=0)
-        ax.set_ylim(len(cases) - 0.4, -0.6)
+        name_bars(ax, [_label(columns, key) for key, _ in cases])
         ax.set_xlim(0, ax.get_xlim()[1] * 1.18)
         ax.set_xlabel(f"{label} (median, 95 % interval of the total)")
         ax.set_title(f"{title or 'Time by stage'} ({', '.join(frame['source'].unique())})")
@@ -115,9 +101,9 @@ def _differing(frame: pd.DataFrame) -> list[str]:
 
 
 def _draw(ax: Axes, y: int, rows: pd.DataFrame, per: Per, unit: str) -> None:
-    scale = {"operation": 1e6, "GiB": 1e6, "page": 1}[per]
-    if per != "operation":
-        scale *= rows["n_pages"].iloc[0] if per == "page" else rows["balloon_bytes"].iloc[0] / GIB
+    scale = rows["n_pages"].iloc[0] if per == "page" else 1e6
+    if per == "GiB":
+        scale *= rows["balloon_bytes"].iloc[0] / GIB
     low, middle, high = median_interval(rows.groupby("repeat")["time_ns"].sum() / scale)
     parts = rows.groupby(["stage", "repeat"])["time_ns"].sum().groupby("stage").median()
     stack(ax, y, (parts * middle / parts.sum()).to_dict())
@@ -129,12 +115,9 @@ def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:
     """Name a case: flags by their column's name, sizes with their unit, the rest by value."""
     words = []
     for name, value in zip(by, key, strict=True):
-        if name in ("touched", "thp"):
-            no = {"touched": "untouched", "thp": "no huge pages"}
-            words.append({"thp": "huge pages"}.get(name, name) if value else no[name])
-        elif name.endswith("_bytes"):
-            words.append(format_size(int(value)))
+        if name in FLAGS:
+            words.append(FLAGS[name][bool(value)])
         else:
-            counted = f"{name}: {value}" if name in ("steps", "bitmaps") else str(value)
-            words.append(f"by {value}" if name == "discard" else counted)
+            text = format_size(int(value)) if name.endswith("_bytes") else value
+            words.append(f"{PREFIXES.get(name, '')}{text}")
     return ", ".join(words)

@@ -5,13 +5,6 @@ from .cost import CostModel, fit, validate
 from .unmeasured import forecast, idle_guests
 
 __all__ = [
-    "CostModel",
-    "counts",
-    "discards",
-    "fit",
-    "forecast",
-    "idle_counts",
-    "idle_guests",
-    "messages",
+    "CostModel", "counts", "discards", "fit", "forecast", "idle_counts", "idle_guests", "messages",
     "validate",
-]
+]  # fmt: skip

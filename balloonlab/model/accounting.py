@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
@@ -40,21 +40,16 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     Parameters
     ----------
     stream : iterable of bytes-like
-        Buffers as `balloonlab.wire.encode` gives them.
+        Buffers as `balloonlab.wire.encode` gives them, of pages below 2**32. Errors as
+        `balloonlab.wire.decode`.
     protocol : str
-        One of `balloonlab.wire.formats`. How the host applies it is the format's
-        default: per page for ``pfn``, per range for ``bitmap-v4``.
+        One of `balloonlab.wire.formats`, with the format's usual discard.
 
     Returns
     -------
     structured array of `balloonlab.wire.RANGE`
         The first page and the pages of each call, in the order of the calls. A call
         that reaches over the hole between 3 and 4 GiB goes on at 4 GiB.
-
-    Raises
-    ------
-    ValueError
-        As `balloonlab.wire.decode`, or a page is beyond 2**32.
     """
     return _carry_out(stream, protocol)[0]
 
@@ -66,7 +61,12 @@ def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.
     top = max((int((d["start_pfn"] + d["n_pages"]).max()) for d in decoded if d.size), default=0)
     if top > MAX_PFN:
         raise ValueError(f"stream must name pages below 2**32 only, got {top - 1}")
-    slots = _slots(max(top, HIGH_RAM_START))
+    # Memory as `balloonlab.host.GuestRam` maps it: across the hole RAM is in one piece. Pages in
+    # the hole count as RAM here, behind all other, so that any page can be sent.
+    end = max(top, HIGH_RAM_START)
+    low, high = (0, LOW_RAM_END, 0, 1), (HIGH_RAM_START, end - HIGH_RAM_START, LOW_RAM_END, 1)
+    n_hole = HIGH_RAM_START - LOW_RAM_END
+    slots = np.array([low, high, (LOW_RAM_END, n_hole, end - n_hole, 1)], np.int64)
     guest = kernels.Memory(np.zeros(0, np.uint8), 0, slots)
     balloon = no_balloon((top + HIGH_RAM_START) * kernels.PAGE_BYTES)
     device = make_state(wire_format, wire_format.discard, "inflate", balloon)
@@ -84,24 +84,13 @@ def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.
     return found.view(wire.RANGE)[:, 0], n_translations
 
 
-def _slots(top: int) -> npt.NDArray[np.int64]:
-    """Map memory as `balloonlab.host.GuestRam` does: across the hole RAM is in one piece.
-
-    Pages in the hole count as RAM here, behind all other, so that any page can be sent.
-    """
-    low = (0, LOW_RAM_END, 0, 1)
-    high = (HIGH_RAM_START, top - HIGH_RAM_START, LOW_RAM_END, 1)
-    hole = (LOW_RAM_END, HIGH_RAM_START - LOW_RAM_END, LOW_RAM_END + top - HIGH_RAM_START, 1)
-    return np.array([low, high, hole], np.int64)
-
-
 def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
     """Count the messages of ``pfn`` and ``bitmap-v4`` for the same pages: nothing is measured.
 
     Parameters
     ----------
     pfns : array-like of int, shape (n,)
-        Pages in the order the guest allocates them.
+        Pages in the order the guest allocates them. Errors as `balloonlab.wire.encode`.
 
     Returns
     -------
@@ -109,11 +98,6 @@ def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
         One row per format. ``kicks``: buffers; ``wire bytes``: all of them with their
         headers; ``records``: entries in them (a page number, a word or a block);
         ``ranges``: what the host decodes; ``madvise calls``: see `discards`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `balloonlab.wire.encode`.
 
     Examples
     --------
@@ -139,20 +123,15 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
 
     Parameters
     ----------
-    pfns : array-like of int, shape (n,)
-        Pages in the order the guest allocates them.
+    pfns
+        As in `messages`; so are the errors.
     protocol : {"pfn", "bitmap-v4"}
         With the format's usual discard.
 
     Returns
     -------
-    dict
+    dict of str to int
         `COUNTS`, as in the frame of `balloonlab.measure`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `balloonlab.wire.encode`.
 
     Examples
     --------
@@ -160,39 +139,21 @@ def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
     56
     """
     pages = as_pfns(pfns)
-    if _is_pfn(protocol):
-        return _count_pfns(pages.size, int(pages.max(initial=0)))
-    found = Counter(dict.fromkeys(COUNTS, 0))
-    for first_pfn, words in pack_windows(pages):
-        found.update(_count_bitmap(first_pfn, words))
-    return dict(found)
+    windows = (_count_bitmap(first_pfn, words) for first_pfn, words in pack_windows(pages))
+    return _count(protocol, pages.size, int(pages.max(initial=0)), windows)
 
 
 def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dict[str, int]:
-    """Count what inflating an idle guest takes, for guests too large to list their pages.
-
-    The same as `counts` of `balloonlab.patterns.idle`. Equal windows of 32 GiB are counted
-    once.
+    """Return `counts` of `balloonlab.patterns.idle`, for guests too large to list their pages.
 
     Parameters
     ----------
     memory : int or str
-        RAM of the guest, to tens of TiB and beyond.
+        RAM of the guest, to tens of TiB and beyond; with ``pfn`` page numbers end at 32 bits.
     protocol : {"pfn", "bitmap-v4"}
         With the format's usual discard.
     balloon : int or str, optional
-        7/8 of the memory by default.
-
-    Returns
-    -------
-    dict
-        `COUNTS`.
-
-    Raises
-    ------
-    ValueError
-        The sizes exclude each other, or ``pfn`` does not reach so far: its page numbers have
-        32 bits.
+        7/8 of the memory by default; ValueError where it does not fit.
 
     Examples
     --------
@@ -202,40 +163,44 @@ def idle_counts(memory: Size, protocol: str, balloon: Size | None = None) -> dic
     if balloon is None:
         balloon = parse_pages(memory, "memory") // 8 * 7 * kernels.PAGE_BYTES
     parts = sorted(part for part in patterns.idle_ranges(memory, balloon) if part.end > part.start)
-    if _is_pfn(protocol):
-        n_pages = sum(part.end - part.start for part in parts)
-        return _count_pfns(n_pages, max((part.end - 1 for part in parts), default=0))
-    found = Counter(dict.fromkeys(COUNTS, 0))
-    first = parts[0].start & -64 if parts else 0
-    for start in range(first, parts[-1].end if parts else 0, WINDOW_PAGES):
-        end = start + WINDOW_PAGES
-        inside = tuple(
-            (max(part.start, start) - start, min(part.end, end) - start)
-            for part in parts
-            if part.start < end and part.end > start
-        )
-        # From 4 GiB on RAM is in one piece: it does not matter where in it a window stands.
-        if inside:
-            found.update(_count_window(min(start, HIGH_RAM_START), inside))
-    return dict(found)
+    first, last = (parts[0].start & -64, parts[-1].end) if parts else (0, 0)
+
+    def windows() -> Iterator[dict[str, int]]:
+        for start in range(first, last, WINDOW_PAGES):
+            end = start + WINDOW_PAGES
+            inside = tuple(
+                (max(part.start, start) - start, min(part.end, end) - start)
+                for part in parts
+                if part.start < end and part.end > start
+            )
+            # From 4 GiB on RAM is in one piece: it does not matter where in it a window stands.
+            if inside:
+                yield _count_window(min(start, HIGH_RAM_START), inside)
+
+    n_pages = sum(part.end - part.start for part in parts)
+    return _count(protocol, n_pages, last - 1, windows())
 
 
-def _is_pfn(protocol: str) -> bool:
-    if protocol not in ("pfn", "bitmap-v4"):
+def _count(
+    protocol: str, n_pages: int, highest: int, windows: Iterable[dict[str, int]]
+) -> dict[str, int]:
+    """Sum the counts of a bitmap's windows; with ``pfn`` all but the kicks is once per page."""
+    if protocol == "bitmap-v4":
+        found = Counter(dict.fromkeys(COUNTS, 0))
+        for window in windows:
+            found.update(window)
+        return dict(found)
+    if protocol != "pfn":
         raise ValueError(f"protocol must be pfn or bitmap-v4 to be counted, got {protocol!r}")
-    return protocol == "pfn"
-
-
-def _count_pfns(n_pages: int, highest: int) -> dict[str, int]:
-    """Count an inflation with ``pfn``: everything but the kicks is once per page."""
     if highest >= PFN32_LIMIT:
         raise ValueError(f"pfns must be below 2**32 in 'pfn', got {highest}: use 'bitmap-v4'")
-    per_page = dict.fromkeys(COUNTS, n_pages)
-    return per_page | {"n_kicks": -(-n_pages // PFNS_PER_BUFFER), "wire_bytes": 4 * n_pages}
+    n_kicks = -(-n_pages // PFNS_PER_BUFFER)
+    return dict.fromkeys(COUNTS, n_pages) | {"n_kicks": n_kicks, "wire_bytes": 4 * n_pages}
 
 
 @cache
 def _count_window(first_pfn: int, inside: tuple[tuple[int, int], ...]) -> dict[str, int]:
+    """Count a window with these parts; most windows of an idle guest are equal."""
     bits = np.zeros(-(-inside[-1][1] // 64) * 64, bool)
     for start, end in inside:
         bits[start:end] = True

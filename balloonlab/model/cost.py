@@ -79,31 +79,22 @@ class CostModel:
         ValueError
             Nothing like that was in the measurements the model was fitted to.
         """
-        first = "allocate" if case["operation"] == "inflate" else "release"
-        names = ["stage", "part", "group", "term"]
-        keys = zip(*(self.costs[name] for name in names), strict=True)
-        ns = dict(zip(keys, self.costs["ns"], strict=True))
+        ns = self.costs.set_index(["stage", "part", "group", "term"])["ns"].to_dict()
+        other = "release" if case["operation"] == "inflate" else "allocate"
         rows = []
         for (stage, part), terms in TERMS.items():
-            if stage in ("allocate", "release") and stage != first:
+            if stage == other:
                 continue
             group = _group(stage, case)
             if (stage, part, group, terms[0]) not in ns:
-                raise ValueError(
-                    f"the model knows no {stage} of {group or 'any case'}: fit it to measurements "
-                    "that have it"
-                )
+                what = f"the model knows no {stage} of {group or 'any case'}"
+                raise ValueError(f"{what}: fit it to measurements that have it")
             time_ns = sum(ns[stage, part, group, term] * counts[term] for term in terms)
             rows.append(("model", stage, part, time_ns))
         return pd.DataFrame(rows, columns=["source", "stage", "part", "time_ns"])
 
     def compare(self, frame: Any) -> pd.DataFrame:
-        """Compare the predictions with measured operations.
-
-        Parameters
-        ----------
-        frame : Run or pandas.DataFrame
-            Measured operations, a ``run_id`` per case.
+        """Compare the predictions with measured operations, a ``run_id`` per case.
 
         Returns
         -------
@@ -114,8 +105,7 @@ class CostModel:
             the measurements say nothing about is left out.
         """
         rows = []
-        frame = as_frame(frame)
-        timed = frame[frame["stage"] != "remainder"]
+        timed = as_frame(frame).query("stage != 'remainder'")
         for _, case in timed.groupby("run_id", sort=False):
             first = case.iloc[0]
             try:
@@ -142,17 +132,8 @@ def fit(frame: Any) -> CostModel:
     Parameters
     ----------
     frame : Run or pandas.DataFrame
-        Measurements of one source and one machine; the more the cases differ in their
-        counts, the better the terms are separated.
-
-    Returns
-    -------
-    CostModel
-
-    Raises
-    ------
-    ValueError
-        No rows, or more than one source.
+        Measurements of one source (else ValueError) and one machine; the more the cases differ
+        in their counts, the better the terms are separated.
 
     Examples
     --------
@@ -168,7 +149,7 @@ def fit(frame: Any) -> CostModel:
         raise ValueError(f"frame must hold measurements of one source, got {list(sources)}")
     rows = []
     for (stage, part), terms in TERMS.items():
-        measured = frame[(frame["stage"] == stage) & (frame["part"] == part)]
+        measured = frame.query("stage == @stage and part == @part")
         # Medians: single repeats err upwards only, and would pull relative errors down.
         measured = measured.groupby(["run_id", *CASE, *COUNTS], as_index=False)["time_ns"].median()
         measured = measured[measured["time_ns"] > 0]
@@ -183,31 +164,25 @@ def fit(frame: Any) -> CostModel:
 
 
 def validate(frame: Any, by: str = "run_id") -> pd.DataFrame:
-    """Predict each case from the others: the model's error on what it was not fitted to.
+    """Compare each case with its prediction from the others, to which alone a model is fitted.
 
     Parameters
     ----------
-    frame : Run or pandas.DataFrame
-        As for `fit`.
+    frame
+        As in `fit`.
     by : str
         Cases that are alike in this column are left out together: by ``memory_bytes`` each size
         is predicted from the other sizes. By default each case is predicted from all others.
+        ValueError where all are alike: there is nothing to leave out.
 
     Returns
     -------
     pandas.DataFrame
-        As `CostModel.compare`. Cases that the others say nothing about are left out.
-
-    Raises
-    ------
-    ValueError
-        There is nothing to leave out: all cases are alike in `by`.
+        As `CostModel.compare`.
     """
     frame = as_frame(frame)
     if frame[by].nunique() < 2:
         raise ValueError(f"frame must hold at least two values of {by}: one is left out in turn")
-    tables = [
-        fit(frame[frame[by] != value]).compare(rows)
-        for value, rows in frame.groupby(by, sort=False)
-    ]
+    groups = frame.groupby(by, sort=False)
+    tables = [fit(frame[frame[by] != value]).compare(rows) for value, rows in groups]
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True)

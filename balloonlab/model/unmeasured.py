@@ -14,10 +14,7 @@ from ..measurement.tables import COLUMNS
 from ..sizes import PAGE_BYTES, Size, parse_size
 from ..wire.pfn import PFN32_LIMIT
 from .accounting import idle_counts
-from .cost import CostModel
-
-PFN_REACH_BYTES = PFN32_LIMIT * PAGE_BYTES
-"""Memory whose pages have numbers of 32 bits: 16 TiB."""
+from .cost import CASE, CostModel
 
 
 def forecast(
@@ -36,25 +33,16 @@ def forecast(
     model : CostModel
     counts : mapping
         As `balloonlab.model.counts` and `balloonlab.model.idle_counts` return them.
-    memory : int or str
-        RAM of the guest.
-    protocol : str
-        With the format's usual discard.
+    memory, protocol, touched, thp
+        As in `balloonlab.measure`, with the format's usual discard.
     pattern : str
         What to call the pages in the frame.
-    touched, thp : bool
-        As in `balloonlab.measure`.
 
     Returns
     -------
     pandas.DataFrame
         The columns of a measured frame, in one repeat. ``source`` is ``model``; there is no
-        remainder, which is not predicted.
-
-    Raises
-    ------
-    ValueError
-        As `CostModel.predict`.
+        remainder, which is not predicted. Errors as `CostModel.predict`.
 
     Examples
     --------
@@ -64,14 +52,9 @@ def forecast(
     >>> forecast(sizes, counts(range(4096), "pfn"), "64MiB", "pfn")["stage"].tolist()[:2]
     ['allocate', 'send']
     """
-    case = {
-        "protocol": protocol,
-        "discard": wire.get(protocol).discard,
-        "operation": "inflate",
-        "touched": touched,
-        "thp": thp,
-    }
-    memory_bytes = parse_size(memory, "memory")
+    memory_bytes, discard = parse_size(memory, "memory"), wire.get(protocol).discard
+    values = (protocol, discard, "inflate", touched, thp)
+    case = dict(zip(CASE, values, strict=True))
     about = {
         "run_id": f"{protocol} {pattern} {memory_bytes} {counts['n_pages']} {touched} {thp}",
         "negotiated_protocol": protocol,
@@ -104,7 +87,7 @@ def idle_guests(
     ----------
     model : CostModel
     memory, protocol, touched, thp : sequences
-        Every combination is predicted.
+        Every combination is predicted; ValueError where none is left.
 
     Returns
     -------
@@ -114,10 +97,9 @@ def idle_guests(
     frames = [
         forecast(model, idle_counts(size, name), size, name, "idle", backed, huge)
         for size, name, backed, huge in product(memory, protocol, touched, thp)
-        if name != "pfn" or parse_size(size, "memory") <= PFN_REACH_BYTES
+        if name != "pfn" or parse_size(size, "memory") <= PFN32_LIMIT * PAGE_BYTES
     ]
     if not frames:
-        raise ValueError(
-            "memory, protocol, touched and thp must leave at least one case: pfn ends at 16 TiB"
-        )
+        rule = "must leave at least one case: pfn ends at 16 TiB"
+        raise ValueError(f"memory, protocol, touched and thp {rule}")
     return pd.concat(frames, ignore_index=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -16,19 +17,20 @@ from .reproduction import (
     PAPER,
     PROTOCOLS,
     STAGE_LABELS,
+    STATES,
     Reproduction,
     lab_beside,
     median_repeat,
+    stages_ms,
 )
 
-COUNTS = ("kicks", "madvise calls")
 PAPER_STAGES = ("allocate", "send", "translate", "discard")
 
 
 def _cell(row: str, value: float) -> str:
     if math.isnan(value):
         return "-"
-    if row in COUNTS:
+    if row in ("kicks", "madvise calls"):
         return f"{value:,.0f}"
     if row == "wire bytes":
         return format_size(int(value))
@@ -41,33 +43,29 @@ def readable(table: Reproduction | pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     table : Reproduction or pandas.DataFrame
-        A reproduction, or columns of `Reproduction.table`.
-
-    Raises
-    ------
-    TypeError
-        It is neither.
+        A reproduction, or columns of `Reproduction.table`; TypeError if it is neither.
     """
     if isinstance(table, Reproduction):
         table = table.table()
     if not isinstance(table, pd.DataFrame) or "total, ms" not in table.index:
         kind = type(table).__name__
         raise TypeError(f"table must be a reproduction or its table(), got another {kind}")
-    cells = {
-        column: [_cell(row, value) for row, value in table[column].items()]
-        for column in table.columns
-    }
-    return pd.DataFrame(cells, index=table.index)
+    return table.apply(lambda row: row.map(lambda value: _cell(row.name, value)), axis=1)
+
+
+def _view(title: str, columns: Iterable[tuple[str, ...]]) -> Table:
+    """Return an empty table for the terminal: a column for the rows' names, then these."""
+    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    view.add_column("", no_wrap=True)
+    for column in columns:
+        view.add_column("\n".join(column), justify="right", no_wrap=True)
+    return view
 
 
 def render_table(table: pd.DataFrame, what: str = "the balloon") -> Table:
     """Return `Reproduction.table` as a table for the terminal."""
     title = f"Inflating {what}: stages of the repeat with the median total"
-    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    view.add_column("", no_wrap=True)
-    for group, protocol in table.columns:
-        source, state = group.split(", ")
-        view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
+    view = _view(title, [(*group.split(", "), protocol) for group, protocol in table.columns])
     for row, cells in readable(table).iterrows():
         total = row == "total, ms"
         view.add_row(row, *cells, style="bold" if total else None, end_section=total)
@@ -76,17 +74,13 @@ def render_table(table: pd.DataFrame, what: str = "the balloon") -> Table:
 
 def render_ranges(result: Reproduction) -> Table:
     """Return the range of the repeats of a run, stage by stage."""
-    title = "Least to greatest time over the repeats, ms"
-    view = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
-    view.add_column("", no_wrap=True)
     ranges = result.ranges()
-    for source, touched, protocol in ranges.index:
-        state = "touched" if touched else "untouched"
-        view.add_column(f"{source}\n{state}\n{protocol}", justify="right", no_wrap=True)
+    columns = [(source, STATES[touched], protocol) for source, touched, protocol in ranges.index]
+    view = _view("Least to greatest time over the repeats, ms", columns)
     for stage in ranges.columns.unique(level=0):
-        name = STAGE_LABELS.get(stage, f"{stage}, ms")
         ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
-        view.add_row(name, *(" to ".join(map(format_number, pair)) for pair in ends))
+        texts = [" to ".join(map(format_number, pair)) for pair in ends]
+        view.add_row(STAGE_LABELS.get(stage, f"{stage}, ms"), *texts)
     return view
 
 
@@ -95,37 +89,30 @@ def findings(result: Reproduction) -> list[str]:
     arguments = result.meta["arguments"]
     source, bulk = result.source, PROTOCOLS[result.source][1]
     qemu = f"QEMU {result.meta['qemu']}, " if source == "qemu" else ""
+    memory, balloon = (format_size(arguments[f"{of}_bytes"]) for of in ("memory", "balloon"))
     lines = [
-        f"Guest of {format_size(arguments['memory_bytes'])}, balloon of "
-        f"{format_size(arguments['balloon_bytes'])}, {arguments['repeats']} repeats after a "
+        f"Guest of {memory}, balloon of {balloon}, {arguments['repeats']} repeats after a "
         f"warm-up, no huge pages; {qemu}{result.meta['cpu_model']}, {result.meta['kernel']}. "
         "The paper's guest: 8 GiB, balloon of 7 GiB."
     ]
-    if result.meta["scaled_down_from_bytes"]:
+    if larger := result.meta["scaled_down_from_bytes"]:
         lines.append(
-            f"SCALED DOWN from {format_size(result.meta['scaled_down_from_bytes'])}: less memory "
-            "is available here, so totals do not compare with the paper's."
+            f"SCALED DOWN from {format_size(larger)}: less memory is available here, so totals do "
+            "not compare with the paper's."
         )
-    for touched in (False, True):
-        ratio = result.ratio("pfn", bulk, touched)
-        if ratio is not None:
-            state = "touched" if touched else "untouched"
+    for touched, state in STATES.items():
+        if ratio := result.ratio("pfn", bulk, touched):
+            stages = stages_ms(median_repeat(result.frame, "pfn", touched))
+            percent = 100 * stages / stages.sum()
+            shares = ", ".join(f"{stage} {percent[stage]:.1f} %" for stage in PAPER_STAGES)
             lines.append(
                 f"{source}, {state}: pfn takes {format_number(ratio, 2)} times as long as {bulk}; "
-                f"{_shares(median_repeat(result.frame, 'pfn', touched))}."
+                f"its time is {shares}."
             )
-    ratio = result.ratio("bitmap-v4", FLOOR, True)
-    if ratio is not None:
+    if ratio := result.ratio("bitmap-v4", FLOOR, True):
         over = f"{format_number(ratio)} times one madvise over the same bytes"
         lines.append(f"lab, touched: bitmap-v4 takes {over}.")
     return lines + _memory_findings(result)
-
-
-def _shares(repeat: pd.DataFrame) -> str:
-    """Return the shares of the stages, as the paper states its own."""
-    stages = repeat.groupby("stage")["time_ns"].sum() / repeat["time_ns"].sum()
-    named = ", ".join(f"{stage} {100 * stages[stage]:.1f} %" for stage in PAPER_STAGES)
-    return f"its time is {named}"
 
 
 def _memory_findings(result: Reproduction) -> list[str]:
@@ -151,13 +138,10 @@ def render(result: Reproduction) -> Group:
     if result.source == "lab":
         return Group(render_table(table), Text("\n".join(lines)))
     lines += _qemu_notes(result)
-    by_state = [
-        render_table(table[[name for name in table if name[0] in (PAPER, *named)]], what)
-        for what, *named in (
-            ("the balloon, untouched memory", "lab, untouched", "qemu, untouched"),
-            ("the balloon, touched memory", "lab, touched", "qemu, touched"),
-        )
-    ]
+    by_state = []
+    for state in STATES.values():
+        columns = [name for name in table if name[0] == PAPER or name[0].endswith(f", {state}")]
+        by_state.append(render_table(table[columns], f"the balloon, {state} memory"))
     return Group(*by_state, render_ranges(result), Text("\n".join(lines)))
 
 
@@ -169,15 +153,9 @@ def _qemu_notes(result: Reproduction) -> list[str]:
         f"zero; with {result.meta['arguments']['repeats']} repeats we report only the range.",
         "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
     ]
-    lab = lab_beside(result.frame)
+    shipped, lab = "the run that comes with balloonlab", lab_beside(result.frame)
     if lab is None:
-        notes.append(
-            "lab: no columns, because the run that comes with balloonlab has other sizes than this "
-            "one (8 GiB, balloon of 7 GiB)."
-        )
-    else:
-        notes.append(
-            f"lab: the run that comes with balloonlab ({lab.meta['utc_time'][:10]}, "
-            f"{lab.meta['cpu_model']}, {lab.meta['kernel']})."
-        )
-    return notes
+        why = f"because {shipped} has other sizes than this one (8 GiB, balloon of 7 GiB)"
+        return [*notes, f"lab: no columns, {why}."]
+    about = ", ".join((lab.meta["utc_time"][:10], lab.meta["cpu_model"], lab.meta["kernel"]))
+    return [*notes, f"lab: {shipped} ({about})."]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -25,10 +26,20 @@ STAGE_LABELS = {
     "discard": "d discard, ms",
     "remainder": "remainder, ms",
 }
-
+STATES = {False: "untouched", True: "touched"}
 PAPER = "paper, idle"
 PROTOCOLS = {"lab": ("pfn", "bitmap-v4", FLOOR), "qemu": ("pfn", "reporting")}
 """What is compared on each host: ``pfn``, what replaces it, and in the lab the floor."""
+
+
+class Case(NamedTuple):
+    """A case of the headline: its source and memory, ms by stage, a row of it, ms by repeat."""
+
+    group: str
+    protocol: str
+    stages_ms: pd.Series
+    about: pd.Series
+    totals_ms: pd.Series
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,12 +48,8 @@ class Reproduction:
 
     Attributes
     ----------
-    frame : pandas.DataFrame
-        Every raw repeat; columns as in `balloonlab.measure`.
-    meta : dict
-        Machine, versions, commit, arguments.
-    checks : pandas.DataFrame
-        One row per repeat, as `balloonlab.measurement.Run` has it.
+    frame, meta, checks
+        As `balloonlab.measurement.Run` has them.
     folder : pathlib.Path or None
         Where the tables, ``meta.json`` and the figure are.
     """
@@ -63,8 +70,8 @@ class Reproduction:
         balloon, memory = (format_size(int(first[f"{of}_bytes"])) for of in ("balloon", "memory"))
         gains = [
             f"{state} {format_number(ratio, 2)}x"
-            for touched, state in ((False, "untouched"), (True, "touched"))
-            if (ratio := self.ratio("pfn", bulk, touched)) is not None
+            for touched, state in STATES.items()
+            if (ratio := self.ratio("pfn", bulk, touched))
         ]
         return (
             f"Reproduction({self.source}, {balloon} of {memory}, "
@@ -92,27 +99,23 @@ class Reproduction:
             source. Of each case the repeat with the median total is shown, so that
             its stages sum to its total. NaN where nothing was published.
         """
-        columns = {(PAPER, name): _paper_column(name) for name in ("pfn", "bitmap-v4")}
         beside = lab_beside(self.frame) if self.source == "qemu" else None
-        for run in filter(None, (beside, self)):
-            for group, protocol, repeat in measured_cases(run.frame, run.source):
-                columns[group, protocol] = _measured_column(repeat)
-        table = pd.DataFrame(columns)
-        legacy = table.loc["total, ms"].xs("pfn", level=1)
+        runs = filter(None, (beside, self))
+        measured = (measured_cases(run.frame, run.source) for run in runs)
+        cases = chain(paper_cases(), *measured)
+        table = pd.DataFrame({(case.group, case.protocol): _column(case) for case in cases})
+        totals = table.loc["total, ms"]
         for group, protocol in table.columns:
-            total = table.loc["total, ms", (group, protocol)]
-            if group in legacy.index:
-                table.loc["speed-up", (group, protocol)] = legacy[group] / total
+            if (group, "pfn") in table:
+                ratio = totals[group, "pfn"] / totals[group, protocol]
+                table.loc["speed-up", (group, protocol)] = ratio
         return table
 
     def ranges(self) -> pd.DataFrame:
         """Return the least and the greatest time of each stage over the repeats, in ms.
 
-        Returns
-        -------
-        pandas.DataFrame
-            One row per case (source, touched, protocol); columns (stage, ``least`` or
-            ``greatest``), ``total`` last.
+        One row per case (source, touched, protocol); columns (stage, ``least`` or ``greatest``),
+        ``total`` last.
         """
         case = ["source", "touched", "protocol"]
         table = self.frame.pivot_table(
@@ -123,61 +126,49 @@ class Reproduction:
         return by_case.agg([("least", "min"), ("greatest", "max")])
 
     def ratio(self, protocol: str, over: str, touched: bool) -> float | None:
-        """Return the ratio of two protocols' totals, each of the repeat that `table` shows.
-
-        None where one was not measured.
-        """
-        totals = [
-            median_repeat(self.frame, name, touched)["time_ns"].sum() for name in (protocol, over)
-        ]
-        return float(totals[0] / totals[1]) if all(totals) else None
+        """Return the ratio of two protocols' totals as in `table`; None if one was not measured."""
+        repeats = [median_repeat(self.frame, name, touched) for name in (protocol, over)]
+        one, other = (repeat["time_ns"].sum() for repeat in repeats)
+        return float(one / other) if one and other else None
 
 
-def _paper_column(protocol: str) -> dict[str, float]:
-    rows = published().query("protocol == @protocol")
-    column = {
-        STAGE_LABELS[stage]: time_ms
-        for stage, time_ms in zip(rows["stage"], rows["time_ms"], strict=True)
-        if stage in STAGE_LABELS
-    }
-    first = rows.iloc[0]
-    return column | _sums(rows["time_ms"].sum(), first)
+def stages_ms(repeat: pd.DataFrame) -> pd.Series:
+    """Return the time of each stage of a repeat."""
+    return repeat.groupby("stage")["time_ns"].sum() / 1e6
 
 
-def _measured_column(repeat: pd.DataFrame) -> dict[str, float]:
-    stages = repeat.groupby("stage")["time_ns"].sum() / 1e6
-    column = {STAGE_LABELS[str(stage)]: float(time_ms) for stage, time_ms in stages.items()}
-    return column | _sums(stages.sum(), repeat.iloc[0])
-
-
-def _sums(total_ms: float, row: pd.Series) -> dict[str, float]:
-    return {
+def _column(case: Case) -> dict[str, float]:
+    stages, about, total_ms = case.stages_ms, case.about, case.stages_ms.sum()
+    return {name: stages[stage] for stage, name in STAGE_LABELS.items() if stage in stages} | {
         "total, ms": total_ms,
-        "kicks": row["n_kicks"],
-        "wire bytes": row["wire_bytes"],
-        "madvise calls": row["n_discards"],
-        "GiB/s": row["balloon_bytes"] / GIB / (total_ms / 1e3),
+        "kicks": about["n_kicks"],
+        "wire bytes": about["wire_bytes"],
+        "madvise calls": about["n_discards"],
+        "GiB/s": about["balloon_bytes"] / GIB / (total_ms / 1e3),
     }
 
 
-def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yield the cases of a reproduction: source and memory, protocol, the median repeat.
+def paper_cases() -> Iterator[Case]:
+    """Yield the published cases; ``total`` is the stage of one that is not broken down."""
+    for protocol in ("pfn", "bitmap-v4"):
+        rows = published().query("protocol == @protocol").set_index("stage")
+        yield Case(PAPER, protocol, rows["time_ms"], rows.iloc[0], rows["time_ms"][:0])
 
-    Raises
-    ------
-    ValueError
-        `frame` is no tidy frame, or was not measured there.
-    """
+
+def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[Case]:
+    """Yield the cases measured at a source, of the repeat with the median total."""
     _check_frame(frame)
     rows = frame[frame["source"] == source]
     if rows.empty:
         sources = ", ".join(frame["source"].unique())
         raise ValueError(f"frame must hold cases of source {source!r}, got only those of {sources}")
-    for touched, state in ((False, "untouched"), (True, "touched")):
-        for protocol in PROTOCOLS[source]:
-            repeat = median_repeat(rows, protocol, touched)
-            if len(repeat):
-                yield f"{source}, {state}", protocol, repeat
+    for (touched, state), protocol in product(STATES.items(), PROTOCOLS[source]):
+        repeat = median_repeat(rows, protocol, touched)
+        if len(repeat):
+            run = rows[rows["run_id"] == repeat["run_id"].iloc[0]]
+            totals_ms = run.groupby("repeat")["time_ns"].sum() / 1e6
+            group, stages = f"{source}, {state}", stages_ms(repeat)
+            yield Case(group, protocol, stages, repeat.iloc[0], totals_ms)
 
 
 def lab_beside(frame: pd.DataFrame) -> Reproduction | None:
@@ -193,33 +184,19 @@ def lab_beside(frame: pd.DataFrame) -> Reproduction | None:
 def _check_frame(frame: pd.DataFrame) -> None:
     missing = [name for name in COLUMNS if name not in frame.columns]
     if missing or frame.empty:
-        raise ValueError(
-            "frame must be the frame of a reproduction or a measurement, got "
-            + (f"one without {', '.join(missing)}" if missing else "no rows")
-        )
+        got = f"one without {', '.join(missing)}" if missing else "no rows"
+        raise ValueError(f"frame must be the frame of a reproduction or a measurement, got {got}")
 
 
-def _rows(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
-    """Rows of one case of a reproduction; refuses a frame in which there are several."""
+def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
+    """Return the rows of the repeat with the (lower) median total; empty if there is none."""
     _check_frame(frame)
     rows = frame[(frame["protocol"] == protocol) & (frame["touched"] == touched)]
-    n_cases = len(rows["run_id"].unique())
+    n_cases = rows["run_id"].nunique()
     if n_cases > 1:
         raise ValueError(
             f"frame must hold one case for protocol={protocol!r}, touched={touched}, got "
             f"{n_cases} run_ids: choose the rows of one run first"
         )
-    return rows
-
-
-def _totals(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.Series:
-    return _rows(frame, protocol, touched).groupby("repeat")["time_ns"].sum()
-
-
-def median_repeat(frame: pd.DataFrame, protocol: str, touched: bool) -> pd.DataFrame:
-    """Return the rows of the repeat with the (lower) median total; empty if there is none."""
-    totals = _totals(frame, protocol, touched).sort_values()
-    if totals.empty:
-        return frame.iloc[:0]
-    rows = _rows(frame, protocol, touched)
-    return rows[rows["repeat"] == totals.index[(len(totals) - 1) // 2]]
+    totals = rows.groupby("repeat")["time_ns"].sum().sort_values()
+    return rows[rows["repeat"] == totals.index[(len(totals) - 1) // 2]] if len(rows) else rows

@@ -16,24 +16,19 @@ from .number import Number
 
 JSON, LATEX = "numbers.json", "numbers.tex"
 
-PARTS = (headline_numbers, sweep_numbers, model_numbers, guest_numbers)
+MODULES = (headline_numbers, sweep_numbers, model_numbers, guest_numbers)
 
 
 @cache
 def all_numbers() -> dict[str, Number]:
-    """Compute every number that the README and the notebooks state, from ``data/``.
-
-    Returns
-    -------
-    dict of str to Number
-        About 300, computed once in a few seconds.
+    """Compute the numbers of README and notebooks from ``data/``: about 300, in a few seconds.
 
     Examples
     --------
     >>> all_numbers()["paper_pfn_ms"].text  # doctest: +SKIP
     '4,126 ms'
     """
-    return dict(pair for part in PARTS for pair in part.numbers())
+    return dict(pair for module in MODULES for part in module.PARTS for pair in part())
 
 
 class Rendered(str):
@@ -56,12 +51,7 @@ def render(template: str, numbers: Mapping[str, Number] | None = None) -> Render
     Returns
     -------
     str
-        Shown as Markdown by notebooks.
-
-    Raises
-    ------
-    KeyError
-        There is no number of a name.
+        Shown as Markdown by notebooks. KeyError where there is no number of a name.
 
     Examples
     --------
@@ -70,21 +60,13 @@ def render(template: str, numbers: Mapping[str, Number] | None = None) -> Render
     The old driver took 4,126 ms.
     """
     wanted = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
-    known = _names() if numbers is None else set(numbers)
+    known = json.loads(datasets.path(JSON).read_text()) if numbers is None else numbers
     for wrong in (name for name in wanted if name not in known):
         nearest = ", ".join(difflib.get_close_matches(wrong, known)) or "none"
-        raise KeyError(
-            f"template must name numbers of balloonlab.results.all_numbers(), got {wrong!r}; "
-            f"similar: {nearest}"
-        )
+        rule = "template must name numbers of balloonlab.results.all_numbers()"
+        raise KeyError(f"{rule}, got {wrong!r}; similar: {nearest}")
     chosen = all_numbers() if numbers is None else numbers
     return Rendered(template.format_map({name: chosen[name].text for name in wanted}))
-
-
-@cache
-def _names() -> frozenset[str]:
-    """Return the names of all numbers, from the file of them that comes with the data."""
-    return frozenset(json.loads(datasets.path(JSON).read_text()))
 
 
 def write(
@@ -104,13 +86,8 @@ def write(
     numbers : mapping of str to Number, optional
         Those of the data that come with balloonlab, by default.
     macro : str
-        Name of the LaTeX macro, letters only: another one for numbers of a run of your own, which
-        can then stand beside the shipped ones.
-
-    Raises
-    ------
-    ValueError
-        `macro` has other characters than letters.
+        Name of the LaTeX macro, of letters only (else ValueError): another one for numbers of a
+        run of your own, which can then stand beside the shipped ones.
     """
     if not (macro.isascii() and macro.isalpha()):
         raise ValueError(f"macro must be of ASCII letters only, as LaTeX has it, got {macro!r}")
@@ -124,11 +101,7 @@ def write(
 def to_json(numbers: Mapping[str, Number]) -> str:
     """Write numbers as JSON, values to nine digits: the rest differs between machines."""
     rows = {
-        name: {
-            **number._asdict(),
-            "value": float(f"{number.value:.9g}"),
-            "text": number.text,
-        }
+        name: number._asdict() | {"value": float(f"{number.value:.9g}"), "text": number.text}
         for name, number in numbers.items()
     }
     return json.dumps(rows, indent=1) + "\n"
@@ -150,14 +123,10 @@ def to_latex(numbers: Mapping[str, Number], macro: str = "balloonlab") -> str:
     ]
     for name, number in numbers.items():
         bare, unit = number.text.removesuffix(number.unit).rstrip(), number.unit
-        full = f"{bare}~{unit}" if unit else bare
+        full = f"{bare}~{unit}".removesuffix("~").replace("%", "\\%")
+        note = f"% {number.source}: {number.means}"
         lines += [
-            f"\\@namedef{{{macro}@full@{name}}}{{{_escape(full)}}}"
-            f" % {number.source}: {number.means}",
+            f"\\@namedef{{{macro}@full@{name}}}{{{full}}} {note}",
             f"\\@namedef{{{macro}@bare@{name}}}{{{bare}}}",
         ]
     return "\n".join([*lines, "\\makeatother", ""])
-
-
-def _escape(text: str) -> str:
-    return text.replace("%", "\\%")

@@ -9,68 +9,47 @@ import pandas as pd
 from .. import datasets
 from ..datasets import published
 from ..measurement.on_lab import FLOOR
-from ..reproduction.reproduction import Reproduction, median_repeat
+from ..reproduction.reproduction import Reproduction, median_repeat, stages_ms
 from ..sizes import GIB
-from .number import SHORT, STATES, Named, Number, number
+from .number import SHORT, STATES, Numbers, number
 
-_paper = partial(number, "paper", "published.csv")
-
-
-def numbers() -> Named:
-    """Compute what `balloonlab reproduce`, `fuzz` and `verify` found, beside the paper."""
-    for part in (_published, _headline, _qemu, _reliability, _contents):
-        yield from part()
+_paper, _lab = partial(number, "paper", "published.csv"), partial(number, "lab")
 
 
-def _published() -> Named:
+def _published() -> Numbers:
     table = published()
     total = table.groupby("protocol")["time_ms"].sum()
     for protocol in ("pfn", "bitmap-v4"):
         name = f"paper_{SHORT[protocol]}_ms"
-        yield name, _paper(total[protocol], "ms", f"7 of 8 GiB idle, {protocol}")
+        yield _paper(name, total[protocol], "ms", f"7 of 8 GiB idle, {protocol}")
     saved = 100 * (1 - total["bitmap-v4"] / total["pfn"])
-    yield "paper_saved_percent", _paper(saved, "%", "of the time of pfn, by bitmap-v4")
+    yield _paper("paper_saved_percent", saved, "%", "of the time of pfn, by bitmap-v4")
     for row in table[table["protocol"] == "pfn"].itertuples():
         share = 100 * row.time_ms / total["pfn"]
-        yield f"paper_{row.stage}_percent", _paper(share, "%", f"{row.stage} of pfn")
+        yield _paper(f"paper_{row.stage}_percent", share, "%", f"{row.stage} of pfn")
 
 
-def _headline() -> Named:
-    yield from _reproduction("headline", "bitmap-v4")
-    over = Reproduction.load(datasets.path("headline")).ratio("bitmap-v4", FLOOR, True)
-    yield "headline_over_floor", _measured("headline", over, "times", "bitmap-v4 over one madvise")
-
-
-def _qemu() -> Named:
-    yield from _reproduction("qemu", "reporting")
-
-
-def _reproduction(data: str, bulk: str) -> Named:
+def _reproduction(source: str, data: str, bulk: str) -> Numbers:
     """Totals of the headline's cases, the shares of the stages of ``pfn``, the gain."""
     result = Reproduction.load(datasets.path(data))
+    measured = partial(number, source, data)
     for touched, state in STATES.items():
-        case = f"7 of 8 GiB, {state}"
+        name, case = f"{data}_{state}", f"7 of 8 GiB, {state}"
         for protocol, short in SHORT.items():
-            repeat = median_repeat(result.frame, protocol, touched)
-            if repeat.empty:
+            stages = stages_ms(median_repeat(result.frame, protocol, touched))
+            if stages.empty:
                 continue
-            stages = repeat.groupby("stage")["time_ns"].sum() / 1e6
-            name = f"{data}_{state}_{short}_ms"
-            yield name, _measured(data, stages.sum(), "ms", case, protocol)
+            yield measured(f"{name}_{short}_ms", stages.sum(), "ms", case, protocol)
             if protocol == "pfn":
                 for stage, share in (100 * stages / stages.sum()).items():
-                    name = f"{data}_{state}_{stage}_percent"
-                    yield name, _measured(data, share, "%", case, f"{stage} of pfn")
-        ratio = result.ratio("pfn", bulk, touched)
-        yield f"{data}_{state}_ratio", _measured(data, ratio, "times", case, f"pfn over {bulk}")
+                    yield measured(f"{name}_{stage}_percent", share, "%", case, f"{stage} of pfn")
+        if ratio := result.ratio("pfn", bulk, touched):
+            yield measured(f"{name}_ratio", ratio, "times", case, f"pfn over {bulk}")
+    if over := result.ratio("bitmap-v4", FLOOR, True):
+        yield measured(f"{data}_over_floor", over, "times", "bitmap-v4 over one madvise")
 
 
-def _measured(data: str, value: float | None, unit: str, *means: str) -> Number:
-    assert value is not None
-    return number("qemu" if data == "qemu" else "lab", data, value, unit, *means)
-
-
-def _reliability() -> Named:
+def _reliability() -> Numbers:
     rows = pd.read_csv(datasets.path("reliability/fuzz.csv"))
     counts = rows.groupby("finding")["count"].sum()
     for name, finding in (
@@ -78,12 +57,21 @@ def _reliability() -> Named:
         ("canaries_changed", "canary words changed"),
         ("discards_outside", "discards outside RAM"),
     ):
-        yield f"fuzz_{name}", _measured("reliability", counts[finding], "", finding)
+        yield _lab("reliability", f"fuzz_{name}", counts[finding], "", finding)
 
 
-def _contents() -> Named:
+def _contents() -> Numbers:
     rows = pd.read_csv(datasets.path("contents/contents.csv"))
     for column in ("changed_bytes", "nonzero_bytes"):
-        yield f"contents_{column}", _measured("contents", rows[column].sum(), "", column)
+        yield _lab("contents", f"contents_{column}", rows[column].sum(), "", column)
     compared = rows[["kept_bytes", "ballooned_bytes"]].sum().sum() / GIB
-    yield "contents_gib", _measured("contents", compared, "GiB", "compared byte by byte")
+    yield _lab("contents", "contents_gib", compared, "GiB", "compared byte by byte")
+
+
+PARTS = (
+    _published,
+    partial(_reproduction, "lab", "headline", "bitmap-v4"),
+    partial(_reproduction, "qemu", "qemu", "reporting"),
+    _reliability,
+    _contents,
+)

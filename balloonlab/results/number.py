@@ -42,9 +42,10 @@ class Number(NamedTuple):
         return f"{format_number(self.value, digits)} {self.unit}".rstrip()
 
 
-def number(source: str, data: str, value: float, unit: str, *means: str) -> Number:
-    """Make a number whose meaning is put together of several parts."""
-    return Number(float(value), unit, source, data, ", ".join(means))
+Named: TypeAlias = tuple[str, Number]
+Numbers: TypeAlias = Iterator[Named]
 
 
-Named: TypeAlias = Iterator[tuple[str, Number]]
+def number(source: str, data: str, name: str, value: float, unit: str, *means: str) -> Named:
+    """Make a named number whose meaning is put together of several parts."""
+    return name, Number(float(value), unit, source, data, ", ".join(means))
