@@ -75,6 +75,12 @@ def load(folder: PathLike) -> Run:
     ------
     FileNotFoundError, ValueError
         The folder holds no run; a file is damaged, which is named, or unlike machines went on.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> sorted(load(bl.datasets.path("runs")).frame["protocol"].unique())
+    ['bitmap-v4', 'pfn']
     """
     path = Path(folder)
     if not (path / TIMINGS).is_file() or not (path / META).is_file():

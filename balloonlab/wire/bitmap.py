@@ -32,6 +32,12 @@ def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
         Page of bit 0: the lowest page, rounded down to a multiple of 64.
     words : uint64 array
         The bitmap, least significant bit first, up to the word of the highest page.
+
+    Examples
+    --------
+    >>> first_pfn, words = pack([64, 65, 70])
+    >>> first_pfn, f"{words[0]:b}"
+    (64, '1000011')
     """
     pages = as_pfns(pfns)
     if pages.size == 0:

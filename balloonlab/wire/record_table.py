@@ -28,6 +28,12 @@ def records(stream: Iterable[Buffer]) -> pd.DataFrame:
         (head and bitmap) or ``block`` (head only); ``start_pfn``; ``span_pages``: pages from there
         on that the record is about; ``n_pages``: how many of them it names; ``wire_bytes``: head
         and bitmap; ``bitmap``: its bits, least significant first, as the bytes on the wire.
+
+    Examples
+    --------
+    >>> from balloonlab import wire
+    >>> records(wire.encode(range(100, 500), "bitmap-v4"))["n_pages"].tolist()
+    [28, 52, 256, 64]
     """
     stream = list(stream)
     decode_buffers(BITMAP_V4, stream)  # checks every head, so that the walk below may trust it
