@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+__all__ = ["path", "published"]
+
 PACKAGED = Path(__file__).parent / "data"
 IN_TREE = Path(__file__).parents[1] / "data"
 
@@ -51,3 +53,7 @@ def published() -> pd.DataFrame:
     np.float64(590.0)
     """
     return pd.read_csv(path("published.csv"))
+
+
+def __dir__() -> list[str]:
+    return __all__

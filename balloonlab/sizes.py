@@ -10,6 +10,9 @@ import humanize
 
 Size: TypeAlias = int | str
 
+__all__ = ["GIB", "KIB", "MIB", "PAGE_BYTES", "TIB", "format_number", "format_size", "parse_pages"]
+__all__ += ["parse_size"]
+
 PAGE_BYTES = 4096
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
@@ -105,3 +108,7 @@ def format_number(value: float, digits: int = 3) -> str:
     else:
         text = f"{float(f'{value:.{digits}g}'):.4f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
+
+
+def __dir__() -> list[str]:
+    return __all__

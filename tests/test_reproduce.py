@@ -89,15 +89,19 @@ def test_an_earlier_run_is_set_aside_not_overwritten(tmp_path):
         reading.load(tmp_path)
 
 
-def test_a_sweep_in_the_same_folder_is_set_aside_whole(tmp_path):
+def test_a_sweep_in_the_same_folder_is_left_alone(tmp_path):
     bl.sweep(memory="8MiB", repeats=1, out=tmp_path)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    bl.reproduce(memory="8MiB", repeats=1, out=tmp_path)
+    with pytest.raises(ValueError, match="holds a run of sweep, not a reproduce"):
+        bl.reproduce(memory="8MiB", repeats=1, out=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_a_run_that_is_set_aside_is_named(tmp_path, caplog):
+    for _ in range(2):
+        bl.reproduce(memory="8MiB", repeats=1, out=tmp_path)
     (aside,) = tmp_path.glob("earlier-*")
-    assert {path.name: path.read_bytes() for path in aside.iterdir()} == files
-    run = bl.load(tmp_path)
-    assert run.skipped.empty
-    assert len(run.checks) == len(run.frame.drop_duplicates(["run_id", "repeat"])) == 5
+    assert f"the earlier run is set aside in {aside.name}" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -506,3 +506,31 @@ def wait(process, seconds):
 def n_checks(folder):
     path = folder / "checks.csv"
     return max(1, path.read_bytes().count(b"\n")) if path.exists() else 1
+
+
+def test_a_sweep_that_measured_nothing_leaves_its_folder_free(tmp_path):
+    none = bl.sweep(memory="8MiB", pattern="every:2", out=tmp_path)
+    assert none.frame.empty
+    assert not none.skipped.empty
+    run = bl.sweep(memory="8MiB", repeats=1, out=tmp_path)
+    assert run.skipped.empty
+    assert len(bl.load(tmp_path).checks) == 1
+    with pytest.raises(ValueError, match="choose another folder"):
+        bl.sweep(memory="16MiB", repeats=1, out=tmp_path)
+
+
+def test_what_cannot_go_together_is_skipped_and_what_never_can_be_is_refused():
+    grid = {"memory": "8MiB", "repeats": 1}
+    run = bl.sweep(**grid, protocol=["madvise", "pfn"], discard="page")
+    assert run.frame["protocol"].unique().tolist() == ["pfn"]
+    assert run.skipped["reason"].str.contains("discard must be 'single'").all()
+    with pytest.raises(ValueError, match="did you mean 'pfn'"):
+        bl.sweep(**grid, protocol="pfm")
+    with pytest.raises(ValueError, match="memory must be at least one 4 KiB page"):
+        bl.sweep(**grid | {"memory": 0})
+
+
+def test_pool_takes_runs_too(stored):
+    run, out = stored
+    other = bl.measure("8MiB", repeats=1)
+    assert len(bl.pool([out, other]).checks) == len(run.checks) + 1

@@ -314,3 +314,23 @@ def test_the_figure_shows_the_largest_trace_of_each_state():
     assert widths == pytest.approx(1)
     with pytest.raises(ValueError, match="at least one page set"):
         bl.figures.traces({})
+
+
+def test_descriptions_that_lack_something_are_refused_and_named(tmp_path):
+    bare = {"name": "me", "traces": [{"name": "me-a"}]}
+    with pytest.raises(ValueError, match="it lacks state, description, memory_bytes"):
+        traces.write(tmp_path, bare, {"me-a": [1, 2, 3]})
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "me.json").write_text(json.dumps(bare))
+    with pytest.raises(ValueError, match=r"me\.json lacks state, .*; capture it again"):
+        traces.index(tmp_path)
+
+
+def test_a_slip_in_the_state_finds_that_state():
+    with pytest.raises(ValueError, match="the nearest are idle-"):
+        traces.load("idel")
+
+
+def test_modules_show_what_they_offer():
+    for module in (bl.traces, bl.patterns, bl.datasets, bl.sizes, bl.wire, bl.figures, bl.model):
+        assert set(dir(module)) == set(module.__all__)

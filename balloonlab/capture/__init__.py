@@ -10,3 +10,7 @@ from .states import STATES
 __all__ = [
     "STATES", "CaptureError", "Captured", "Planned", "missing", "plan", "record", "record_all",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -67,7 +67,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 def _share(balloon: str) -> str | float:
     with suppress(ValueError):
-        return share if 0 < (share := float(balloon)) < 1 else balloon
+        return balloon if (share := float(balloon)).is_integer() else share
     return balloon
 
 
@@ -160,15 +160,28 @@ def _in_folder(pattern: str, folder: str | None) -> str:
 
 
 def _read_pages(path: Path) -> npt.NDArray[np.uint64]:
-    """Read page numbers from a file; errors name it."""
+    """Read page numbers from a file; errors name the option, the file and what is wrong in it."""
     import numpy as np
 
-    packed = path.suffix == ".npy"
     try:
-        return np.load(path) if packed else np.array(path.read_text().split()).astype(np.uint64)
-    except (ValueError, EOFError, OverflowError) as error:
-        rule = "be an array of numpy's" if packed else "have one page number per line"
-        raise ValueError(f"pattern-file {path} must {rule}: {error}") from None
+        if path.suffix == ".npy":
+            with path.open("rb") as file:
+                pages = np.lib.format.read_array(file)
+        else:
+            words = path.read_text().split()
+            wrong = [word for word in words if not word.isdecimal() or int(word) >= 1 << 52]
+            if wrong:
+                raise ValueError(f"{wrong[0]!r} is no page number")
+            pages = np.array(words, np.uint64)
+    except (ValueError, EOFError, OSError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(
+            f"--pattern-file must name a text file of page numbers, one per line, or an array in "
+            f".npy, got {str(path)!r}: {what}"
+        ) from None
+    if pages.size == 0:
+        raise ValueError(f"--pattern-file must hold at least one page number, {path} has none")
+    return pages
 
 
 def _print_sweep(result: Run) -> None:

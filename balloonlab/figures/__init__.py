@@ -18,3 +18,7 @@ __all__ = [
     "page_strip", "panels", "patterns", "qemu_headline", "runs", "save", "scaling", "sizes",
     "stages", "style", "timeline", "traces",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

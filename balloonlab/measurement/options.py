@@ -57,8 +57,8 @@ class Options(TypedDict, Generic[M], total=False):
     """The table. `M` is what an option takes besides one value: lists of them in a sweep."""
 
     memory: Annotated[Size | M | None, Option(None, column="memory_bytes", help=(
-        "RAM of the guest. Bytes or a string such as ``8GiB``; by default 8 GiB, or that of "
-        "the guest that a trace was recorded from."))]
+        "RAM of the guest, by default 8GiB, or that of a trace. Bytes or a string such as "
+        "``8GiB``."))]
     balloon: Annotated[Size | float | M | None, Option(None, column="balloon_bytes", help=(
         "Size of the balloon, or a share of the memory such as 0.5. A share is above 0 and "
         "below 1, and rounded down to whole pages. By default 7/8 of the memory, or the size "
@@ -71,8 +71,9 @@ class Options(TypedDict, Generic[M], total=False):
     backing: Annotated[str | M, Option("anonymous", choices=tuple(BACKINGS),
         help="What the host has behind guest RAM. ``anonymous``: private anonymous memory.")]
     protocol: Annotated[str | M | None, Option(None, column="protocol", help=(
-        "How pages are sent. With ``host='lab'`` one of `balloonlab.wire.formats`, by default "
-        "``bitmap-v4``, or ``madvise``: no message, one call over as many bytes, the floor. "
+        "How pages are sent: ``pfn``, ``bitmap-v4`` (default), ``bitmap-v4-posted`` or "
+        "``madvise``; in QEMU ``pfn`` or ``reporting``. The formats are `balloonlab.wire.formats`; "
+        "``madvise`` is no message, one call over as many bytes, the floor. "
         "In QEMU ``pfn``, the default there, or ``reporting``: up to 32 free blocks per kick, "
         "a descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no "
         "deflation. The pattern's pages are free in the guest's allocator (``aged``: all that "
@@ -83,8 +84,8 @@ class Options(TypedDict, Generic[M], total=False):
         "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
         "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else."))]
     pattern: Annotated[Pattern | M, Option("idle", column="pattern", help=(
-        "Which pages. A spelling that `balloonlab.patterns.make` takes (``idle``, ``random``, "
-        "``huge``, ``aged``, ``every:8``, ``geometric:1.5``, ``trace:NAME``), or an array of "
+        "Which pages: ``idle``, ``random``, ``huge``, ``aged``, ``every:8``, ``geometric:1.5`` or "
+        "``trace:NAME``. A spelling that `balloonlab.patterns.make` takes, or an array of "
         "page numbers, which stands in the frame as ``custom:`` and its digest. What is drawn "
         "is drawn with ``rng=0``: the same arguments give the same pages everywhere."))]
     order: Annotated[Literal["as is", "ascending", "descending", "shuffled"] | M, Option(

@@ -93,13 +93,13 @@ def load(folder: PathLike) -> Run:
     return read_run(path, meta).measured()
 
 
-def pool(folders: Iterable[PathLike]) -> Run:
+def pool(folders: Iterable[PathLike | Run]) -> Run:
     """Read several stored runs into one frame; refuses runs that do not compare.
 
     Parameters
     ----------
-    folders : iterable of path-like
-        What ``out=`` was, of each.
+    folders : iterable of path-like or Run
+        What ``out=`` was, of each; or runs in memory.
 
     Returns
     -------
@@ -113,7 +113,10 @@ def pool(folders: Iterable[PathLike]) -> Run:
     """
     if isinstance(folders, str | os.PathLike):
         raise TypeError(f"folders must be a list of folders, got one: load({str(folders)!r})")
-    runs = {str(folder): load(folder) for folder in folders}
+    runs = dict(
+        (f"run {n}", one) if isinstance(one, Run) else (str(one), load(one))
+        for n, one in enumerate(folders, 1)
+    )
     if not runs:
         raise ValueError("folders must hold at least one folder, got none")
     check_alike({name: run.meta for name, run in runs.items()}, "load and analyse them apart")

@@ -112,7 +112,10 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
         raise ValueError(f"guest={guest!r} cannot be with host={host!r}: choose of {pairs}")
     setup = SETUPS[guest, host]
     protocol = setup.default if chosen["protocol"] is None else chosen["protocol"]
-    chosen |= {"protocol": protocol, "discard": _discard(setup, host, protocol, chosen["discard"])}
+    if not any(protocol in list(row.protocols) for row in SETUPS.values()):
+        _check_protocol(setup, host, protocol, None)  # no other setup has it: a slip
+    usual_discard = next(iter(setup.protocols.get(protocol, ())), "")
+    chosen |= {"protocol": protocol, "discard": chosen["discard"] or usual_discard}
     if protocol != protocols.REPORTING:
         chosen["block_order"] = 0
     if isinstance(pattern, str):
@@ -122,6 +125,8 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
         chosen["pattern"] = f"{CUSTOM}:{digest(given.tobytes())}"
     memory, balloon = chosen.pop("memory"), chosen.pop("balloon")
     memory_pages = parse_pages(usual if memory is None else memory, "memory")
+    if memory_pages == 0:
+        raise ValueError(f"memory must be at least one 4 KiB page, got {memory!r}")
     setup.check_pages(memory_pages)
     if balloon is not None:
         n_pages = balloon_pages(balloon, memory_pages)
@@ -133,8 +138,8 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
     )  # fmt: skip
 
 
-def _discard(setup: Setup, host: str, protocol: Any, discard: str | None) -> str:
-    """Return how the host applies a protocol; refuses what it does not speak or do."""
+def _check_protocol(setup: Setup, host: str, protocol: Any, discard: str | None) -> None:
+    """Refuse a protocol that the host does not speak, and a discard that it does not do."""
     elsewhere = [h for (_, h), other in SETUPS.items() if protocol in list(other.protocols)]
     hint = f": it is measured with host={elsewhere[0]!r}" if elsewhere else ""
     check_choice("protocol", protocol, setup.protocols, f" with host={host!r}", hint)
@@ -146,11 +151,11 @@ def _discard(setup: Setup, host: str, protocol: Any, discard: str | None) -> str
             f"discard must be {only} for protocol={protocol!r} with host={host!r}, "
             f"got {discard!r}: it does nothing else"
         )
-    return discard or allowed[0]
 
 
 def check_rules(case: Case) -> None:
     """Refuse values that the case's guest, host or protocol cannot have (ValueError)."""
+    _check_protocol(setup_of(case), case.host, case.protocol, case.discard)
     scopes = {"": f"host={case.host!r}", case.protocol: f"protocol={case.protocol!r}"}
     for scope, where in scopes.items():
         for name, (only, reason) in setup_of(case).rules.get(scope, {}).items():

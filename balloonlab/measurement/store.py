@@ -8,6 +8,7 @@ A repeat counts when both are whole; see `balloonlab.measurement.reading`.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +26,8 @@ from .tables import SKIPPED_COLUMNS, empty
 FIGURE = "headline"
 OWN = (TIMINGS, META, CHECKS, SKIPPED, f"{FIGURE}.svg", f"{FIGURE}.png")
 """The files of a run; nothing else in a folder is ever moved."""
+
+log = logging.getLogger(__name__)
 
 RESUMABLE = ("id", "sessions", "arguments")
 
@@ -52,6 +55,10 @@ def check_out(out: PathLike, table: str = TIMINGS) -> Path:
                 "overwritten: choose another folder"
             )
     return folder
+
+
+class _ForeignRunError(ValueError):
+    """The folder holds what another command made: it is never moved."""
 
 
 class Store:
@@ -91,11 +98,11 @@ class Store:
                 draft.unlink(missing_ok=True)
             raise
 
-    def set_aside(self, names: tuple[str, ...] = OWN) -> None:
-        """Move an earlier run into a folder ``earlier-<time>`` beside it, never overwritten."""
+    def set_aside(self, names: tuple[str, ...] = OWN) -> str:
+        """Move an earlier run into a folder of its own, never overwritten; return its name."""
         there = [self.folder / name for name in names if (self.folder / name).exists()]
         if not there:
-            return
+            return ""
         when = datetime.fromtimestamp(there[0].stat().st_mtime, UTC)
         stem, n = f"earlier-{when:%Y%m%dT%H%M%S.%f}", 1
         while (aside := self.folder / (stem if n == 1 else f"{stem}-{n}")).exists():
@@ -103,6 +110,7 @@ class Store:
         aside.mkdir()
         for path in there:
             path.rename(aside / path.name)
+        return aside.name
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -137,10 +145,10 @@ class Store:
                 raise ValueError("it is finished")
             stored = earlier or stored
             run = read_run(self.folder, stored).measured()  # failed cases are measured anew
-        except ValueError:
-            if not set_aside:
+        except ValueError as error:
+            if not set_aside or isinstance(error, _ForeignRunError):
                 raise
-            self.set_aside()
+            log.warning("%s: the earlier run is set aside in %s", self.folder, self.set_aside())
             stored = {**meta, "sessions": []}
             run = read_run(self.folder, stored)
         stored |= {"sessions": stored["sessions"] + meta["sessions"], "finished": False}
@@ -155,14 +163,14 @@ class Store:
         where = f"out={str(self.folder)!r}"
         if not (self.folder / META).exists():
             if (self.folder / TIMINGS).exists():
-                raise ValueError(
+                raise _ForeignRunError(
                     f"{where} holds a {TIMINGS} without {META}, so nobody can say where it comes "
                     "from: choose another folder"
                 )
             return None
         stored = read_meta(self.folder)
         if stored.get("command") != meta["command"]:
-            raise ValueError(
+            raise _ForeignRunError(
                 f"{where} holds a run of {stored.get('command', 'another command')}, not a "
                 f"{meta['command']}: choose another folder"
             )
@@ -170,6 +178,8 @@ class Store:
         check_alike({where: stored, "this run": meta}, "choose another folder for this run")
         before, now = stored["arguments"], meta["arguments"]
         others = [name for name in now if before.get(name) != now[name]]
+        if others and read_run(self.folder, stored).checks.empty:
+            return None  # nothing was measured of it
         if others:
             listed = "; ".join(f"{name}={before.get(name)}, not {now[name]}" for name in others)
             raise ValueError(

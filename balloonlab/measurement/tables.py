@@ -35,7 +35,7 @@ def _of_option(row: Option) -> Column:
 _CHOSEN = [row for row in TABLE.values() if row.column]
 _CHOSEN.sort(key=lambda row: str(row.column).endswith("_bytes"))  # sizes last
 _RUN = Column("run_id", str, "Names a case of one run.")
-_SOURCE = Column("source", str, "Who measured: lab or qemu (see guest and host).")
+_SOURCE = Column("source", str, "Who measured: lab or qemu (a guest and a host make a source).")
 _REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0.")
 
 FRAME = (

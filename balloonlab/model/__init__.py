@@ -8,3 +8,7 @@ __all__ = [
     "CostModel", "counts", "discards", "fit", "forecast", "idle_counts", "idle_guests", "messages",
     "validate",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -42,6 +42,11 @@ __all__ = [
     "idle", "idle_ranges", "make", "names", "ordered", "random",
 ]  # fmt: skip
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 MAX_BLOCK = 1024
 """Pages in the allocator's largest block (order 10, 4 MiB)."""
 

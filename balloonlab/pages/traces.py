@@ -32,6 +32,8 @@ from . import codec, metrics
 from .checks import as_pfns, duplicates_message
 from .scattered import too_large
 
+__all__ = ["encoding_summary", "index", "load", "names", "write"]
+
 PREFIX = "trace:"
 """Begins the spelling of a trace as a pattern."""
 
@@ -44,7 +46,9 @@ COLUMNS = (
     "seed", "workload", "kernel", "command_line", "thp", "qemu", "accelerator", "utc_time",
     "reverse_of", "digest",
 )  # fmt: skip
-"""Of `index`."""
+"""Of `index`; all but `_DERIVED` are keys of a guest or of its traces."""
+
+_DERIVED = ("source", "n_pages", "balloon_bytes", "unusable_index", "reverse_of", "digest")
 
 _NAME = re.compile(r"(?P<guest>[a-z0-9]+-[0-9]+[KMG]iB-[0-9]+)-(inflate|deflate)(-[0-9]+)?")
 
@@ -195,6 +199,8 @@ def write(folder: Folder, guest: Mapping[str, Any], pages: Mapping[str, npt.Arra
     TypeError, ValueError
         No page numbers, or a page is repeated; nothing is written then.
     """
+    if lacking := _lacking(guest):
+        raise ValueError(f"guest must say how its traces were made, it lacks {lacking}")
     checked = {trace["name"]: as_pfns(pages[trace["name"]]) for trace in guest["traces"]}
     for name, own in checked.items():
         if np.unique(own).size != own.size:
@@ -238,7 +244,16 @@ def _read_guest(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read as JSON: {error}; capture it again") from None
     if not isinstance(guest, dict) or "traces" not in guest:
         raise ValueError(f"{path} must describe traces of a guest; move it out of the folder")
+    if lacking := _lacking(guest):
+        raise ValueError(f"{path} lacks {lacking}; capture it again, or move it out of the folder")
     return guest
+
+
+def _lacking(guest: Mapping[str, Any]) -> str:
+    """List the keys that a guest and its traces lack."""
+    known = [{*guest, *trace} for trace in guest["traces"]] or [set(guest)]
+    needed = (name for name in COLUMNS if name not in _DERIVED)
+    return ", ".join(name for name in needed if not all(name in keys for keys in known))
 
 
 def _guests(folder: Folder | None) -> list[dict[str, Any]]:
@@ -254,7 +269,15 @@ def _find(name: str, folder: Folder | None) -> tuple[dict[str, Any], dict[str, A
         for trace in guest["traces"]:
             if trace["name"] == name:
                 return guest, trace
-    near = difflib.get_close_matches(str(name), names(folder), n=3, cutoff=0.3)
+    known = names(folder)
+    states = {one: one.partition("-")[0] for one in known}
+    state = difflib.get_close_matches(str(name).partition("-")[0], set(states.values()), n=1)
+    alike = [one for one in known if states[one] in state] or known
+    near = difflib.get_close_matches(str(name), alike, n=3, cutoff=0)
     nearest = f"; the nearest are {', '.join(near)}" if near else ""
     own = "" if folder is None else repr(str(folder))
     raise ValueError(f"trace must be one of balloonlab.traces.names({own}), got {name!r}{nearest}")
+
+
+def __dir__() -> list[str]:
+    return __all__

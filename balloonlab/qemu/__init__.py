@@ -19,3 +19,7 @@ __all__ = [
     "find",
     "page_index",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

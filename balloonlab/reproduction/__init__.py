@@ -4,3 +4,7 @@ from .report import findings, readable
 from .reproduction import Reproduction
 
 __all__ = ["Reproduction", "findings", "readable"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,3 +4,7 @@ from .export import all_numbers, render, write
 from .number import Number
 
 __all__ = ["Number", "all_numbers", "render", "write"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -5,3 +5,7 @@ from .contents import verify
 from .hostile import fuzz
 
 __all__ = ["bench", "fuzz", "verify"]
+
+
+def __dir__() -> list[str]:
+    return __all__

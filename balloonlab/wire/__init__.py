@@ -155,3 +155,7 @@ def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     array([(7, 2)], dtype=[('start_pfn', '<u8'), ('n_pages', '<u8')])
     """
     return decode_buffers(get(protocol), stream)
+
+
+def __dir__() -> list[str]:
+    return __all__
