@@ -370,7 +370,7 @@ def test_finished_captures_are_passed_over(tmp_path, monkeypatch):
         if len(made) == 2:
             raise KeyboardInterrupt
         name = capture.Planned.make(*arguments).name
-        row = {"name": f"{name}-inflate", "operation": "inflate"}
+        row = {**dict.fromkeys(traces.COLUMNS, 1), "name": f"{name}-inflate"}
         return capture.Captured({"name": name, "traces": [row]}, {row["name"]: [3, 4]})
 
     monkeypatch.setattr("balloonlab.capture.recording.record", recorded)
