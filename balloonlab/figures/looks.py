@@ -82,7 +82,11 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
 
 
 def _lay_out(ax: Axes, figure: Any) -> None:
-    if figure.get_layout_engine() is None and ax.get_subplotspec() is not None:
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
+
+    engine = figure.get_layout_engine()
+    tightened = isinstance(engine, PlaceHolderLayoutEngine) and engine.adjust_compatible
+    if (engine is None or tightened) and ax.get_subplotspec() is not None:
         figure.tight_layout()
     else:
         figure.draw_without_rendering()
