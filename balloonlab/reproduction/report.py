@@ -141,7 +141,7 @@ def _memory_findings(result: Reproduction) -> list[str]:
 
 
 def render(result: Reproduction) -> Group:
-    """Return the whole report: tables of 80 columns, notes as wide as the console and the README."""
+    """Return the whole report: tables fit 80 columns, notes wrap at the console's width or 100."""
     note = (
         "paper: an idle guest; kicks, wire bytes and madvise calls follow from the format (256 "
         "PFNs per kick, one madvise per page); bitmap-v4 was not broken down."
