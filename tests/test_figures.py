@@ -261,6 +261,42 @@ def test_nothing_is_cut_off_in_axes_of_the_users_own(closed, columns):
         bl.figures.stages(frame, ["memory_bytes", "protocol"], ax=axes)
 
 
+@pytest.mark.parametrize("layout", ["constrained", None])
+def test_texts_fit_narrow_axes_of_the_users_own(closed, layout):
+    run = bl.load(bl.datasets.path("headline"))
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4), layout=layout)
+    bl.figures.stages(run, title="A title that is long enough to be wrapped " * 3, ax=axes[0])
+    bl.figures.headline(run, ax=axes[1])
+    figure.draw_without_rendering()
+    for ax in axes:
+        frame = ax.bbox
+        assert figure.bbox.x0 <= ax.get_tightbbox().x0 < ax.get_tightbbox().x1 <= figure.bbox.x1
+        assert ax.get_legend().get_window_extent().y0 >= 0
+        assert ax.get_legend().get_window_extent().width <= frame.width
+        title = next(
+            t for t in ax.get_children() if getattr(t, "get_text", str)() == ax.get_title("left")
+        )
+        assert title.get_window_extent().x1 <= frame.x1 + 1
+        assert all(text.get_window_extent().x1 <= frame.x1 for text in ax.texts)
+    assert axes[0].get_tightbbox().x1 <= axes[1].get_tightbbox().x0
+    assert len(axes[0].get_title("left").splitlines()) > 1
+
+
+def test_what_is_no_figures_data_is_refused_in_one_sentence(tmp_path):
+    run = bl.load(bl.datasets.path("headline"))
+    (file := tmp_path / "file").write_text("mine")
+    for call, error, words in (
+        (lambda: bl.figures.traces(run), TypeError, "sets must map names .*, got Run: pass"),
+        (lambda: bl.figures.timeline(run), TypeError, "frame must be a timeline, got Run: pass"),
+        (lambda: bl.load_timeline(tmp_path), FileNotFoundError, "folder must hold .*, got .*: "),
+        (lambda: bl.totals(run.frame.drop(columns="time_ns")), ValueError, "without time_ns: pass"),
+        (lambda: bl.results.write(file, {}), NotADirectoryError, "folder must be .*, got the file"),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+    assert file.read_text() == "mine"
+
+
 def test_the_headline_of_another_size_is_per_gib_as_the_papers(closed):
     frame = bl.load(bl.datasets.path("headline")).frame
     whole = bl.figures.headline(frame)

@@ -1,6 +1,7 @@
 """The report of a reproduction: what it shows, says, and leaves out."""
 
 import pytest
+from rich.console import Console
 
 import balloonlab as bl
 from balloonlab.reproduction import Reproduction, findings, readable
@@ -47,3 +48,22 @@ def test_a_run_in_qemu_says_why_the_lab_does_not_stand_beside_it(shipped):
     other = Reproduction(small, run.meta, run.checks)
     assert not [group for group, _ in other.table().columns if group.startswith("lab")]
     assert "lab: no columns, because the run that comes with" in to_text(render(other))
+
+
+@pytest.mark.parametrize(("name", "tables"), [("headline", 2), ("qemu", 6)])
+def test_the_report_fits_80_columns_and_notes_wrap_at_100(shipped, name, tables):
+    def printed(width):
+        with (console := Console(width=width)).capture() as capture:
+            console.print(render(shipped[name]))
+        return [line.rstrip() for line in capture.get().splitlines()]
+
+    narrow, wide = printed(80), printed(200)
+    assert max(map(len, narrow)) <= 80 < max(len(line.strip()) for line in wide) <= 100
+    assert "\N{HORIZONTAL ELLIPSIS}" not in "".join(narrow)
+    assert sum("total, ms" in line for line in narrow) == tables
+    heads = [line.split() for line in narrow if set(line.split()) <= {"paper", "lab", "qemu"}]
+    lab = [["paper"] * 2 + ["lab"] * n for n in (2, 3)]
+    assert [head for head in heads if "lab" in head] == lab
+    assert [head for head in heads if "qemu" in head] == [["qemu"] * 2] * (tables - 2)
+    cells = readable(shipped[name]).to_numpy().ravel()
+    assert set(cells) <= set(" ".join(narrow).split()) | {c for c in cells if " " in c}

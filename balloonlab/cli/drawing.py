@@ -31,12 +31,16 @@ def figures(
     from ..results import write
 
     drawn = 0
-    with reported(lambda: f"{drawn} figures are in {out}." if drawn else ""):
+
+    def count() -> str:
+        return f"{drawn} figure{'' if drawn == 1 else 's'} in {out}"
+
+    with reported(lambda: f"Drawn: {count()}." if drawn else ""):
         for name, problem in draw_all(out, run, only or ()):
             drawn += problem is None
             typer.echo(f"{name}: {f'skipped, {problem}' if problem else 'drawn'}")
         if run is None and not only:
             write(out)
-    typer.echo(f"{drawn} figures in {out}")
+    typer.echo(count())
     if not drawn:
         raise typer.Exit(2)

@@ -102,14 +102,11 @@ def reproduce(
     """
     from ..main_job import reproduce as run
     from ..reproduction.report import render
-    from ..terminal import WIDTH
 
     with reported(_kept(out)):
         result = run(**_given(options), repeats=repeats, out=out)
-        view = console()
-        view.width = max(view.width, WIDTH)  # the report's; cells are not cut
-        view.print(render(result))
-        view.print(f"Results: {out}", soft_wrap=True)
+        console().print(render(result))
+        console().print(f"Results: {out}", soft_wrap=True)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import pandas as pd
 from ..measurement.tables import as_frame
 from ..pages.traces import PREFIX
 from .lines import TIMES, Quantity, scaling
-from .looks import Axes
+from .looks import Axes, NoCasesError, rank
 from .stage_bars import stages
 
 
@@ -25,14 +25,14 @@ def sizes(frame: Any, y: Quantity = "time_ns", thp: bool = False, ax: Axes | Non
     thp : bool
         With huge pages or without; they are never in one figure.
     """
-    rows = _usual(frame, thp).query("pattern == 'idle'")
+    rows = _plain(frame, thp).query("pattern == 'idle'")
     title = f"Inflating a balloon in an idle guest, {'huge pages' if thp else 'no huge pages'}"
     return _lines(rows, "memory_bytes", y, title, ax)
 
 
 def runs(frame: Any, y: Quantity = "time_ns", ax: Axes | None = None) -> Axes:
     """Draw a quantity by the mean length of runs (patterns ``geometric:MEAN``), as `sizes` does."""
-    rows = _usual(frame)
+    rows = _plain(frame)
     length = rows["pattern"].str.extract(r"^geometric:(\d+)$", expand=False)
     rows = rows[length.notna()].assign(mean_run_pages=length.dropna().astype(int))
     return _lines(rows, "mean_run_pages", y, "Pages in runs of geometric length", ax)
@@ -40,7 +40,7 @@ def runs(frame: Any, y: Quantity = "time_ns", ax: Axes | None = None) -> Axes:
 
 def density(frame: Any, y: Quantity = "time_ns", ax: Axes | None = None) -> Axes:
     """Draw a quantity by the share of memory ballooned (random pages), as `sizes` does."""
-    rows = _usual(frame).query("pattern == 'random'")
+    rows = _plain(frame).query("pattern == 'random'")
     percent = (100 * rows["balloon_bytes"] / rows["memory_bytes"]).round().astype(int)
     return _lines(rows.assign(balloon_percent=percent), "balloon_percent", y, "Random pages", ax)
 
@@ -74,7 +74,7 @@ def guests(frame: Any, ax: Axes | None = None) -> Axes:
     state = frame["pattern"].str.extract(rf"^{PREFIX}(\w+)-", expand=False)
     rows = frame.assign(state=state)[state.notna()]
     if rows.empty:
-        raise ValueError("frame has not a single case whose pattern is a trace")
+        raise NoCasesError("frame has not a single case whose pattern is a trace")
     return stages(rows, ["state", "protocol"], "Inflating by the pages of real guests", "page", ax)
 
 
@@ -86,13 +86,17 @@ def _plain(data: Any, thp: bool = False) -> pd.DataFrame:
     )
 
 
-def _usual(data: Any, thp: bool = False) -> pd.DataFrame:
-    """Return those in which the host discards as the protocol's hosts do."""
-    return _plain(data, thp).query("(discard == 'page') == (protocol == 'pfn')")
+def _lines(plain: pd.DataFrame, x: str, y: Quantity, title: str, ax: Axes | None) -> Axes:
+    """Draw times of touched and untouched memory; counts do not depend on it, but of touched.
 
-
-def _lines(rows: pd.DataFrame, x: str, y: Quantity, title: str, ax: Axes | None) -> Axes:
-    """Draw times of touched and untouched memory; counts do not depend on it, but of touched."""
+    Of the cases in which the host discards as the protocol's hosts do; the title says so where
+    there are others.
+    """
+    rows = plain.query("(discard == 'page') == (protocol == 'pfn')")
+    if len(rows) < len(plain):
+        discards = rows.groupby("protocol")["discard"].first()
+        drawn = [f"{name} by {discards[name]}" for name in sorted(discards.index, key=rank)]
+        title += f"\n(drawn: {', '.join(drawn)})"
     if y not in TIMES:
         return scaling(rows[rows["touched"]], x, y, title=title, ax=ax)
     rows = rows.assign(memory=rows["touched"].map({True: "touched", False: "untouched"}))

@@ -22,7 +22,7 @@ from .headline_bars import headline, qemu_headline
 from .how_it_works import page_strip
 from .lanes import timeline
 from .lines import Quantity
-from .looks import Axes, save
+from .looks import Axes, NoCasesError, save
 from .page_maps import patterns
 from .share_bars import occupancy, traces
 
@@ -110,6 +110,9 @@ def draw_all(
     for name in (name for name in drawers if not only or name in only):
         try:
             ax = drawers[name]()
+        except NoCasesError:
+            yield name, "the run has no such cases"
+            continue
         except (ValueError, FileNotFoundError) as error:
             yield name, str(error)
             continue

@@ -38,9 +38,12 @@ def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         `frame` is no timeline, or no interval begins before `until_us`.
     """
+    if not isinstance(frame, pd.DataFrame):
+        how = "pass what balloonlab.timeline or load_timeline returns"
+        raise TypeError(f"frame must be a timeline, got {type(frame).__name__}: {how}")
     missing = [name for name in ("end", "stage", "begin_ns", "end_ns") if name not in frame]
     if missing:
         got = f"got one without {', '.join(missing)}"

@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,13 @@ LOOKS = {
 }
 """Label, colour and hatch of each stage: distinct in lightness and hatch without colour."""
 
+_GIVEN: WeakKeyDictionary[Axes, dict[str, Any]] = WeakKeyDictionary()
+"""The user's Axes that are drawn on, each with the options of its legend below."""
+
+
+class NoCasesError(ValueError):
+    """A frame without the cases that a figure draws."""
+
 
 @contextmanager
 def style() -> Iterator[None]:
@@ -47,8 +56,8 @@ def style() -> Iterator[None]:
 def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     """Yield the Axes to draw on, in balloonlab's style: the user's, or those of a new figure.
 
-    A new figure is `width` by `height` inches. Where the user's figure has no layout engine,
-    room is made at the end for what stands beside the Axes.
+    A new figure is `width` by `height` inches. In the user's, texts are fitted to the Axes and,
+    where it has no layout engine, room is made for what stands beside them.
     """
     import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
@@ -57,11 +66,56 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
         raise TypeError(f"ax must be one matplotlib Axes, got {type(ax).__name__}: pass one")
     with style():
         if ax is None:
-            _, ax = plt.subplots(figsize=(width, height), layout="constrained")
+            yield plt.subplots(figsize=(width, height), layout="constrained")[1]
+            return
+        _GIVEN[ax] = {}
         yield ax
-        figure = ax.get_figure(root=True)
-        if figure and figure.get_layout_engine() is None and ax.get_subplotspec() is not None:
-            figure.tight_layout()
+        figure: Any = ax.get_figure(root=True)
+        drawn = [one for one in figure.axes if one in _GIVEN]  # the earlier ones: narrower by now
+        legends = [one.get_legend() for one in drawn if _GIVEN[one]]
+        for legend in filter(None, legends):
+            legend.set_in_layout(False)  # or it would make the Axes narrower still
+        _lay_out(ax, figure)
+        for one in drawn:
+            _fit(one)
+        _lay_out(ax, figure)
+
+
+def _lay_out(ax: Axes, figure: Any) -> None:
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
+
+    engine = figure.get_layout_engine()
+    tightened = isinstance(engine, PlaceHolderLayoutEngine) and engine.adjust_compatible
+    if (engine is None or tightened) and ax.get_subplotspec() is not None:
+        figure.tight_layout()
+    else:
+        figure.draw_without_rendering()
+
+
+def _fit(ax: Axes) -> None:
+    """Make an Axes' title, label of x and legend no wider than it; values end in its frame."""
+    from matplotlib.text import Annotation, Text
+
+    width, end = ax.bbox.width, ax.get_xlim()[1]
+    title, label = ax.get_title(loc="left"), ax.xaxis.label
+    titles = [part for part in ax.get_children() if isinstance(part, Text)]
+    for text in (label, *(part for part in titles if part.get_text() == title)):
+        lines = text.get_text().splitlines()
+        for n_characters in range(max(map(len, lines), default=0), 8, -1):
+            if text.get_window_extent().width <= width:
+                break
+            text.set_text("\n".join(fill(line, n_characters) for line in lines))
+    for text in ax.texts:  # as `beside` makes them
+        if isinstance(text, Annotation) and text.anncoords == "offset points":
+            room = width - text.get_window_extent().width - 10
+            if text.xycoords == "data" and text.xy[0] < end and room > 0:
+                ax.set_xlim(right=max(ax.get_xlim()[1], text.xy[0] * width / room))
+    if options := dict(_GIVEN[ax]):
+        options["borderaxespad"] += 1.2 * label.get_text().count("\n")
+        for n_columns in range(options.pop("ncols"), 0, -1):
+            legend = ax.legend(ncols=n_columns, **options)
+            if legend.get_window_extent().width <= width:
+                break
 
 
 def panels(n_rows: int, n_columns: int, share_y: bool = False) -> Any:
@@ -91,7 +145,8 @@ def check_cases(frame: pd.DataFrame, columns: Sequence[str], argument: str, of: 
     missing = [name for name in (*columns, "run_id", "stage") if name not in frame.columns]
     if missing or frame.empty:
         what = f"the columns {', '.join(missing)}" if missing else f"rows{of}"
-        raise ValueError(f"frame must have {what} to be drawn, and has not")
+        kind = ValueError if missing else NoCasesError
+        raise kind(f"frame must have {what} to be drawn, and has not")
     n_cases = frame.groupby([*columns], sort=False)["run_id"].nunique()
     if (n_cases > 1).any():
         values = n_cases[n_cases > 1].index.to_frame().iloc[0]
@@ -137,8 +192,11 @@ def rank(value: Any) -> Any:
 
 def legend_below(ax: Axes, n_columns: int = 6, **options: Any) -> None:
     """Put the legend below the axis' label: its distance is in font sizes, not in axes."""
-    options = {"bbox_to_anchor": (0.4, 0), "borderaxespad": 4.5, **options}
-    ax.legend(loc="upper center", ncols=n_columns, **options)
+    look = {"loc": "upper center", "bbox_to_anchor": (0.4, 0), "borderaxespad": 4.5}
+    look |= {"ncols": n_columns, **options}
+    ax.legend(**look)
+    if ax in _GIVEN:
+        _GIVEN[ax] = look
 
 
 def beside(ax: Axes, text: str, x: float, y: float, **options: Any) -> None:

@@ -39,6 +39,9 @@ Sets: TypeAlias = Mapping[str, npt.ArrayLike]
 
 def check_sets(sets: Sets) -> Sets:
     """Return page sets, of which there must be one."""
+    if not isinstance(sets, Mapping):
+        how = "pass {'name': pfns}; balloonlab.figures.guests draws a run"
+        raise TypeError(f"sets must map names to page sets, got {type(sets).__name__}: {how}")
     if not sets:
         raise ValueError("sets must hold at least one page set by name, got none")
     return sets

@@ -109,7 +109,7 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     data : Run or pandas.DataFrame
-        A run, or its tidy frame; anything else is a TypeError.
+        A run, or its tidy frame; anything else is a TypeError, a missing column a ValueError.
 
     Returns
     -------
@@ -126,6 +126,10 @@ def totals(data: Run | pd.DataFrame) -> pd.DataFrame:
     ['repeats', 'median_ms', 'min_ms', 'max_ms']
     """
     frame = as_frame(data)
+    needed = ("run_id", "repeat", "time_ns", "protocol", "negotiated_protocol", "n_bitmaps")
+    if missing := [name for name in needed if name not in frame]:
+        rule = "data must be a run or its tidy frame"
+        raise ValueError(f"{rule}, got one without {', '.join(missing)}: pass balloonlab.load(...)")
     differ = differing(frame)
     by_case = (repeat_totals(frame) / 1e6).groupby("run_id", sort=False)
     found = by_case.agg(repeats="size", median_ms="median", min_ms="min", max_ms="max")

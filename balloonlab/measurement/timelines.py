@@ -103,8 +103,11 @@ def load_timeline(folder: PathLike) -> pd.DataFrame:
     Parameters
     ----------
     folder : path-like
-        What ``out=`` was.
+        What ``out=`` was; FileNotFoundError where it holds no timeline.
     """
+    if not (Path(folder) / TIMELINE).is_file():
+        rule = "folder must hold a stored timeline (out= of balloonlab.timeline)"
+        raise FileNotFoundError(f"{rule}, got {folder}: balloonlab.load reads runs")
     frame = pd.read_csv(Path(folder) / TIMELINE)
     frame.attrs = json.loads((Path(folder) / META).read_text())["case"]
     return frame

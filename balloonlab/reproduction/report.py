@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
+from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
 from ..measurement.on_lab import FLOOR
 from ..sizes import PAGE_BYTES, format_number, format_size
+from ..terminal import WIDTH
 from .reproduction import (
     PAPER,
     PROTOCOLS,
@@ -25,6 +27,8 @@ from .reproduction import (
 )
 
 PAPER_STAGES = ("allocate", "send", "translate", "discard")
+MOST_COLUMNS = 5
+"""Columns of values of a table that fits 80 columns."""
 
 
 def _cell(row: str, value: float) -> str:
@@ -62,21 +66,29 @@ def _view(title: str, columns: Iterable[tuple[str, ...]]) -> Table:
     return view
 
 
-def render_table(table: pd.DataFrame, what: str = "the balloon") -> Table:
-    """Return `Reproduction.table` as a table for the terminal."""
-    title = f"Inflating {what}: stages of the repeat with the median total"
-    view = _view(title, [(*group.split(", "), protocol) for group, protocol in table.columns])
-    for row, cells in readable(table).iterrows():
-        total = row == "total, ms"
-        view.add_row(row, *cells, style="bold" if total else None, end_section=total)
-    return view
+def render_tables(table: pd.DataFrame, state: str) -> Iterator[Table]:
+    """Yield `Reproduction.table` for the terminal: paper and one state of memory, 80 wide each."""
+    parts: list[list[tuple[str, str]]] = [[]]
+    for source in dict.fromkeys(group for group, _ in table):
+        if source == PAPER or source.endswith(f", {state}"):
+            columns = [name for name in table if name[0] == source]
+            if len(parts[-1]) + len(columns) > MOST_COLUMNS:
+                parts.append([])
+            parts[-1] += columns
+    for columns in parts:
+        title = f"Inflating, {state} memory: repeat with the median total"
+        view = _view(title, [(group.split(", ")[0], protocol) for group, protocol in columns])
+        for row, cells in readable(table[columns]).iterrows():
+            total = row == "total, ms"
+            view.add_row(row, *cells, style="bold" if total else None, end_section=total)
+        yield view
 
 
-def render_ranges(result: Reproduction) -> Table:
-    """Return the range of the repeats of a run, stage by stage."""
-    ranges = result.ranges()
-    columns = [(source, STATES[touched], protocol) for source, touched, protocol in ranges.index]
-    view = _view("Least to greatest time over the repeats, ms", columns)
+def render_ranges(result: Reproduction, touched: bool) -> Table:
+    """Return the range of the repeats of a run, stage by stage, in one state of memory."""
+    ranges = result.ranges().xs(touched, level=1)
+    title = f"Least to greatest of the repeats, {STATES[touched]} memory"
+    view = _view(title, ranges.index)
     for stage in ranges.columns.unique(level=0):
         ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
         texts = [" to ".join(map(format_number, pair)) for pair in ends]
@@ -129,20 +141,18 @@ def _memory_findings(result: Reproduction) -> list[str]:
 
 
 def render(result: Reproduction) -> Group:
-    """Return the whole report."""
+    """Return the whole report: tables fit 80 columns, notes wrap at the console's width or 100."""
     note = (
-        "paper: kicks, wire bytes and madvise calls follow from the format (256 PFNs per kick, "
-        "one madvise per page); bitmap-v4 was not broken down."
+        "paper: an idle guest; kicks, wire bytes and madvise calls follow from the format (256 "
+        "PFNs per kick, one madvise per page); bitmap-v4 was not broken down."
     )
     table, lines = result.table(), [*findings(result), note]
-    if result.source == "lab":
-        return Group(render_table(table), Text("\n".join(lines)))
-    lines += _qemu_notes(result)
-    by_state = []
-    for state in STATES.values():
-        columns = [name for name in table if name[0] == PAPER or name[0].endswith(f", {state}")]
-        by_state.append(render_table(table[columns], f"the balloon, {state} memory"))
-    return Group(*by_state, render_ranges(result), Text("\n".join(lines)))
+    views = [view for state in STATES.values() for view in render_tables(table, state)]
+    if result.source == "qemu":
+        lines += _qemu_notes(result)
+        measured = set(result.frame["touched"])
+        views += [render_ranges(result, touched) for touched in STATES if touched in measured]
+    return Group(*views, Constrain(Text("\n".join(lines)), WIDTH))
 
 
 def _qemu_notes(result: Reproduction) -> list[str]:

@@ -82,7 +82,7 @@ def write(
     Parameters
     ----------
     folder : path-like
-        Made if need be.
+        Made if need be; NotADirectoryError if it is a file.
     numbers : mapping of str to Number, optional
         Those of the data that come with balloonlab, by default.
     macro : str
@@ -91,8 +91,10 @@ def write(
     """
     if not (macro.isascii() and macro.isalpha()):
         raise ValueError(f"macro must be of ASCII letters only, as LaTeX has it, got {macro!r}")
-    known = all_numbers() if numbers is None else numbers
     path = Path(folder)
+    if path.is_file():
+        raise NotADirectoryError(f"folder must be a folder, got the file {path}: name another")
+    known = all_numbers() if numbers is None else numbers
     path.mkdir(parents=True, exist_ok=True)
     (path / JSON).write_text(to_json(known))
     (path / LATEX).write_text(to_latex(known, macro))
