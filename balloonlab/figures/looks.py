@@ -68,9 +68,12 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
         if ax is None:
             yield plt.subplots(figsize=(width, height), layout="constrained")[1]
             return
+        figure: Any = ax.get_figure(root=True)
+        if _is_fixed(figure.get_layout_engine()):
+            yield ax
+            return
         _GIVEN[ax] = {}
         yield ax
-        figure: Any = ax.get_figure(root=True)
         drawn = [one for one in figure.axes if one in _GIVEN]  # the earlier ones: narrower by now
         legends = [one.get_legend() for one in drawn if _GIVEN[one]]
         for legend in filter(None, legends):
@@ -81,11 +84,18 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
         _lay_out(ax, figure)
 
 
+def _is_fixed(engine: object) -> bool:
+    """Whether a figure is to keep its margins (with constrained layout switched off, too)."""
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
+
+    return isinstance(engine, PlaceHolderLayoutEngine) and not engine.adjust_compatible
+
+
 def _lay_out(ax: Axes, figure: Any) -> None:
     from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
     engine = figure.get_layout_engine()
-    tightened = isinstance(engine, PlaceHolderLayoutEngine) and engine.adjust_compatible
+    tightened = isinstance(engine, PlaceHolderLayoutEngine)  # by an earlier call
     if (engine is None or tightened) and ax.get_subplotspec() is not None:
         figure.tight_layout()
     else:

@@ -117,7 +117,7 @@ class Explorer:
         predicted = [forecast(self._model, row, memory, str(name)) for name, row in rows]
         with style():
             # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
-            layout = PlaceHolderLayoutEngine(adjust_compatible=True, colorbar_gridspec=True)
+            layout = PlaceHolderLayoutEngine(adjust_compatible=False, colorbar_gridspec=True)
             figure = Figure(figsize=(7.2, 4.6), dpi=150, layout=layout)
             top, bottom = figure.subplots(2, 1, height_ratios=(2.2, 1), gridspec_kw=MARGINS)
             compare_counts(table, top)
