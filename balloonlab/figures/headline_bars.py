@@ -22,7 +22,7 @@ def headline(frame: Any, ax: Axes | None = None) -> Axes:
     ----------
     frame : Reproduction or pandas.DataFrame
         Cases ``pfn``, ``bitmap-v4`` and the floor, touched and untouched. Of each the repeat
-        with the median total is drawn.
+        with the median total is drawn; the line on it is the range of its repeats' totals.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
 
@@ -41,7 +41,7 @@ def headline(frame: Any, ax: Axes | None = None) -> Axes:
     '4,126 ms'
     """
     frame = as_frame(frame)
-    return _draw(measured_cases(frame, "lab"), "lab: repeat with the median total", frame, ax)
+    return _draw(measured_cases(frame, "lab"), "lab", frame, ax)
 
 
 def qemu_headline(frame: Any, ax: Axes | None = None) -> Axes:
@@ -54,19 +54,15 @@ def qemu_headline(frame: Any, ax: Axes | None = None) -> Axes:
         untouched. The lab's cases are of the run that comes with balloonlab, where that has
         the same sizes.
     ax
-        As in `headline`, whose result is returned. A line on a measured bar is the range of its
-        repeats' totals.
+        As in `headline`, whose result is returned.
     """
     frame = as_frame(frame)
     lab = lab_beside(frame)
     beside = () if lab is None else measured_cases(lab.frame, "lab")
-    note = "lab, qemu: median repeat; line: range of the repeats"
-    return _draw(chain(beside, measured_cases(frame, "qemu")), note, frame, ax, ranges=True)
+    return _draw(chain(beside, measured_cases(frame, "qemu")), "lab, qemu", frame, ax)
 
 
-def _draw(
-    measured: Iterable[Case], note: str, frame: pd.DataFrame, ax: Axes | None, ranges: bool = False
-) -> Axes:
+def _draw(measured: Iterable[Case], sources: str, frame: pd.DataFrame, ax: Axes | None) -> Axes:
     bars = [*paper_cases(), *measured]
     balloons_gib = [bar.about["balloon_bytes"] / GIB for bar in bars]
     per_gib = len(set(balloons_gib)) > 1
@@ -75,7 +71,7 @@ def _draw(
         for y, bar in enumerate(bars):
             unit, size = ("ms/GiB", balloons_gib[y]) if per_gib else ("ms", 1)
             end = total = stack(ax, y, bar.stages_ms / size)
-            if ranges and len(bar.totals_ms):
+            if len(bar.totals_ms):
                 end = max(total, bar.totals_ms.max() / size)
                 ax.plot([bar.totals_ms.min() / size, end], [y, y], "k|-", linewidth=1)
             text = f"{format_number(total)} {unit}"
@@ -89,7 +85,7 @@ def _draw(
         name_bars(ax, [": ".join(names.get(part, part) for part in pair) for pair in pairs])
         ax.set_xlim(0, ax.dataLim.xmax * 1.2)
         what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
-        ax.set_xlabel(f"{what} ({note})")
+        ax.set_xlabel(f"{what} ({sources}: median repeat; line: range of the repeats)")
         first = frame.iloc[0]
         balloon, memory = (format_size(int(first[f"{of}_bytes"])) for of in ("balloon", "memory"))
         ax.set_title(f"Inflating {balloon} of a guest's {memory} (paper: 7 GiB of 8 GiB)")
