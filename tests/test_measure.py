@@ -320,10 +320,11 @@ def test_ctrl_c_loses_no_finished_repeat(tmp_path):
     command = [sys.executable, "-m", "balloonlab", "reproduce", "--memory", "256MiB"]
     command += ["--repeats", "500", "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (out / "timings.csv").exists() and time.monotonic() < deadline:
+    checks, deadline = out / "checks.csv", time.monotonic() + 120
+    while time.monotonic() < deadline:  # until two repeats are finished
+        if checks.exists() and checks.read_bytes().count(b"\n") > 2:
+            break
         time.sleep(0.1)
-    time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
