@@ -129,7 +129,7 @@ def test_an_answer_is_given_after_the_work_and_not_before(monkeypatch):
     order = []
     for name in ("handle", "push_used", "call"):
         monkeypatch.setattr(device, name, lambda *a, name=name: order.append(name))
-    monkeypatch.setattr(device, "fetch", lambda *a: 4)
+    monkeypatch.setattr(device, "_receive", lambda *a: 4)
     monkeypatch.setattr(device, "load_acquire", load_acquire)
     monkeypatch.setattr(device, "now_ns", lambda cell: 0)
     queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))

@@ -11,16 +11,20 @@ import numpy.typing as npt
 from ..kernels import clock, faults, vring
 from ..kernels import device as kernels
 from ..kernels.discard import Discard
-from ..queue import Virtqueue, Worker
+from ..queue import DeviceQueue, Worker
 from ..sizes import PAGE_BYTES
 from ..wire.format import RANGES_PER_BYTE, Format
 from .ram import GuestRam
+from .shared import SharedRam
 
 LOGGER = logging.getLogger("balloonlab.host")
 LOGGER.addHandler(logging.NullHandler())  # silent unless the user sets up logging
 
 DISCARDS = {"page": Discard.PER_PAGE, "range": Discard.PER_RANGE}
 """``page``: one call per page, as QEMU does. ``range``: adjacent ranges make one call."""
+
+NO_COMMAND = -1
+"""The command id of free page hinting before the driver has sent any."""
 
 EXTENTS = 4096
 """Extents translated before they are discarded, 64 KiB: they stay in the cache."""
@@ -32,9 +36,17 @@ def no_balloon(ram_bytes: int) -> npt.NDArray[np.uint64]:
 
 
 def make_state(
-    wire_format: Format, discard: str, operation: str, balloon: npt.NDArray[np.uint64]
+    wire_format: Format,
+    discard: str,
+    operation: str,
+    balloon: npt.NDArray[np.uint64],
+    advice: int = mmap.MADV_DONTNEED,
+    room: int = 0,
 ) -> kernels.Device:
-    """Return the state of a device queue as `BalloonDevice` describes it."""
+    """Return the state of a device queue as `BalloonDevice` describes it.
+
+    `advice` is what frees this kind of memory.
+    """
     if discard not in DISCARDS:
         raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
     words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
@@ -42,13 +54,14 @@ def make_state(
         decoding=int(wire_format.decoding),
         discard=int(DISCARDS[discard]),
         inflating=operation == "inflate",
-        advice=mmap.MADV_DONTNEED if operation == "inflate" else mmap.MADV_WILLNEED,
+        advice=advice if operation == "inflate" else mmap.MADV_WILLNEED,
         balloon=balloon,
         words=words,
         ranges=np.zeros((RANGES_PER_BYTE * words.nbytes, 2), np.int64),
         extents=np.zeros((EXTENTS, 2), np.int64),
-        state=np.zeros(1, kernels.STATE),
+        state=np.array([(*[0] * 7, NO_COMMAND, 0, 0)], kernels.STATE),
         faults=np.zeros(1, faults.FAULTS),
+        sent=np.full((room, 3), -1, np.int64),  # written once: timed code meets no page fault
     )
 
 
@@ -57,24 +70,25 @@ class BalloonDevice:
 
     Its `log` holds `log_rows` intervals of that. `balloon`, as `no_balloon` makes it, is which
     pages are in the balloon, shared by the device's two queues; a page is discarded only when it
-    enters it. `discard` is one of `DISCARDS`. Pages of the queue ``"inflate"`` are discarded
-    (``MADV_DONTNEED``), those of ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as QEMU
-    does.
+    enters it. `discard` is one of `DISCARDS`. Pages of the queue ``"inflate"`` are discarded (with
+    the RAM's own advice), those of ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as
+    QEMU does. The first `room` ranges that messages name are kept in `sent`.
     """
 
     def __init__(
         self,
-        ram: GuestRam,
-        queue: Virtqueue,
+        ram: GuestRam | SharedRam,
+        queue: DeviceQueue,
         wire_format: Format,
         discard: str,
         log_rows: int,
         balloon: npt.NDArray[np.uint64],
         operation: str = "inflate",
+        room: int = 0,
     ) -> None:
         self._ram, self._queue, self._operation = ram, queue, operation
         self.log = clock.Log.empty(log_rows)
-        self._state = make_state(wire_format, discard, operation, balloon)
+        self._state = make_state(wire_format, discard, operation, balloon, ram.advice, room)
         self._worker = Worker(self._serve, "balloon-device")
 
     def start(self) -> None:
@@ -95,6 +109,39 @@ class BalloonDevice:
         if beyond:
             LOGGER.warning("%s queue: %d more bad records", self._operation, beyond)
         self._worker.result()
+
+    def rehearse(self, rehearsing: bool) -> None:
+        """Do everything but discard, or everything again; no message may be under way."""
+        self._state.state[0]["rehearsing"] = rehearsing
+
+    def clear(self) -> None:
+        """Forget what was logged, kept and counted; no message may be under way."""
+        self.log.clear()
+        for name in ("n_translations", "n_discards", "n_discard_errors", "n_sent"):
+            self._state.state[0][name] = 0
+
+    @property
+    def n_sent(self) -> int:
+        """Ranges that messages named."""
+        return int(self._state.state[0]["n_sent"])
+
+    def sent(self) -> npt.NDArray[np.int64]:
+        """Return what messages named: rows of first page, pages, and when (ns); a copy.
+
+        A RuntimeError where there was more than `room` for it.
+        """
+        n = self.n_sent
+        if n > len(self._state.sent):
+            raise RuntimeError(
+                f"the {self._operation} queue named {n} ranges, with room for "
+                f"{len(self._state.sent)}: this is a bug in balloonlab, please report the case"
+            )
+        return self._state.sent[:n].copy()
+
+    @property
+    def command(self) -> int:
+        """The last command id of free page hinting, `NO_COMMAND` before any."""
+        return int(self._state.state[0]["command"])
 
     @property
     def n_translations(self) -> int:

@@ -59,8 +59,10 @@ class GuestRam:
 
     `thp`, whether the host may back RAM with transparent huge pages, is set for the mapping
     whatever the system's default; a ValueError where the kernel has none or has them switched off.
-    A MemoryError where it refuses a mapping of that size.
+    A MemoryError where it refuses a mapping of that size. `advice` is what frees a page of it.
     """
+
+    advice = mmap.MADV_DONTNEED
 
     def __init__(self, memory_pages: int, thp: bool = False, backing: str = "anonymous") -> None:
         self.memory_pages = memory_pages
@@ -115,13 +117,7 @@ class GuestRam:
         then took 280 ms instead of 13.
         """
         size = self.memory_pages * PAGE_BYTES
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.mmap.restype = ctypes.c_void_p
-        libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
-        address, protection = self.memory.base_address, mmap.PROT_READ | mmap.PROT_WRITE
-        flags = self._backing.flags | MAP_FIXED
-        if libc.mmap(address, size, protection, flags, self._file, 0) != address:
-            raise MemoryError(f"mapping guest RAM anew failed: {os.strerror(ctypes.get_errno())}")
+        map_at(self.memory.base_address, size, self._backing.flags, self._file)
         self._advise(size)
 
     def touch(self, advance: Callable[[int], object] = lambda n_bytes: None) -> None:
@@ -143,16 +139,7 @@ class GuestRam:
 
     def resident(self) -> npt.NDArray[np.bool_]:
         """Ask the kernel which pages of RAM it backs (``mincore(2)``), shape (memory_pages,)."""
-        result = np.zeros(self.memory_pages, np.uint8)
-        mincore = ctypes.CDLL(None, use_errno=True).mincore
-        mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
-        step = GIB // PAGE_BYTES
-        for first in range(0, self.memory_pages, step):
-            n_pages = min(step, self.memory_pages - first)
-            address = self.memory.base_address + first * PAGE_BYTES
-            if mincore(address, n_pages * PAGE_BYTES, result[first:].ctypes.data) != 0:
-                raise OSError(ctypes.get_errno(), "mincore of guest RAM failed")
-        return result.astype(bool)
+        return resident_pages(self.memory.base_address, self.memory_pages)
 
     def huge_bytes(self) -> int:
         """Ask the kernel how much of the mapping stands on transparent huge pages."""
@@ -161,13 +148,36 @@ class GuestRam:
         return huge_bytes_within(smaps, first, first + self.memory.ram.size)
 
 
+def map_at(address: int, n_bytes: int, flags: int, file: int, offset: int = 0) -> None:
+    """Map a file, or anonymous memory, in the place of what is mapped there (MemoryError)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    if libc.mmap(address, n_bytes, protection, flags | MAP_FIXED, file, offset) != address:
+        raise MemoryError(f"mapping guest RAM in place failed: {os.strerror(ctypes.get_errno())}")
+
+
+def resident_pages(address: int, n_pages: int) -> npt.NDArray[np.bool_]:
+    """Ask the kernel which pages of a mapping it backs (``mincore(2)``), shape (n_pages,)."""
+    result = np.zeros(n_pages, np.uint8)
+    mincore = ctypes.CDLL(None, use_errno=True).mincore
+    mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    step = GIB // PAGE_BYTES
+    for first in range(0, n_pages, step):
+        n = min(step, n_pages - first)
+        if mincore(address + first * PAGE_BYTES, n * PAGE_BYTES, result[first:].ctypes.data) != 0:
+            raise OSError(ctypes.get_errno(), "mincore of guest RAM failed")
+    return result.astype(bool)
+
+
 def huge_bytes_within(smaps: str, first: int, last: int) -> int:
     """Sum the huge pages of the mappings in ``/proc/PID/smaps`` that overlap an address range."""
     inside, total = False, 0
     for line in smaps.splitlines():
         if match := _MAPPING.match(line):
             inside = int(match[1], 16) < last and int(match[2], 16) > first
-        elif inside and line.startswith("AnonHugePages:"):
+        elif inside and line.startswith(("AnonHugePages:", "ShmemPmdMapped:")):
             total += int(line.split()[1]) * 1024
     return total
 

@@ -7,7 +7,7 @@ The way of a page number, step by step, each a module here::
     driver.send_pages   in the driver             vring.fetch        copies the message
     encode              into a message            formats.decode     into ranges of pages
       encode_batch (PFNs, blocks), next_message (records)
-      bitmap, windows, bitmap_v4, pfn, posted       pfn, bitmap_v4
+      bitmap, windows, bitmap_v4, pfn, posted       pfn, bitmap_v4, blocks
     vring.offer         onto the queue            translate          into extents of memory
     doorbell            kick, and wait     --->   discard            madvise
     driver.deflate      and back to buddy  <---   vring.push_used, doorbell.call

@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .bitmap import ONE, ZERO
 from .clock import DECODE, DISCARD, TRANSLATE, record
 from .compile import kernel
 from .discard import discard
-from .doorbell import call, mark_broken
-from .formats import decode
+from .doorbell import call, mark_broken, wait_for_kick
+from .formats import Decoding, decode
 from .intrinsics import load_acquire
-from .syscalls import now_ns, wait_event
-from .translate import translate
-from .vring import BAD_INDEX, ENTRIES, INDEX, STOP, fetch, push_used
+from .syscalls import now_ns
+from .translate import PAGE_BYTES, translate
+from .vring import BAD_INDEX, ENTRIES, INDEX, STOP, fetch, fetch_blocks, push_used
 
 STATE = np.dtype(
     [
@@ -30,6 +31,9 @@ STATE = np.dtype(
         ("done", np.int64),  # pages of it already done
         ("n_lookups", np.int64),
         ("last_repeating", np.int64),  # one beyond the last range whose repetition is counted
+        ("command", np.int64),  # the last command id of free page hinting; -1 before any
+        ("n_sent", np.int64),  # ranges that messages named; beyond the room they are not kept
+        ("rehearsing", np.int64),  # not 0: all is done but the discard
     ]
 )
 
@@ -41,17 +45,54 @@ class Device(NamedTuple):
     discard: int  # one of `balloonlab.kernels.discard.Discard`
     inflating: bool  # the inflate queue: pages enter the balloon; else they leave it
     advice: int  # MADV_DONTNEED on the inflate queue, MADV_WILLNEED on the deflate queue
-    balloon: np.ndarray  # uint64, a bit per page of the mapping; one for both queues
+    balloon: np.ndarray  # uint64, a bit per page of the mapping; one for inflate and deflate
     words: np.ndarray  # uint64: room for its own copy of the longest message
     ranges: np.ndarray  # int64, shape (32 * words.size, 2)
     extents: np.ndarray  # int64, shape (capacity, 2)
     state: np.ndarray  # STATE, shape (1,)
     faults: np.ndarray  # balloonlab.kernels.faults.FAULTS, shape (1,)
+    sent: (
+        np.ndarray
+    )  # int64, shape (room, 3): start_pfn, n_pages, ns when their message was fetched
 
 
 @kernel
 def _is_to_stop(ring):
     return load_acquire(ring.control, STOP) != 0
+
+
+@kernel
+def _receive(device, ring, memory, head):
+    """Copy a message into ``device.words``; see `vring.fetch` and `vring.fetch_blocks`."""
+    if device.decoding == Decoding.BLOCKS:
+        return fetch_blocks(ring, memory, head, device.words, device.state[0])
+    return fetch(ring, memory, head, device.words.view(np.uint8))
+
+
+@kernel
+def _keep(device, ranges, time_ns):
+    """Keep what a message named, in the order it came."""
+    sent, n = device.sent, device.state[0]["n_sent"]
+    for i in range(min(ranges.shape[0], sent.shape[0] - n)):
+        sent[n + i, 0] = ranges[i, 0]
+        sent[n + i, 1] = ranges[i, 1]
+        sent[n + i, 2] = time_ns
+    device.state[0]["n_sent"] = n + ranges.shape[0]
+
+
+@kernel
+def _forget(balloon, extents):
+    """Take the pages of extents (bytes) out of a balloon that no other thread knows."""
+    for i in range(extents.shape[0]):
+        page = extents[i, 0] // PAGE_BYTES
+        end = page + extents[i, 1] // PAGE_BYTES
+        while page < end:
+            if page & 63 == 0 and end - page >= 64:
+                balloon[page >> 6] = ZERO
+                page += 64
+            else:
+                balloon[page >> 6] &= ~(ONE << np.uint64(page & 63))
+                page += 1
 
 
 @kernel
@@ -64,6 +105,8 @@ def handle(device, ring, memory, n_bytes, clock, log):
     device.faults[0]["message"] += 1
     n_ranges = decode(device.decoding, device.words, n_bytes, device.ranges, device.faults)
     ranges = device.ranges[:n_ranges]
+    if device.sent.shape[0] > 0:
+        _keep(device, ranges, clock)
     clock = record(log, DECODE, clock)
     state = device.state[0]
     state["range"] = 0
@@ -73,8 +116,11 @@ def handle(device, ring, memory, n_bytes, clock, log):
     while state["range"] < n_ranges and not _is_to_stop(ring):
         n = translate(memory, device, ranges)
         clock = record(log, TRANSLATE, clock)
-        state["n_discard_errors"] += discard(memory, device.extents[:n], device.advice)
-        state["n_discards"] += n
+        if state["rehearsing"] == 0:
+            state["n_discard_errors"] += discard(memory, device.extents[:n], device.advice)
+            state["n_discards"] += n
+        if device.decoding == Decoding.BLOCKS:  # no balloon: a used block is the guest's again
+            _forget(device.balloon, device.extents[:n])
         clock = record(log, DISCARD, clock)
     state["n_translations"] += state["n_lookups"]
 
@@ -94,7 +140,7 @@ def answer(queue, memory, device, used, log):
     if waiting > ring.desc.size:
         return -BAD_INDEX
     head = np.int64(ring.avail[ENTRIES + used % ring.desc.size])
-    n_bytes = fetch(ring, memory, head, device.words.view(np.uint8))
+    n_bytes = _receive(device, ring, memory, head)
     if n_bytes < 0:
         return n_bytes
     handle(device, ring, memory, n_bytes, clock, log)
@@ -108,7 +154,7 @@ def serve(queue, memory, device, log):
     """Answer kicks until asked to stop or until the queue is found corrupt."""
     used = 0
     while True:
-        wait_event(queue.doorbell.kick, log.cell)
+        wait_for_kick(queue.doorbell, log.cell)
         while True:
             if _is_to_stop(queue.ring):
                 return

@@ -13,7 +13,7 @@ from numba.extending import overload
 
 from .compile import kernel
 from .intrinsics import load_acquire, store_release
-from .syscalls import receive_bytes, send_bytes, signal_event, wait_event
+from .syscalls import receive_bytes, send_bytes, signal_event, wait_event, wait_readable
 from .vring import BROKEN, FLAGS, INDEX, NO_INTERRUPT, NO_NOTIFY, Ring
 
 USED, RING_BROKEN, NO_ANSWER, REFUSED, NOT_USED = range(5)
@@ -24,6 +24,17 @@ _NEWLINE, _O, _K = 10, 79, 75
 
 class Eventfds(NamedTuple):
     """Two eventfds: the device sleeps on one, the driver on the other."""
+
+    kick: int
+    call: int
+
+
+class Polled(NamedTuple):
+    """The device's end of a driver in another process: what `kick` is made of is the driver's.
+
+    An epoll descriptor, which sees each kick as an edge and reads nothing: a driver that empties
+    or blocks its own eventfd can keep its kicks to itself, but not hold the device.
+    """
 
     kick: int
     call: int
@@ -44,7 +55,7 @@ class Queue(NamedTuple):
     """One virtqueue and its doorbell."""
 
     ring: Ring
-    doorbell: Eventfds | Qtest
+    doorbell: Eventfds | Polled | Qtest
 
 
 @kernel
@@ -102,8 +113,35 @@ def _typed(doorbell, ring, cell):
 
 
 @kernel
+def _sleep_on_eventfd(doorbell, cell):
+    wait_event(doorbell.kick, cell)
+
+
+@kernel
+def _sleep_on_epoll(doorbell, cell):
+    wait_readable(doorbell.kick, cell)
+
+
+_SLEEPS = {Eventfds: _sleep_on_eventfd, Polled: _sleep_on_epoll}
+
+
+def wait_for_kick(doorbell: Any, cell: np.ndarray) -> None:
+    """Sleep until a kick, or until somebody wants the device to look; it may wake early.
+
+    The device's end of `Eventfds` and `Polled`.
+    """
+    _SLEEPS[type(doorbell)](doorbell, cell)
+
+
+@overload(wait_for_kick)
+def _typed_wait(doorbell, cell):
+    sleep = _SLEEPS[doorbell.instance_class]
+    return lambda doorbell, cell: sleep(doorbell, cell)
+
+
+@kernel
 def call(doorbell, ring, cell):
-    """Wake the driver, unless it asked not to be called; the device's end of `Eventfds`."""
+    """Wake the driver, unless it asked not to be called; the device's end."""
     if load_acquire(ring.avail, FLAGS) & NO_INTERRUPT == 0:
         signal_event(doorbell.call, cell)
 

@@ -7,8 +7,8 @@ import numpy as np
 from .compile import kernel
 
 BUFFER_LENGTH, COMMAND, DATA_LEN, BMAP_LEN, PAGE_SHIFT, RECORD_RANGE = range(6)
-OUTSIDE_RAM, REPEATED = 6, 7
-N_FAULTS = 8
+OUTSIDE_RAM, REPEATED, BLOCK_ALIGNMENT = 6, 7, 8
+N_FAULTS = 9
 LOG_ROWS = 64  # a hostile guest must not fill the host's memory with its own log
 
 DESCRIPTIONS = (
@@ -20,6 +20,7 @@ DESCRIPTIONS = (
     "the range ends beyond the 52-bit page numbers",
     "the range is not wholly inside the guest's RAM",
     "the range repeats pages: they are in the balloon already, or not in it to leave it",
+    "a block is empty, or does not begin and end with a page",
 )
 
 FAULTS = np.dtype(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from .bitmap_v4 import decode_records
+from .blocks import decode_blocks
 from .compile import kernel
 from .pfn import decode_pfns
 
@@ -27,13 +28,17 @@ class Decoding(IntEnum):
 
     PFNS = 0
     RECORDS = 1
+    BLOCKS = 2
+    """Not the buffers, but what they are: blocks of free pages (reporting, hinting)."""
 
 
 @kernel
 def decode(decoding, words, n_bytes, ranges, faults):
-    """Turn one buffer into ranges; see `decode_pfns` and `decode_records`."""
+    """Turn one buffer into ranges; see `decode_pfns`, `decode_records`, `decode_blocks`."""
     if decoding == Decoding.PFNS:
         return decode_pfns(words, n_bytes, ranges, faults)
     if decoding == Decoding.RECORDS:
         return decode_records(words, n_bytes, ranges, faults)
+    if decoding == Decoding.BLOCKS:
+        return decode_blocks(words, n_bytes, ranges, faults)
     return 0

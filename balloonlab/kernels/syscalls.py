@@ -31,6 +31,9 @@ if config.DISABLE_JIT:
     def wait_event(fd: int, cell: np.ndarray) -> None:
         os.read(int(fd), 8)
 
+    def wait_readable(epoll_fd: int, cell: np.ndarray) -> None:
+        ctypes.CDLL(None).epoll_wait(int(epoll_fd), ctypes.c_void_p(cell.ctypes.data), 1, -1)
+
     def send_bytes(fd: int, data: np.ndarray) -> int:
         try:
             return os.write(int(fd), data.tobytes())
@@ -52,6 +55,9 @@ else:
     _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
     _write = types.ExternalFunction("write", types.intp(types.int32, types.intp, types.uintp))
     _read = types.ExternalFunction("read", types.intp(types.int32, types.intp, types.uintp))
+    _epoll = types.ExternalFunction(
+        "epoll_wait", types.int32(types.int32, types.intp, types.int32, types.int32)
+    )
     _clock = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
 
     @kernel
@@ -72,6 +78,14 @@ else:
         May return early when a signal arrives: callers look again and wait again.
         """
         _read(fd, cell.ctypes.data, 8)
+
+    @kernel
+    def wait_readable(epoll_fd, cell):
+        """Sleep until one of an epoll's descriptors has an edge; a signal ends it, too.
+
+        `cell`, 16 bytes, takes the one event, of 12.
+        """
+        _epoll(epoll_fd, cell.ctypes.data, 1, -1)
 
     @kernel
     def send_bytes(fd, data):

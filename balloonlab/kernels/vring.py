@@ -19,6 +19,7 @@ DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
 FLAGS, INDEX, ENTRIES = 0, 1, 2  # of the available and the used area, in 16-bit words
 NO_NOTIFY = 1  # used.flags: the device asks for no kicks
 NO_INTERRUPT = 1  # avail.flags: the driver asks for no calls
+COMMAND_BYTES = 4  # of a command id of free page hinting
 
 DESCRIPTOR = np.dtype([("addr", "<u8"), ("len", "<u4"), ("flags", "<u2"), ("next", "<u2")])
 USED_ENTRY = np.dtype([("id", "<u4"), ("len", "<u4")])
@@ -97,6 +98,47 @@ def fetch(ring, memory, head, copy):
         total += n_bytes
         if flags & DESC_NEXT == 0:
             return total
+        i = follows
+    return -BAD_LOOP
+
+
+@kernel
+def fetch_blocks(ring, memory, head, words, state):
+    """Copy a chain's descriptors that name blocks into `words` (uint64): address and bytes of each.
+
+    Reporting and hinting name a block of free pages by a buffer that the device may write; nothing
+    in it is read. A buffer of 4 bytes that it may not write is hinting's command id, which goes
+    into ``state["command"]``. Return the bytes of `words` filled, or minus the reason (BAD_...).
+    """
+    i = head
+    n = 0
+    for _ in range(ring.desc.size):
+        if i >= ring.desc.size:
+            return -BAD_HEAD
+        gpa = ring.desc[i]["addr"]
+        n_bytes = np.int64(ring.desc[i]["len"])
+        flags = np.int64(ring.desc[i]["flags"])
+        follows = np.int64(ring.desc[i]["next"])
+        if flags & DESC_INDIRECT != 0:
+            return -BAD_FLAGS
+        if flags & DESC_WRITE != 0:
+            if n + 2 > words.size:
+                return -BAD_LENGTH
+            words[n] = gpa
+            words[n + 1] = np.uint64(n_bytes)
+            n += 2
+        else:
+            offset = resolve(memory, np.int64(gpa), n_bytes)
+            if offset < 0:
+                return -BAD_ADDRESS
+            if n_bytes != COMMAND_BYTES:
+                return -BAD_LENGTH
+            command = np.int64(0)
+            for k in range(COMMAND_BYTES):
+                command |= np.int64(memory.ram[offset + k]) << (8 * k)
+            state["command"] = command
+        if flags & DESC_NEXT == 0:
+            return 8 * n
         i = follows
     return -BAD_LOOP
 

@@ -20,5 +20,7 @@ class Feature(IntFlag):
     """The same bit in today's devices, so the series can no longer be deployed on its own bits."""
     REPORTING = 1 << 5
     """A queue for free blocks (free page reporting)."""
+    VHOST_USER = 1 << 30
+    """Of the transport: vhost-user has protocol features of its own."""
     VERSION_1 = 1 << 32
     """Of the transport: virtio 1.0 and later."""
