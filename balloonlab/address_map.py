@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from .sizes import GIB, MIB, PAGE_BYTES, Size, parse_pages
 
 LOW_RAM_END = 3 * GIB // PAGE_BYTES
@@ -31,6 +34,12 @@ def ram_ranges(n_pages: int) -> list[PageRange]:
         return [PageRange(0, n_pages)]
     high = PageRange(HIGH_RAM_START, HIGH_RAM_START + n_pages - LOW_RAM_END)
     return [PageRange(0, LOW_RAM_END), high]
+
+
+def pfns_at(positions: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """Return the page numbers of RAM's pages, counted from 0 without the hole."""
+    hole = np.uint64(HIGH_RAM_START - LOW_RAM_END)
+    return positions + hole * (positions >= np.uint64(LOW_RAM_END))
 
 
 def zones(n_pages: int) -> list[PageRange]:

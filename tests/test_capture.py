@@ -18,10 +18,11 @@ from typer.testing import CliRunner
 
 from balloonlab import capture, traces
 from balloonlab.address_map import LOW_RAM_END
-from balloonlab.capture import CaptureError, booted, initramfs, trace_events
+from balloonlab.capture import CaptureError, booted, trace_events
 from balloonlab.capture import linux_image as kernel
-from balloonlab.capture.states import available_target
 from balloonlab.cli.commands import app
+from balloonlab.linux import initramfs, modules
+from balloonlab.linux.states import available_target
 from balloonlab.pages import check_in_ram
 from balloonlab.sizes import GIB, MIB
 
@@ -135,15 +136,15 @@ def test_modules_come_after_what_they_depend_on(tmp_path):
         },
     )
     (tmp_path / "modules.builtin").write_text("kernel/drivers/virtio/virtio.ko\n")
-    loaded = kernel.read_modules(tmp_path, kernel.BALLOON)
+    loaded = modules.read_modules(tmp_path, kernel.BALLOON)
     names = [re.search(rb"name=([^\0]*)", module)[1].decode() for module in loaded]
     assert names == ["virtio-modern", "virtio_pci", "ring", "virtio_balloon"]
     with pytest.raises(CaptureError, match=r"must hold the module virtio_blk\.ko"):
-        kernel.read_modules(tmp_path, kernel.DISK)
-    assert kernel.read_modules(tmp_path, kernel.ONLY_IF_THERE) == []
+        modules.read_modules(tmp_path, kernel.DISK)
+    assert modules.read_modules(tmp_path, modules.ONLY_IF_THERE) == []
     (tmp_path / "kernel" / "virtio_blk.ko.br").touch()
     with pytest.raises(CaptureError, match="unpack it first"):
-        kernel.read_modules(tmp_path, kernel.DISK)
+        modules.read_modules(tmp_path, kernel.DISK)
 
 
 @pytest.mark.skipif(shutil.which("zstd") is None, reason="there is no zstd")
@@ -152,7 +153,7 @@ def test_modules_compressed_by_zstd_are_read(tmp_path):
     module = tmp_path / "kernel" / "virtio_pci.ko"
     content = module.read_bytes()
     subprocess.run(["zstd", "-q", "--rm", module], check=True)
-    assert kernel.read_modules(tmp_path, ("virtio_pci",)) == [content]
+    assert modules.read_modules(tmp_path, ("virtio_pci",)) == [content]
 
 
 def test_the_newest_installed_kernel_with_modules_is_taken(tmp_path, monkeypatch):

@@ -50,7 +50,7 @@ def test_measure_gives_the_labs_frame(touched, protocol, operation, n_kicks, wir
     assert check["resident_pages_before"] >= touched * (PAGES - 32)
     assert check["lost_pages"] == 0
     assert run.meta["qemu"].count(".") == 1
-    assert list(run.checks.columns) == tables.CHECK_COLUMNS + tables.QEMU_CHECK_COLUMNS
+    assert list(run.checks.columns) == tables.CHECK_COLUMNS + tables.OWN_CHECKS["qemu"]
     assert (frame["negotiated_protocol"] == protocol).all()
     assert set(frame["discard"]) == {"range" if protocol == "reporting" else "page"}
     fixed = {"n_bitmaps": 0, "steps": 1, "wait": "block", "order": "as is"}
@@ -262,7 +262,7 @@ def test_reproduce_in_qemu_prints_and_leaves_what_the_labs_does(outcome):
     assert loaded.frame.groupby(["protocol", "touched"])["repeat"].nunique().eq(2).all()
     assert loaded.meta["finished"]
     assert loaded.meta["qemu"]
-    assert set(tables.QEMU_CHECK_COLUMNS) <= set(loaded.checks.columns)
+    assert set(tables.OWN_CHECKS["qemu"]) <= set(loaded.checks.columns)
     assert (out / "headline.svg").exists()
     assert (out / "headline.png").exists()
 

@@ -394,7 +394,7 @@ def test_memory_that_does_not_leave_the_process_is_noticed(monkeypatch):
         return operate(case, ram)._replace(rss_fall_bytes=-300 * MIB)
 
     monkeypatch.setattr(on_lab, "operate", busy)
-    with pytest.raises(RuntimeError, match="RSS must fall"):
+    with pytest.raises(RuntimeError, match="holds must fall"):
         bl.measure(memory="32MiB", repeats=1, progress=False)
     bl.measure(memory="32MiB", repeats=1, touched=False, progress=False)
     bl.measure(memory="32MiB", repeats=1, operation="deflate", progress=False)

@@ -1,11 +1,11 @@
 """Page orders of real guests: a Linux kernel in QEMU, its balloon, and every page it sends."""
 
+from ..linux.errors import GuestError as CaptureError
+from ..linux.states import STATES
 from .booted import missing
-from .errors import CaptureError
 from .planning import Planned, plan
 from .recording import record, record_all
 from .session import Captured
-from .states import STATES
 
 __all__ = [
     "STATES", "CaptureError", "Captured", "Planned", "missing", "plan", "record", "record_all",

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
+
+from ..linux import STATES, GuestError, initramfs
+from ..linux.disk import make_disk
+from ..linux.modules import ONLY_IF_THERE, read_modules
+from ..linux.wire import Wire, explained
 from ..sizes import MIB, PAGE_BYTES
-from . import initramfs, linux_image
-from .errors import CaptureError, run
+from . import linux_image
 from .linux_image import Kernel
 from .planning import Planned
 from .qmp import Monitor
-from .states import STATES
 from .trace_events import EVENTS, Listener
 
 QEMU = "qemu-system-x86_64"
@@ -29,12 +33,6 @@ COMMAND_LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off"
 
 PATIENCE_S = 120.0
 """Seconds of silence after which a guest counts as hung; it reports 50 times per command."""
-
-LAST_WORDS = 12
-"""Lines of the guest's console in an error message."""
-
-DISK_BYTES = 64 * MIB
-"""Room for a file system; the guest's only file is a hole."""
 
 
 def missing(qemu: str = QEMU, with_kernel: bool = True) -> list[str]:
@@ -55,7 +53,7 @@ def missing(qemu: str = QEMU, with_kernel: bool = True) -> list[str]:
 class BootedGuest:
     """A booted guest. Ends, with its QEMU, at the end of the ``with`` block.
 
-    `folder` is for its files. In all methods a `CaptureError` means that QEMU or the guest ended,
+    `folder` is for its files. In all methods a `GuestError` means that QEMU or the guest ended,
     hung, or answered with an error; its message has the end of the guest's console.
     """
 
@@ -68,8 +66,8 @@ class BootedGuest:
         self._console, self._errors = folder / "console", folder / "errors"
         self._console.touch()
         disk = STATES[wanted.state].disk
-        of_disk = (*linux_image.ONLY_IF_THERE, *linux_image.DISK) if disk else ()
-        modules = linux_image.read_modules(which.modules, linux_image.BALLOON + of_disk)
+        of_disk = (*ONLY_IF_THERE, *linux_image.DISK) if disk else ()
+        modules = read_modules(which.modules, linux_image.BALLOON + of_disk)
         (folder / "initramfs").write_bytes(initramfs.build(modules))
         devices = _disk(folder) if disk else []
         # The kernel is to end QEMU with this process, whatever ends that.
@@ -96,16 +94,17 @@ class BootedGuest:
 
     def _start(self, command: list[str]) -> None:
         """Start QEMU, connected to us by sockets and a pipe, and wait until the guest is up."""
-        self._wire, wire = socket.socketpair()
+        ours, wire = socket.socketpair()
+        self.wire = Wire(ours, self._patience_s, "QEMU", self._explained)
+        self._open.callback(self.wire.close)
         own, monitor = socket.socketpair()
         source, events = os.pipe()
         with ExitStack() as theirs:
             for end in (wire, monitor):
                 theirs.callback(end.close)
             theirs.callback(os.close, events)
-            for end in (self._wire, own):
-                self._open.callback(end.close)
-                end.settimeout(self._patience_s)
+            self._open.callback(own.close)
+            own.settimeout(self._patience_s)
             command = [
                 *command,
                 *("-chardev", f"socket,id=wire,fd={wire.fileno()}", "-serial", "chardev:wire"),
@@ -121,33 +120,39 @@ class BootedGuest:
                     command, stdin=nothing, stdout=nothing, stderr=errors, pass_fds=ends
                 )
             except OSError as error:
-                raise CaptureError(f"{command[0]} could not be started: {error}") from None
+                raise GuestError(f"{command[0]} could not be started: {error}") from None
         self._open.callback(self._process.wait)
         self._open.callback(self._process.kill)
         try:
             self.monitor = Monitor(own)
-        except CaptureError as error:
+        except GuestError as error:
             raise self._explained(str(error)) from None
         self._open.callback(self.monitor.close)
-        self._lines = self._open.enter_context(self._wire.makefile("rb"))
-        self._expect("ready")
+        self.wire.expect("ready")
 
-    def run(self, command: str, report: Callable[[float], None] = lambda share: None) -> str:
-        """Give init a command, report the share that is done, and return its answer at the end."""
-        self._from_wire(lambda: self._wire.sendall(command.encode() + b"\n"))
-        return self._expect("ok", report)
+    def facts(self) -> dict[str, Any]:
+        """Return what runs the guest, for the facts about a trace."""
+        qemu = self.monitor.command("query-version")
+        version = "{qemu[major]}.{qemu[minor]}.{qemu[micro]} {package}".format(**qemu).strip()
+        return {"qemu": version, "accelerator": self.accelerator}
 
-    def read(self, path: str) -> str:
-        """Read a file of the guest."""
-        n_bytes = int(self.run(f"cat {path}").split()[1])
-        return self._from_wire(lambda: self._lines.read(n_bytes)).decode()
+    def in_address_map(self, pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return page numbers as `balloonlab.address_map` has them: its memory is laid out so."""
+        return pages
 
-    def available_bytes(self) -> int:
-        """Return the guest's ``MemAvailable`` in bytes."""
-        found = re.search(r"MemAvailable:\s+(\d+) kB", self.read("/proc/meminfo"))
-        if not found:
-            raise CaptureError("the guest's /proc/meminfo has no MemAvailable: Linux 3.14 or later")
-        return int(found[1]) << 10
+    def thp(self) -> str:
+        """Return the guest's setting for huge pages."""
+        setting = self.wire.read("/sys/kernel/mm/transparent_hugepage/enabled")
+        return setting.partition("[")[2].partition("]")[0]
+
+    def actual_pages(self, expected: int) -> int:
+        """Ask the device for the balloon's pages, which the driver updates last."""
+        for _ in range(100):
+            left = self.monitor.command("query-balloon")["actual"] // PAGE_BYTES
+            if self.memory_pages - left == expected:
+                break
+            self.wire.read("/proc/uptime")  # a round trip through the guest, whose turn it then is
+        return self.memory_pages - left
 
     def set_balloon(
         self, n_pages: int, patience_s: float, report: Callable[[float], None] = lambda share: None
@@ -158,36 +163,10 @@ class BootedGuest:
         if self._process.poll() is not None:
             raise self._explained("QEMU ended while the balloon changed its size")
 
-    def _expect(self, word: str, report: Callable[[float], None] = lambda share: None) -> str:
-        """Read the guest's answers up to one that begins with `word`."""
-        while True:
-            line = self._from_wire(self._lines.readline).decode("utf-8", "replace").strip()
-            if line.startswith("at "):
-                _, done, total = line.split()
-                report(int(done) / int(total))
-            elif line.split()[:1] == [word]:
-                return line
-            else:
-                raise self._explained(f"the guest answered {line!r}, not {word}")
-
-    def _from_wire(self, act: Callable[[], bytes | None]) -> bytes:
-        try:
-            got = act()
-        except TimeoutError:
-            raise self._explained(f"the guest was silent for {self._patience_s:g} s") from None
-        except OSError:
-            got = b""
-        if got == b"":
-            raise self._explained("QEMU ended, most likely since its guest did")
-        return got or b""
-
-    def _explained(self, what: str) -> CaptureError:
+    def _explained(self, what: str) -> GuestError:
         """Return an error with the last lines of QEMU and of the guest's kernel."""
-        texts = [path.read_text("utf-8", "replace") for path in (self._errors, self._console)]
-        ends = [[line.strip() for line in text.splitlines() if line.strip()] for text in texts]
-        panics = [line for line in ends[1][:-LAST_WORDS] if "Kernel panic" in line]
-        lines = [*ends[0][-LAST_WORDS:], *panics, *ends[1][-LAST_WORDS:]]
-        return CaptureError("\n".join([what, *lines]))
+        texts = (path.read_text("utf-8", "replace") for path in (self._errors, self._console))
+        return explained(what, *texts)
 
     def __enter__(self) -> Self:
         return self
@@ -198,14 +177,5 @@ class BootedGuest:
 
 def _disk(folder: Path) -> list[str]:
     """Make a disk with an empty ext4; return QEMU's arguments for it."""
-    sbin = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-    mke2fs = shutil.which("mke2fs", path=sbin)
-    if mke2fs is None:
-        raise CaptureError("a disk for the guest needs mke2fs (Debian: apt-get install e2fsprogs)")
-    image = folder / "disk"
-    with image.open("wb") as file:
-        file.truncate(DISK_BYTES)
-    options = ["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=0"]
-    run(mke2fs, *options, str(image), advice="the guest's disk needs an ext4 of e2fsprogs")
-    drive = f"file={image},format=raw,if=none,id=disk"
+    drive = f"file={make_disk(folder)},format=raw,if=none,id=disk"
     return ["-drive", drive, "-device", "virtio-blk-pci,drive=disk"]

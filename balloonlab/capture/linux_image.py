@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import lzma
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-from .errors import CaptureError, run
+from ..linux.errors import GuestError, run
 
 PACKAGE = "linux-image-cloud-amd64"
 """Debian's kernel for virtual machines; the name of whatever version is current."""
@@ -18,8 +16,6 @@ PACKAGE = "linux-image-cloud-amd64"
 BALLOON, DISK = ("virtio_pci", "virtio_balloon"), ("virtio_blk", "ext4")
 """What the guest must have, as modules or built in: always, and where it has a disk."""
 
-ONLY_IF_THERE = ("crc32c_generic",)
-"""What ext4 asks modprobe for, which the guest has not; newer kernels have no such module."""
 
 BOOT, MODULES = Path("/boot"), Path("/lib/modules")
 
@@ -38,12 +34,12 @@ def find(kernel: str | os.PathLike[str] | None, modules: str | os.PathLike[str] 
     if kernel is None and modules is None:
         return _here() or _download()
     if kernel is None or modules is None:
-        raise CaptureError("kernel and modules must be given together: they belong to one version")
+        raise GuestError("kernel and modules must be given together: they belong to one version")
     given = Kernel(Path(kernel), Path(modules))
     if not given.image.is_file():
-        raise CaptureError(f"kernel must be a file, got {os.fspath(kernel)!r}")
+        raise GuestError(f"kernel must be a file, got {os.fspath(kernel)!r}")
     if not given.modules.is_dir():
-        raise CaptureError(f"modules must be a folder, got {os.fspath(modules)!r}")
+        raise GuestError(f"modules must be a folder, got {os.fspath(modules)!r}")
     return given
 
 
@@ -83,7 +79,7 @@ def cache_folder() -> Path:
     for folder in (Path(xdg), Path(home, ".cache")):
         if folder.is_absolute():
             return folder / "balloonlab" / "kernels"
-    raise CaptureError(
+    raise GuestError(
         "downloaded kernels need a folder: set BALLOONLAB_CACHE, or HOME to an absolute path"
     )
 
@@ -97,12 +93,12 @@ def _here() -> Kernel | None:
 def _download() -> Kernel:
     """Download Debian's kernel package and unpack it into the cache; nothing is installed."""
     if problem := obstacle():
-        raise CaptureError(problem)
+        raise GuestError(problem)
     otherwise = f"else {GIVE_ONE}"
     listed = run("apt-cache", "depends", PACKAGE, advice=otherwise).decode()
     found = re.search(r"Depends: (linux-image-\S+)", listed)
     if not found:
-        raise CaptureError(
+        raise GuestError(
             f"apt-cache knows no package {PACKAGE}: run apt-get update first, or {GIVE_ONE}"
         )
     top = cache_folder()
@@ -121,54 +117,4 @@ def _download() -> Kernel:
         shutil.rmtree(draft, ignore_errors=True)
     if kernel := _here():
         return kernel
-    raise CaptureError(f"package {found[1]} holds no kernel image with modules: {GIVE_ONE}")
-
-
-def read_modules(folder: Path, names: tuple[str, ...]) -> list[bytes]:
-    """Read modules and all that they depend on, in the order in which they are to be loaded.
-
-    Of ``lib/modules/RELEASE``. Those built into the kernel are left out.
-    """
-    files = {_module(path.name.split(".ko")[0]): path for path in folder.rglob("*.ko*")}
-    listing = folder / "modules.builtin"
-    listed = listing.read_text().split() if listing.exists() else []
-    built_in = {_module(Path(line).stem) for line in listed}
-    loaded: dict[str, bytes] = {}
-
-    def load(name: str) -> None:
-        if name in loaded or name in built_in:
-            return
-        if name not in files:
-            if name in ONLY_IF_THERE:
-                return
-            raise CaptureError(f"modules={os.fspath(folder)!r} must hold the module {name}.ko")
-        content = _read_module(files[name])
-        needed = re.search(rb"\0depends=([^\0]*)\0", content)  # in the section .modinfo
-        for dependency in needed[1].decode().split(",") if needed else []:
-            if dependency:
-                load(_module(dependency))
-        loaded[name] = content
-
-    for name in names:
-        load(name)
-    return list(loaded.values())
-
-
-def _module(name: str) -> str:
-    return name.replace("-", "_")
-
-
-def _read_module(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix == ".ko":
-        return content
-    if path.suffix == ".xz":
-        return lzma.decompress(content)
-    if path.suffix == ".gz":
-        return gzip.decompress(content)
-    if path.suffix == ".zst" and shutil.which("zstd"):
-        return run("zstd", "-dc", stdin=content, advice=f"{path} must be a .zst file")
-    raise CaptureError(
-        f"modules must be .ko, .ko.xz, .ko.gz or, with the program zstd, .ko.zst files, "
-        f"got {path.name}: unpack it first"
-    )
+    raise GuestError(f"package {found[1]} holds no kernel image with modules: {GIVE_ONE}")

@@ -6,7 +6,7 @@ import json
 import socket
 from typing import Any
 
-from .errors import CaptureError
+from ..linux.errors import GuestError
 
 
 class Monitor:
@@ -16,7 +16,7 @@ class Monitor:
         self._connection = connection
         self._lines = connection.makefile("rb")
         if "QMP" not in self._read():
-            raise CaptureError("QEMU's monitor did not greet as QMP does")
+            raise GuestError("QEMU's monitor did not greet as QMP does")
         self.command("qmp_capabilities")
 
     def command(self, name: str, **arguments: Any) -> Any:
@@ -25,11 +25,11 @@ class Monitor:
         try:
             self._connection.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
-            raise CaptureError(f"QEMU ended before the command {name}: {error}") from None
+            raise GuestError(f"QEMU ended before the command {name}: {error}") from None
         while True:
             answer = self._read()
             if "error" in answer:
-                raise CaptureError(f"QEMU refused {name}: {answer['error'].get('desc', answer)}")
+                raise GuestError(f"QEMU refused {name}: {answer['error'].get('desc', answer)}")
             if "return" in answer:
                 return answer["return"]  # anything else is an event
 
@@ -43,9 +43,9 @@ class Monitor:
             line = self._lines.readline()
         except TimeoutError:
             seconds = self._connection.gettimeout()
-            raise CaptureError(f"QEMU's monitor gave no answer for {seconds:g} s") from None
+            raise GuestError(f"QEMU's monitor gave no answer for {seconds:g} s") from None
         except OSError as error:
-            raise CaptureError(f"QEMU's monitor broke off: {error}") from None
+            raise GuestError(f"QEMU's monitor broke off: {error}") from None
         if not line:
-            raise CaptureError("QEMU ended")
+            raise GuestError("QEMU ended")
         return json.loads(line)

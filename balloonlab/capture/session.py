@@ -2,28 +2,70 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from ..linux import STATES, GuestError
+from ..linux.states import available_target
+from ..linux.wire import Wire
 from ..measurement.provenance import commit
 from ..pages import check_in_ram
-from ..sizes import PAGE_BYTES, format_size
-from .booted import BootedGuest
-from .errors import CaptureError
+from ..sizes import format_size
 from .planning import Planned
-from .states import STATES, available_target
-from .trace_events import DEFLATE, INFLATE, settle
+from .trace_events import DEFLATE, INFLATE, Events, settle
 
 STALLED_S = 15.0
 """Seconds without a page after which the guest has no more; its driver tries again every 0.2 s."""
 
 Report = Callable[[str], None]
+
+
+class Sent(Protocol):
+    """The pages that a guest's device received, in order."""
+
+    @property
+    def n_events(self) -> int:
+        """Pages sent so far."""
+
+    @property
+    def n_held(self) -> int:
+        """Pages in the balloon, by that account."""
+
+    def since(self, start: int) -> Events:
+        """Return the events after the first `start`."""
+
+
+class Guest(Protocol):
+    """A booted guest, whoever runs it: in QEMU (`booted`), or natively (`native`)."""
+
+    memory_pages: int
+    wire: Wire
+
+    @property
+    def listener(self) -> Sent:
+        """What its device received."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what runs the guest."""
+
+    def thp(self) -> str:
+        """Return the guest's setting for huge pages."""
+
+    def set_balloon(
+        self, n_pages: int, patience_s: float, report: Callable[[float], None] = ...
+    ) -> None:
+        """Set the balloon's size and wait until it has it, or no page came for `patience_s`."""
+
+    def actual_pages(self, expected: int) -> int:
+        """Ask the device for the balloon's pages, until they are as expected."""
+
+    def in_address_map(self, pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+        """Return page numbers as `balloonlab.address_map` has them."""
 
 
 class Captured(NamedTuple):
@@ -33,9 +75,9 @@ class Captured(NamedTuple):
     pages: dict[str, npt.NDArray[np.uint64]]  # of each operation, by the name of its trace
 
 
-def describe(wanted: Planned, guest: BootedGuest) -> dict[str, Any]:
+def describe(wanted: Planned, guest: Guest) -> dict[str, Any]:
     """Return the facts about the guest."""
-    qemu = guest.monitor.command("query-version")
+    ran_by = guest.facts()
     return {
         "name": wanted.name,
         "state": wanted.state,
@@ -43,30 +85,28 @@ def describe(wanted: Planned, guest: BootedGuest) -> dict[str, Any]:
         "memory_bytes": wanted.memory_bytes,
         "share": wanted.share,
         "seed": wanted.seed,
-        "kernel": guest.read("/proc/version").strip(),
-        "command_line": guest.read("/proc/cmdline").strip(),
-        "qemu": "{qemu[major]}.{qemu[minor]}.{qemu[micro]} {package}".format(**qemu).strip(),
+        "kernel": guest.wire.read("/proc/version").strip(),
+        "command_line": guest.wire.read("/proc/cmdline").strip(),
+        **ran_by,
         "cpus": 1,
         "utc_time": datetime.now(UTC).isoformat(timespec="seconds"),
         "balloonlab": version("balloonlab"),
         "commit": commit(),
-        "accelerator": guest.accelerator,
     }
 
 
-def run_session(wanted: Planned, guest: BootedGuest, report: Report) -> Captured:
+def run_session(wanted: Planned, guest: Guest, report: Report) -> Captured:
     """Bring the guest into its state, and move the balloon."""
     state = STATES[wanted.state]
-    available = guest.available_bytes()
-    at_boot = _buddyinfo(guest)
+    available = guest.wire.meminfo("MemAvailable")
+    at_boot = guest.wire.buddyinfo()
     workload = [f"seed {wanted.seed}", *state.commands(wanted.memory_bytes, available)]
     for command in workload:
-        guest.run(command, _percent(report, f"{wanted.name}: {command.split()[0]}"))
-    thp = guest.read("/sys/kernel/mm/transparent_hugepage/enabled")
-    left = guest.available_bytes()
+        guest.wire.run(command, _percent(report, f"{wanted.name}: {command.split()[0]}"))
+    left = guest.wire.meminfo("MemAvailable")
     target = available_target(guest.memory_pages, wanted.share, left)
     if target == 0:
-        raise CaptureError(f"the guest has only {format_size(left)} available: no balloon fits")
+        raise GuestError(f"the guest has only {format_size(left)} available: no balloon fits")
     rows: list[dict[str, Any]] = []
     pages: dict[str, npt.NDArray[np.uint64]] = {}
     for cycle in range(1, state.cycles + 1):
@@ -77,7 +117,7 @@ def run_session(wanted: Planned, guest: BootedGuest, report: Report) -> Captured
             row, pages[name] = _move(guest, operation, goal, show)
             rows.append({"name": name, "operation": operation, "cycle": cycle, **row})
     facts = {
-        "thp": thp.partition("[")[2].partition("]")[0],
+        "thp": guest.thp(),
         "available_bytes": {"at_boot": available, "before": left},
         "workload": workload,
         "buddyinfo_at_boot": at_boot,
@@ -87,11 +127,11 @@ def run_session(wanted: Planned, guest: BootedGuest, report: Report) -> Captured
 
 
 def _move(
-    guest: BootedGuest, operation: str, target: int, show: Callable[[float], None]
+    guest: Guest, operation: str, target: int, show: Callable[[float], None]
 ) -> tuple[dict[str, Any], npt.NDArray[np.uint64]]:
     """Inflate to `target` pages, or as far as the guest can, or deflate to none."""
     memory_pages = guest.memory_pages
-    before = _buddyinfo(guest)
+    before = guest.wire.buddyinfo()
     start, held = guest.listener.n_events, guest.listener.n_held
     guest.set_balloon(target, STALLED_S, show)
     if target and (reached := guest.listener.n_held) != target:
@@ -99,35 +139,26 @@ def _move(
     moved = abs(guest.listener.n_held - held)
     events = guest.listener.since(start)
     pages = settle(events, INFLATE if operation == "inflate" else DEFLATE)
-    actual = memory_pages - _guest_pages(guest, memory_pages - guest.listener.n_held)
+    actual = guest.actual_pages(guest.listener.n_held)
     unfinished = operation == "deflate" and actual > 0
     if moved == 0 or unfinished or actual != guest.listener.n_held or pages.size < moved:
-        raise CaptureError(
+        raise GuestError(
             f"the guest's balloon holds {actual} pages after this {operation}, but "
-            f"{guest.listener.n_held} by what QEMU traced, {pages.size} of them moved now; a QEMU "
-            "built without the log trace backend traces nothing"
+            f"{guest.listener.n_held} by what its device saw, {pages.size} of them moved now; a "
+            "QEMU built without the log trace backend traces nothing"
         )
+    pages = guest.in_address_map(pages)
     try:
         check_in_ram(pages, memory_pages)
     except ValueError as error:
-        raise CaptureError(f"the guest's memory is not laid out as balloonlab's: {error}") from None
+        raise GuestError(f"the guest's memory is not laid out as balloonlab's: {error}") from None
     row = {
         "target_pages": target,
         "n_moved": int(events.pfns.size - pages.size),
         "buddyinfo_before": before,
-        "buddyinfo_after": _buddyinfo(guest),
+        "buddyinfo_after": guest.wire.buddyinfo(),
     }
     return row, pages
-
-
-def _guest_pages(guest: BootedGuest, expected: int) -> int:
-    """Ask the device for the memory outside the balloon, which the driver updates last."""
-    for _ in range(100):
-        pages = guest.monitor.command("query-balloon")["actual"] // PAGE_BYTES
-        if pages == expected:
-            break
-        guest.read("/proc/uptime")  # a round trip through the guest, whose turn it then is
-    return pages
 
 
 def _percent(report: Report, text: str) -> Callable[[float], None]:
@@ -141,10 +172,3 @@ def _percent(report: Report, text: str) -> Callable[[float], None]:
             report(f"{text} {last} %")
 
     return show
-
-
-def _buddyinfo(guest: BootedGuest) -> dict[str, list[int]]:
-    """Read the guest's free blocks of order 0, 1 and so on, by zone."""
-    lines = guest.read("/proc/buddyinfo")
-    found = re.findall(r"zone\s+(\w+)\s+([\d ]+)", lines)
-    return {zone: [int(count) for count in counts.split()] for zone, counts in found}

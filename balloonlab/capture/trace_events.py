@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CaptureError
+from ..linux.errors import GuestError
 
 EVENTS = ("virtio_queue_notify", "virtio_balloon_handle_output")
 """Events to be enabled: which queue a device is about to read, and each page that it finds."""
@@ -117,7 +117,7 @@ def settle(events: Events, queue: int) -> npt.NDArray[np.uint64]:
     page counts; the operation's queue is `INFLATE` or `DEFLATE`.
     """
     if not np.isin(events.queues, (INFLATE, DEFLATE)).all():
-        raise CaptureError("QEMU traced pages without the queue they came through")
+        raise GuestError("QEMU traced pages without the queue they came through")
     _, last = np.unique(events.pfns[::-1], return_index=True)
     kept = np.sort(events.pfns.size - 1 - last)
     return events.pfns[kept[events.queues[kept] == queue]]

@@ -24,18 +24,27 @@ def capture(
         typer.Option(help="Share of it to inflate to (0.85; of some states 0.25 and 0.5, too)"),
     ] = None,
     out: Annotated[str, typer.Option(help="Folder for the traces")] = "balloonlab-traces",
-    seed: Annotated[int, typer.Option(help="Of what the guest does at random")] = 1,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Of what the guest does at random (1)")
+    ] = None,
+    guest: Annotated[
+        str, typer.Option(help="Who runs it: qemu, or linux, which is a process (User-Mode Linux)")
+    ] = "qemu",
+    linux: Annotated[Path | None, typer.Option(help="User-Mode Linux (linux.uml)")] = None,
     kernel: Annotated[Path | None, typer.Option(help="Kernel image (found or downloaded)")] = None,
     modules: Annotated[Path | None, typer.Option(help="Its lib/modules/RELEASE")] = None,
     accelerator: Annotated[str | None, typer.Option(help="kvm or tcg (KVM where it works)")] = None,
 ) -> None:
     """Record which pages a real Linux guest gives to its balloon, and in which order.
 
-    Boots a kernel in QEMU, brings the guest into a state, inflates and deflates the balloon,
-    and records every page that the driver sends. Traces that the folder has are skipped: the
+    Boots a kernel in QEMU, or with --guest linux as an ordinary process, in seconds; brings the
+    guest into a state, inflates and deflates the balloon, and records every page that the driver
+    sends. Traces that the folder has are skipped: the
     same command goes on after Ctrl-C. Those that come with balloonlab:
 
         balloonlab capture --state all --out data/traces
+
+        balloonlab capture --guest linux --state all --seed 1 --seed 2 --out data/traces
 
     A trace is a pattern of `sweep`: --pattern trace:FOLDER/NAME, as `traces --folder` lists them.
     """
@@ -48,10 +57,10 @@ def capture(
         return
     kept = f"Finished traces are in {out}; the same command goes on from there."
     with reported(lambda: kept, out):
-        planned = plan(state or ["idle"], memory, share, seed)
+        planned = plan(state or ["idle"], memory, share, seed or [1], guest)
         folder = check_out(out)
         for one, captured in record_all(
-            planned, folder, kernel=kernel, modules=modules, accelerator=accelerator
+            planned, folder, linux=linux, kernel=kernel, modules=modules, accelerator=accelerator
         ):
             pages = captured.pages if captured else {}
             sent = ", ".join(f"{name}: {len(pfns)} pages" for name, pfns in pages.items())

@@ -43,7 +43,9 @@ STOP, DONE, FIRST_COMMAND = 0, 1, 2
 HINTING, REPORTING = "hinting", "reporting"
 
 _ALWAYS = Feature.VERSION_1 | Feature.VHOST_USER | Feature.MUST_TELL_HOST
-_SPOKEN = ProtocolFeature.REPLY_ACK | ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG
+_SPOKEN = ProtocolFeature.BACKEND_REQ | ProtocolFeature.CONFIG
+"""Not REPLY_ACK: Linux's driver writes what it has after every 256 pages, and would wait for an
+answer of ours, which is Python, each time (10 % of an inflation without discards)."""
 
 _POLL_S = 0.05
 
@@ -52,7 +54,8 @@ class Backend:
     """A balloon device that waits for a front-end at the socket `path`; ends with its context.
 
     `discard` is one of `balloonlab.host.DISCARDS`; `extra` are the features offered besides:
-    free page hinting and reporting, with a queue each. Each queue's device logs as many as
+    free page hinting and reporting, with a queue each. That of reporting, to which the driver turns
+    by itself, is served from `start_reporting` on. Each queue's device logs as many as
     `log_rows` intervals and keeps the first `room` ranges. `ram` and `devices` (by the queue's
     name) are there once the driver is.
 
@@ -68,7 +71,6 @@ class Backend:
         self._vrings = [Vring(name) for name in names]
         self._settings = discard, log_rows, room
         self._config = np.zeros(1, CONFIG)
-        self._accepted, self._spoken = Feature(0), ProtocolFeature(0)
         self.ram: SharedRam | None = None
         self.devices: dict[str, BalloonDevice] = {}
         self._channel: socket.socket | None = None  # for requests of ours
@@ -143,6 +145,12 @@ class Backend:
             self.ram.close()
         self._worker.result()
 
+    def start_reporting(self) -> int:
+        """Serve the reporting queue, on which the driver waits by now; return when, in ns."""
+        now = time.monotonic_ns()
+        self.devices[REPORTING].start()
+        return now
+
     def _n_sent(self) -> int:
         return sum(device.n_sent for device in self.devices.values())
 
@@ -207,16 +215,12 @@ class Backend:
                 self._changed.notify_all()
 
     def _carry_out(self, message: Message) -> None:
-        """Do what a message asks for, and answer it where it wants that."""
+        """Do what a message asks for, and answer it where it has an answer."""
         assert self._connection is not None
         try:
             reply = _HANDLERS[message.request](self, message)
-        except (VhostUserError, ValueError, MemoryError) as error:
-            if message.wants_answer():
-                answer(self._connection, message.request, U64.pack(1))
+        except (ValueError, MemoryError) as error:
             raise VhostUserError(str(error)) from None
-        if reply is None and message.wants_answer() and ProtocolFeature.REPLY_ACK in self._spoken:
-            reply = U64.pack(0)
         if reply is not None:
             answer(self._connection, message.request, reply)
 
@@ -227,13 +231,11 @@ class Backend:
                 f"features must be of those offered, with VERSION_1, got {int(accepted):#x} of "
                 f"{int(self.offered):#x}"
             )
-        self._accepted = accepted
 
     def _set_protocol_features(self, message: Message) -> None:
         spoken = ProtocolFeature(message.word())
         if spoken & ~_SPOKEN:
             raise VhostUserError(f"protocol features must be of those offered, got {spoken!r}")
-        self._spoken = spoken
 
     def _set_memory(self, message: Message) -> None:
         if any(vring.device for vring in self._vrings):
@@ -315,7 +317,9 @@ class Backend:
             "deflate" if vring.name == "deflate" else "inflate",
             room,
         )
-        vring.start(device)
+        vring.device = device
+        if vring.name != REPORTING:
+            device.start()
         with self._changed:
             self.devices[vring.name] = device
             self._changed.notify_all()

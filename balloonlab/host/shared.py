@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import stat
@@ -17,6 +18,8 @@ from .ram import MAP_NORESERVE, huge_bytes_within, map_at, resident_pages
 
 ADVICE_OF_FILES = getattr(mmap, "MADV_REMOVE", 9)
 """Frees a page of a shared file: MADV_DONTNEED would return 0 and free nothing."""
+
+MADV_POPULATE_WRITE = 23  # Linux 5.14; Python does not name it
 
 MOST_BYTES = 1 << 44
 """Of all regions; beyond, page numbers of a mapping and their bitmap make no sense here."""
@@ -77,6 +80,15 @@ class SharedRam:
             inside = (pages >= start) & (pages < start + n_pages)
             result[inside] = pages[inside] - start + first
         return result
+
+    def back_all(self) -> None:
+        """Have the kernel back all of RAM; no contents change."""
+        madvise = ctypes.CDLL(None, use_errno=True).madvise
+        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        if madvise(self.memory.base_address, self.memory.ram.size, MADV_POPULATE_WRITE) != 0:
+            raise OSError(
+                ctypes.get_errno(), "guest RAM cannot be backed (MADV_POPULATE_WRITE, Linux 5.14)"
+            )
 
     def held_bytes(self) -> int:
         """Return what the files hold, in bytes of the host's memory."""

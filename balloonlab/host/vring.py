@@ -96,11 +96,6 @@ class Vring:
         self._queue = SharedQueue(ring_over(desc, avail, used), *fds)
         return self._queue
 
-    def start(self, device: BalloonDevice) -> None:
-        """Start the queue's device."""
-        self.device = device
-        device.start()
-
     @property
     def broken(self) -> str | None:
         """Why the queue is broken; None while it works."""

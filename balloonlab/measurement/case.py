@@ -17,6 +17,7 @@ from ..qemu.protocols import REPORTING
 from ..sizes import GIB, KIB, MIB, PAGE_BYTES
 from .options import TABLE
 
+LINUX = "linux"  # the guest whose pages are its own
 CUSTOM = "custom"  # stands in the frame for page numbers, before a colon and their digest
 
 
@@ -57,6 +58,8 @@ class Case:
     steps: int
     bitmaps: int
     block_order: int  # of what free page reporting reports; 0 for all other protocols
+    linux: str | None  # paths of the Linux that runs the driver, and of its modules
+    modules: str | None
     repeats: int
     source: str
     given: npt.NDArray[np.uint64] | None = field(default=None, compare=False, repr=False)
@@ -66,10 +69,13 @@ class Case:
     def with_pages(self, start: Buddy | None = None) -> Case:
         """Return the case with the allocator's state; checks that the arguments go together.
 
-        `start` is that of a case with the same `pages_key`, which is then not made again.
+        `start` is that of a case with the same `pages_key`, which is then not made again. A Linux
+        has an allocator of its own.
         A ValueError says what pattern or sizes would fit.
         """
         self._check_sizes()
+        if self.guest == LINUX:
+            return self
         start = self._make_start() if start is None else start
         n_pages = self._reported_pages(start) if self.protocol == REPORTING else self.balloon_pages
         return replace(self, start=start, balloon_pages=n_pages)

@@ -10,11 +10,12 @@ import numpy.typing as npt
 import psutil
 
 from ..host.ram import HUGE_BYTES, GuestRam
+from ..host.shared import SharedRam
 from ..qemu import HostView
 from ..sizes import MIB, PAGE_BYTES
 from .case import Case
 
-Ram = GuestRam | HostView
+Ram = GuestRam | SharedRam | HostView
 Pages = npt.NDArray[np.bool_]
 """A flag for each page of RAM."""
 
@@ -32,7 +33,7 @@ def check_before(
     wrong = not resident.all() if case.touched else n_resident > stray_pages
     if wrong or (huge_bytes and not case.thp):
         raise RuntimeError(
-            f"guest RAM of host={case.host!r} is not as it should be for touched={case.touched}, "
+            f"guest RAM of {case.source} is not as it should be for touched={case.touched}, "
             f"thp={case.thp}: {n_resident} of {case.memory_pages} pages are backed, {huge_bytes} "
             "bytes by huge pages; is its process being swapped or its memory merged?"
         )
@@ -52,15 +53,18 @@ def check_after(
     count_lost: Callable[[Pages], int],
     hidden: slice = slice(0),
 ) -> dict[str, Any]:
-    """Check that all pages were sent, and that exactly those are gone."""
+    """Check that all pages were sent, and that exactly those are gone.
+
+    `count_lost` counts the pages outside the balloon that lost their contents.
+    """
     missing = case.balloon_pages - int(ballooned.sum())
     resident = ram.resident()  # before `count_lost`, which may read a page and so back it
     left = resident & ballooned
     left[hidden] = False
-    lost = count_lost(ballooned) if case.touched else 0
+    lost = count_lost(ballooned)
     if missing or left.any() or lost:
         raise RuntimeError(
-            f"the operation went wrong with host={case.host!r}: {missing} pages not sent, "
+            f"the operation went wrong ({case.source}): {missing} pages not sent, "
             f"{left.sum()} ballooned pages are still backed, {lost} pages outside the balloon lost "
             "their contents; nothing is reported"
         )
@@ -71,8 +75,13 @@ def check_after(
     }
 
 
+def none_lost(ballooned: Pages) -> int:
+    """Return 0: nothing was written outside the balloon that could be lost."""
+    return 0
+
+
 def check_rss_fall(case: Case, fall_bytes: int) -> None:
-    """Refuse an inflation of touched memory after which the process is as large as before.
+    """Refuse an inflation of touched memory after which the host holds as much as before.
 
     A tenth and 64 MiB are let pass, and what the kernel's counters per processor can be off.
     """
@@ -81,7 +90,7 @@ def check_rss_fall(case: Case, fall_bytes: int) -> None:
     least = case.balloon_bytes * 0.9 - 64 * MIB - counters
     if case.operation == "inflate" and case.touched and fall_bytes < least:
         raise RuntimeError(
-            f"the process's RSS must fall by the balloon's {case.balloon_bytes} bytes, it fell by "
-            f"{fall_bytes}: does something else in this process take memory meanwhile? "
+            f"what the host holds must fall by the balloon's {case.balloon_bytes} bytes, it fell "
+            f"by {fall_bytes}: does something else in this process take memory meanwhile? "
             "Nothing is reported"
         )

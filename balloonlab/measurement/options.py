@@ -26,7 +26,7 @@ from ..sizes import Size, parse_pages
 
 Pattern = str | npt.ArrayLike
 PathLike = str | os.PathLike[str]
-Guest = Literal["thread"]
+Guest = Literal["thread", "linux"]
 Host = Literal["lab", "qemu"]
 M = TypeVar("M")
 P = ParamSpec("P")
@@ -64,30 +64,43 @@ class Options(TypedDict, Generic[M], total=False):
         "below 1, and rounded down to whole pages. By default 7/8 of the memory, or the size "
         "of the trace or array."))]
     guest: Annotated[Guest | M, Option("thread",
-        help="Who runs the driver. ``thread``: a thread of compiled code.")]
+        help=(
+            "Who runs the driver: a thread of compiled code (``thread``) or a Linux (``linux``). "
+            "That is Linux's own, unmodified driver in User-Mode Linux, an ordinary process, at "
+            "balloonlab's device over vhost-user."))]
     host: Annotated[Host | M, Option("lab", help=(
         "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
         "``qemu-system-x86_64``, 6.0 or later (``qemu``)."))]
-    backing: Annotated[str | M, Option("anonymous", choices=tuple(BACKINGS),
-        help="What the host has behind guest RAM. ``anonymous``: private anonymous memory.")]
+    backing: Annotated[str | M | None, Option(None, choices=(*BACKINGS, "memfd"), help=(
+        "What the host has behind guest RAM. ``anonymous``: private anonymous memory. "
+        "``memfd``: a shared file in memory, which a Linux guest has, and nobody else. By default "
+        "what the guest has."))]
     protocol: Annotated[str | M | None, Option(None, column="protocol", help=(
         "How pages are sent: ``pfn``, ``bitmap-v4`` (default), ``bitmap-v4-posted`` or "
-        "``madvise``; in QEMU ``pfn`` or ``reporting``. The formats are `balloonlab.wire.formats`; "
+        "``madvise``; in QEMU ``pfn`` or ``reporting``, of Linux ``hinting``, too. The formats "
+        "are `balloonlab.wire.formats`; "
         "``madvise`` is no message, one call over as many bytes, the floor. "
         "In QEMU ``pfn``, the default there, or ``reporting``: up to 32 free blocks per kick, "
         "a descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no "
         "deflation. The pattern's pages are free in the guest's allocator (``aged``: all that "
         "are), merged as far as they adjoin; whole blocks are reported up to the balloon's "
-        "size, and ``n_pages`` and ``balloon_bytes`` count what was reported."))]
+        "size, and ``n_pages`` and ``balloon_bytes`` count what was reported. "
+        "Linux's own driver speaks ``pfn``, ``hinting`` (free page hinting, section 5.5.6.6: all "
+        "free blocks of 4 MiB that the kernel has, asked for by the host) and ``reporting`` (the "
+        "same by itself, after 2 s). The rest of its memory is filled first, so that what is free "
+        "is about the balloon; ``n_pages`` and ``balloon_bytes`` count what came."))]
     discard: Annotated[str | M | None, Option(
         None, column="discard", choices=(*DISCARDS, "single"), help=(
         "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
-        "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else."))]
+        "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else. Memory of a "
+        "Linux guest is a shared file: there a discard is ``MADV_REMOVE``, which makes a hole."))]
     pattern: Annotated[Pattern | M, Option("idle", column="pattern", help=(
         "Which pages: ``idle``, ``random``, ``huge``, ``aged``, ``every:8``, ``geometric:1.5`` or "
         "``trace:NAME``. A spelling that `balloonlab.patterns.make` takes, or an array of "
         "page numbers, which stands in the frame as ``custom:`` and its digest. What is drawn "
-        "is drawn with ``rng=0``: the same arguments give the same pages everywhere."))]
+        "is drawn with ``rng=0``: the same arguments give the same pages everywhere. A Linux "
+        "guest has an allocator of its own: its pattern is a state that it is brought into, "
+        "``idle``, ``tmpfs50`` and so on (`balloonlab.linux.STATES`)."))]
     order: Annotated[Literal["as is", "ascending", "descending", "shuffled"] | M, Option(
         "as is", column="order", help=(
         "In which order the allocator hands the pages out. ``as is`` is the pattern's own, or "
@@ -117,6 +130,11 @@ class Options(TypedDict, Generic[M], total=False):
     block_order: Annotated[int | M, Option(9, least=0, most=10, help=(
         "Order of the blocks under ``reporting``: ``2**block_order`` pages. Linux reports "
         "those of 9 and up (``pageblock_order``). The checks have it."))]
+    linux: Annotated[str | None, Option(None, listed=False, help=(
+        "Path of User-Mode Linux, for ``guest=\"linux\"``. By default ``linux.uml`` on the "
+        "search path (Debian: ``apt install user-mode-linux``)."))]
+    modules: Annotated[str | None, Option(None, listed=False, help=(
+        "Folder of its modules, ``lib/modules/RELEASE``. By default ``/usr/lib/uml/modules``."))]
     repeats: Annotated[int | M, Option(5, least=1, listed=False,
         help="Measured repeats of each case, after a warm-up.")]
 # fmt: on

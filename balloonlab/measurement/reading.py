@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from io import StringIO
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ def read_meta(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:
 def read_run(folder: Path, meta: dict[str, Any]) -> Run:
     """Read the repeats that are whole; those that are not are named in the log."""
     frame = _read(folder / TIMINGS, tables.COLUMNS)
-    checks = _read(folder / CHECKS, tables.CHECK_COLUMNS, tables.QEMU_CHECK_COLUMNS)
+    checks = _read(folder / CHECKS, tables.CHECK_COLUMNS, chain(*tables.OWN_CHECKS.values()))
     bad = _defects(frame, checks)
     if bad:
         shown = [f"{run_id} repeat {n} ({why})" for (run_id, n), why in bad.items()][:SHOWN]
@@ -223,8 +223,9 @@ def _typed(path: Path, cells: pd.Series) -> pd.Series:
     if kind is bool:
         valid, typed, what = cells.isin(["True", "False"]), cells == "True", "True or False"
     else:
-        # Checks of QEMU alone are blank for repeats in the lab that stand beside them.
-        blank = (cells == "") & (cells.name in tables.QEMU_CHECK_COLUMNS)
+        # Checks of one source alone are blank for repeats of others that stand beside them.
+        own = any(cells.name in names for names in tables.OWN_CHECKS.values())
+        blank = (cells == "") & own
         valid, what = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?"), "whole number"
         numbers = pd.to_numeric(cells, errors="coerce")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)

@@ -31,7 +31,7 @@ from .run import Run
 from .setups import check_rules, setup_of
 from .stages import WARM_UP, Repeat
 from .store import Store, check_out
-from .tables import CHECK_COLUMNS, COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS, empty, stack
+from .tables import CHECK_COLUMNS, COLUMNS, OWN_CHECKS, SKIPPED_COLUMNS, empty, stack
 
 _MEASURING = threading.Lock()
 
@@ -75,12 +75,12 @@ def run_cases(
         check_out(out)
     cases = list(dict.fromkeys(cases))
     check_facilities()
-    setups = {case.source: setup_of(case) for case in cases}
-    hosts = (setup.describe().items() for setup in setups.values())  # such as QEMU's version
+    kinds = {case.source: case for case in cases}
+    hosts = (setup_of(case).describe(case).items() for case in kinds.values())  # QEMU's version ...
     machine = describe_machine() | dict(chain.from_iterable(hosts))
     meta = {**machine, "command": command, "arguments": arguments, **meta}
     meta |= {"id": uuid.uuid4().hex, "sessions": [machine], "finished": False}
-    columns = CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in setups else [])
+    columns = CHECK_COLUMNS + [name for source in kinds for name in OWN_CHECKS.get(source, [])]
     with alone(), ExitStack() as stack:
         runner = _Runner(cases, seed, strict)
         store, run = None, Run(empty(COLUMNS), meta, empty(columns))

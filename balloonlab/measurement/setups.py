@@ -9,11 +9,14 @@ from typing import Any, Never, Unpack
 
 from .. import wire
 from ..host import DISCARDS
+from ..host.backend import HINTING
+from ..linux import NATIVE
+from ..linux import find as find_linux
 from ..pages import as_pfns, patterns
 from ..qemu import find, protocols
 from ..qemu.process import check_memory
 from ..sizes import GIB, parse_pages
-from . import on_lab, on_qemu
+from . import on_lab, on_linux, on_qemu
 from .case import CUSTOM, Case, digest
 from .on_lab import FLOOR, FLOOR_DISCARD
 from .options import TABLE, Options, balloon_pages, check_choice, check_options
@@ -35,11 +38,15 @@ class Setup:
     operate: Callable[[Case, Any, str, int], Repeat]  # runs one: case, of `use`, run_id, number
     rules: Mapping[str, Rules] = field(default_factory=dict)  # of a protocol: by its name
     check_pages: Callable[[int], None] = lambda memory_pages: None  # refuses sizes of RAM
+    backings: tuple[str, ...] = ("anonymous",)  # the default first
+    states: tuple[str, ...] = ()  # patterns, where the guest has an allocator of its own
+    default_pages: Callable[[Any, int], int] = patterns.default_pages
     by_difference: bool = False  # stages: they can be below zero, and decoding is in none
-    describe: Callable[[], dict[str, Any]] = dict  # for the metadata; raises what is missing
+    describe: Callable[[Case], dict[str, Any]] = lambda case: {}  # metadata; raises what is missing
 
 
 _BLOCKS = "a guest takes a reported page back without a message"
+_AT_ONCE = "the guest sends all that it has"
 
 SETUPS = {
     ("thread", "lab"): Setup(
@@ -82,7 +89,35 @@ SETUPS = {
         },
         check_pages=check_memory,
         by_difference=True,
-        describe=lambda: {"qemu": ".".join(map(str, find()[1]))},
+        describe=lambda case: {"qemu": ".".join(map(str, find()[1]))},
+    ),
+    ("linux", "lab"): Setup(
+        source="linux",
+        protocols={
+            "pfn": ("page", "range"),
+            HINTING: ("range", "page"),
+            protocols.REPORTING: ("range", "page"),
+        },
+        default="pfn",
+        share=on_linux.share,
+        use=on_linux.use,
+        operate=on_linux.operate_in_linux,
+        rules={
+            "": {
+                "wait": ("block", "Linux's driver sleeps"),
+                "bitmaps": (TABLE["bitmaps"].most, "no protocol of Linux has bitmaps"),
+                "order": ("as is", "pages come as its allocator has them"),
+                "thp": (False, "its memory is a shared file of small pages"),
+            },
+            HINTING: {"operation": ("inflate", _BLOCKS), "steps": (1, _AT_ONCE)},
+            protocols.REPORTING: {"operation": ("inflate", _BLOCKS), "steps": (1, _AT_ONCE)},
+        },
+        check_pages=on_linux.check_memory,
+        backings=("memfd",),
+        states=NATIVE,
+        default_pages=on_linux.default_pages,
+        by_difference=True,
+        describe=lambda case: {"linux": find_linux(case.linux, case.modules).release},
     ),
 }
 
@@ -97,9 +132,11 @@ def parts_of(source: str, protocol: str, operation: str) -> tuple[set[tuple[str,
     parts = {("discard", "all"), ("remainder", "all")}
     differences = any(row.by_difference for row in SETUPS.values() if row.source == source)
     if protocol != FLOOR:
-        parts |= {(own_stage(operation)[0], "all"), ("translate", "all")}
-        parts |= {("send", "pack"), ("send", "notify")}
-        parts |= set() if differences else {("send", "decode")}
+        parts |= {("translate", "all"), ("send", "notify")}
+        parts |= set() if source == "linux" else {("send", "pack")}
+        parts |= set() if source == "qemu" else {("send", "decode")}
+        whole = source == "linux" and protocol != "pfn"  # the guest's part is not split
+        parts |= set() if whole else {(own_stage(operation)[0], "all")}
     return parts, differences
 
 
@@ -116,10 +153,13 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
         _check_protocol(setup, host, protocol, None)  # no other setup has it: a slip
     usual_discard = next(iter(setup.protocols.get(protocol, ())), "")
     chosen |= {"protocol": protocol, "discard": chosen["discard"] or usual_discard}
-    if protocol != protocols.REPORTING:
+    chosen["backing"] = chosen["backing"] or setup.backings[0]
+    if protocol != protocols.REPORTING or setup.states:
         chosen["block_order"] = 0
+    if setup.states:
+        check_choice("pattern", pattern, setup.states, f" with guest={guest!r}")
     if isinstance(pattern, str):
-        given, usual = None, patterns.default_memory(pattern)
+        given, usual = None, 8 * GIB if setup.states else patterns.default_memory(pattern)
     else:
         given, usual = as_pfns(pattern, "pattern"), 8 * GIB
         chosen["pattern"] = f"{CUSTOM}:{digest(given.tobytes())}"
@@ -131,7 +171,7 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
     if balloon is not None:
         n_pages = balloon_pages(balloon, memory_pages)
     else:
-        n_pages = patterns.default_pages(pattern, memory_pages) if given is None else given.size
+        n_pages = setup.default_pages(pattern, memory_pages) if given is None else given.size
     return Case(
         memory_pages, n_pages, **chosen, source=setup.source, given=given,
         sized_by_pattern=balloon is None,
@@ -155,10 +195,13 @@ def _check_protocol(setup: Setup, host: str, protocol: Any, discard: str | None)
 
 def check_rules(case: Case) -> None:
     """Refuse values that the case's guest, host or protocol cannot have (ValueError)."""
-    _check_protocol(setup_of(case), case.host, case.protocol, case.discard)
-    scopes = {"": f"host={case.host!r}", case.protocol: f"protocol={case.protocol!r}"}
+    setup = setup_of(case)
+    _check_protocol(setup, case.host, case.protocol, case.discard)
+    check_choice("backing", case.backing, setup.backings, f" with guest={case.guest!r}")
+    where = f"guest={case.guest!r}" if case.guest != "thread" else f"host={case.host!r}"
+    scopes = {"": where, case.protocol: f"protocol={case.protocol!r}"}
     for scope, where in scopes.items():
-        for name, (only, reason) in setup_of(case).rules.get(scope, {}).items():
+        for name, (only, reason) in setup.rules.get(scope, {}).items():
             value = getattr(case, name)
             if value != only:
                 raise ValueError(f"{name} must be {only!r} with {where}, got {value!r}: {reason}")

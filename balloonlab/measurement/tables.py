@@ -35,7 +35,7 @@ def _of_option(row: Option) -> Column:
 _CHOSEN = [row for row in TABLE.values() if row.column]
 _CHOSEN.sort(key=lambda row: str(row.column).endswith("_bytes"))  # sizes last
 _RUN = Column("run_id", str, "Names a case of one run.")
-_SOURCE = Column("source", str, "Who measured: lab or qemu (a guest and a host make a source).")
+_SOURCE = Column("source", str, "Who measured: lab, linux or qemu (made of guest and host).")
 _REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0.")
 
 FRAME = (
@@ -92,6 +92,23 @@ QEMU_CHECKS = (
 )
 """Of repeats in QEMU besides; see `balloonlab.measurement.stages_by_difference`."""
 
+STEPS = 1, 64, 128, 256
+"""Pages of a step in a Linux guest, up to what its driver sends at a time."""
+
+LINUX_CHECKS = (
+    Column("guest_fall_bytes", np.int64, "Fall of the guest's MemTotal (of hinting: MemFree)."),
+    Column("kept_pages", np.int64, "Pages of a file of the guest that it found unchanged."),
+    Column("page_ns", np.int64, "The guest's time per page: slope over the steps."),
+    Column("page_low_ns", np.int64, "Its 95 % interval over the rounds: low end."),
+    Column("page_high_ns", np.int64, "Its 95 % interval over the rounds: high end."),
+    *(
+        Column(f"step_{n}_ns", np.int64, f"Median of the guest's time for a step of {n} pages.")
+        for n in STEPS
+    ),
+)
+"""Of repeats with Linux's driver besides; see `balloonlab.measurement.stages_of_linux`. 0 where
+there were no steps."""
+
 SKIPPED = (
     _RUN,
     _SOURCE,
@@ -101,12 +118,18 @@ SKIPPED = (
 )
 """One row per case of which there is no result."""
 
-COLUMNS, CHECK_COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS = (
-    [column.name for column in table] for table in (FRAME, CHECKS, QEMU_CHECKS, SKIPPED)
+COLUMNS, CHECK_COLUMNS, SKIPPED_COLUMNS = (
+    [column.name for column in table] for table in (FRAME, CHECKS, SKIPPED)
 )
 
+OWN_CHECKS = {
+    "qemu": [column.name for column in QEMU_CHECKS],
+    "linux": [column.name for column in LINUX_CHECKS],
+}
+"""Columns of the checks that only repeats of one source have."""
+
 DTYPES: dict[str, type] = {
-    column.name: column.dtype for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *SKIPPED)
+    column.name: column.dtype for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *LINUX_CHECKS, *SKIPPED)
 }
 """Types of columns. Left to pandas, a ``run_id`` such as ``92e710452837`` is read as infinity."""
 
@@ -117,15 +140,16 @@ def columns() -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``table`` (``frame``, ``checks``, ``qemu checks`` or ``skipped``), ``name``, ``unit``
-        (``ns``, ``bytes``, ``count`` or empty), ``dtype`` and ``meaning``, all text.
+        ``table`` (``frame``, ``checks``, ``qemu checks``, ``linux checks`` or ``skipped``),
+        ``name``, ``unit`` (``ns``, ``bytes``, ``count`` or empty), ``dtype``, ``meaning``.
 
     Examples
     --------
     >>> columns().query("name == 'time_ns'")["unit"].tolist()
     ['ns']
     """
-    tables = {"frame": FRAME, "checks": CHECKS, "qemu checks": QEMU_CHECKS, "skipped": SKIPPED}
+    tables = {"frame": FRAME, "checks": CHECKS, "qemu checks": QEMU_CHECKS}
+    tables |= {"linux checks": LINUX_CHECKS, "skipped": SKIPPED}
     rows = [
         (table, column.name, column.unit, column.dtype.__name__, column.meaning)
         for table, members in tables.items()

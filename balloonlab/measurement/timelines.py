@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..kernels import clock
 from .case import Case
-from .checks import check_after, check_before
+from .checks import check_after, check_before, none_lost
 from .on_lab import FLOOR, operate, sent_pages, share, use
 from .options import Options, PathLike, takes_options
 from .provenance import describe_machine
@@ -80,7 +80,12 @@ def _run_once(case: Case) -> pd.DataFrame:
                 ram.touch()
             check_before(case, ram)
             done = operate(case, ram)
-            check_after(case, ram, sent_pages(case, ram, done), ram.count_lost)
+            check_after(
+                case,
+                ram,
+                sent_pages(case, ram, done),
+                ram.count_lost if case.touched else none_lost,
+            )
     logs = done.log, done.devices[case.operation].log
     guest, host = (log.rows[: log.length[0]] for log in logs)
     stages, begin_ns, end_ns = np.concatenate([guest, host]).T

@@ -2,7 +2,8 @@
 
 ``balloonlab capture`` records them (`balloonlab.capture`); those in ``data/traces/`` come with
 balloonlab. A trace is named after the guest's state, its memory, the share of it that the
-balloon was to take in percent, and the operation: ``tmpfs50-8GiB-85-inflate``. As a
+balloon was to take in percent, and the operation: ``tmpfs50-8GiB-85-inflate``. One of a Linux that
+is a process begins with ``linux-`` and has its seed: ``linux-tmpfs50-8GiB-85-s1-inflate``. As a
 pattern it is ``trace:`` and the name, or ``trace:FOLDER/NAME`` in a folder of one's own.
 
 A folder of traces has for each guest a ``.json`` file, which records how it was made and lists
@@ -50,7 +51,9 @@ COLUMNS = (
 
 _DERIVED = ("source", "n_pages", "balloon_bytes", "unusable_index", "reverse_of", "digest")
 
-_NAME = re.compile(r"(?P<guest>[a-z0-9]+-[0-9]+[KMG]iB-[0-9]+)-(inflate|deflate)(-[0-9]+)?")
+_NAME = re.compile(
+    r"(?P<guest>(linux-)?[a-z0-9]+-[0-9]+[KMG]iB-[0-9]+(-s[0-9]+)?)-(inflate|deflate)(-[0-9]+)?"
+)
 
 Folder = str | os.PathLike[str]
 
@@ -123,8 +126,9 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
         them), ``unusable_index`` (of huge pages before the operation, all zones together; see
         `balloonlab.pages.metrics.unusable_index`), ``buddyinfo_before`` and
         ``buddyinfo_after`` (free blocks of order 0, 1 and so on by zone), ``seed``,
-        ``workload``, ``kernel``, ``command_line``, ``thp``, ``qemu``, ``accelerator``,
-        ``utc_time``, ``reverse_of`` (the trace that this one reverses, if any), ``digest``.
+        ``workload``, ``kernel``, ``command_line``, ``thp``, ``qemu``, ``accelerator`` (kvm
+        or tcg; a User-Mode Linux has no QEMU), ``utc_time``, ``reverse_of`` (the trace that
+        this one reverses, if any), ``digest``.
 
     Examples
     --------

@@ -63,7 +63,6 @@ class Request(IntEnum):
 class ProtocolFeature(IntFlag):
     """What both ends agree on of vhost-user itself."""
 
-    REPLY_ACK = 1 << 3
     BACKEND_REQ = 1 << 5
     CONFIG = 1 << 9
 
@@ -107,10 +106,6 @@ class Message(NamedTuple):
     flags: int
     payload: bytes
     fds: list[int]
-
-    def wants_answer(self) -> bool:
-        """Return whether the front-end waits for 0 or an error."""
-        return self.flags & NEED_REPLY != 0
 
     def word(self) -> int:
         """Return a payload of 64 bits."""

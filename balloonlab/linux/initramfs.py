@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from .errors import CaptureError, run
+from .errors import GuestError, run
 
 SOURCE = Path(__file__).with_name("guest.c")
 
@@ -24,7 +24,7 @@ def compile_guest(source: Path = SOURCE) -> bytes:
     """Return the guest's init, compiled and static."""
     cc = compiler()
     if cc is None:
-        raise CaptureError(
+        raise GuestError(
             "a C compiler is needed for the guest's init, and there is no cc, gcc or clang: "
             "install one (Debian: apt-get install gcc libc6-dev)"
         )

@@ -1,7 +1,8 @@
 /*
- * The only program of a captured guest: its init. It loads the modules of the initramfs, then
- * executes commands, one per line of the second serial port, and answers each with "ok" or
- * "error" and a reason. While it works it reports "at K N": K steps of N are done.
+ * The only program of a Linux guest: its init. It loads the modules of the initramfs, unless the
+ * kernel's command line says "late=1", then executes commands, one per line of the second serial
+ * port, and answers each with "ok" or "error" and a reason. While it works it reports "at K N": K
+ * steps of N are done.
  *
  * Static, so that the initramfs needs nothing else. All random draws come from the seed of the
  * last command `seed`: the same commands do the same.
@@ -23,7 +24,8 @@
 #include <unistd.h>
 
 #define PAGE 4096L
-#define DISK "/dev/vda"
+#define DISK "/dev/vda"      /* of QEMU; */
+#define UML_DISK "/dev/ubda" /* of User-Mode Linux */
 #define GROWING 8        /* files that grow at the same time, so that their pages interleave */
 #define CHUNK (64 << 10) /* bytes by which one grows in its turn */
 #define MAX_READ 32      /* pages that one read takes at most */
@@ -167,7 +169,7 @@ static const char *read_file(uint64_t bytes)
 
     if (fd < 0) {
         mkdir("/disk", 0755);
-        if (mount(DISK, "/disk", "ext4", MS_NOATIME, NULL))
+        if (mount(access(DISK, F_OK) ? UML_DISK : DISK, "/disk", "ext4", MS_NOATIME, NULL))
             return strerror(errno);
         fd = open("/disk/file", O_CREAT | O_RDWR, 0600);
         if (fd < 0 || ftruncate(fd, size * PAGE))
@@ -240,6 +242,62 @@ static const char *fill(uint64_t bytes, long least, long most)
     return NULL;
 }
 
+/* Of a file of pages that are known: the first and the last word of page I. */
+#define KEPT(i) (0x6b65707400000000 + (i))
+#define BLOCK_PAGES 256L
+
+static uint64_t block[BLOCK_PAGES * PAGE / 8];
+static long n_kept;
+
+/* Fill a new file on tmpfs with so many pages, each beginning and ending with its mark. */
+static const char *write_pages(const char *path, long pages, uint64_t mark)
+{
+    int fd = open(path, O_CREAT | O_WRONLY | O_TRUNC, 0600);
+
+    for (long done = 0, n; done < pages; done += n) {
+        at(done, pages);
+        n = pages - done < BLOCK_PAGES ? pages - done : BLOCK_PAGES;
+        for (long i = 0; i < n; i++)
+            block[i * (PAGE / 8)] = block[(i + 1) * (PAGE / 8) - 1] = mark + done + i;
+        if (fd < 0 || write(fd, block, n * PAGE) != n * PAGE)
+            return strerror(errno);
+    }
+    close(fd);
+    memset(block, 0, sizeof block);
+    return NULL;
+}
+
+/* touch BYTES: write into so much free memory, and free it again. */
+static const char *touch(uint64_t bytes)
+{
+    const char *problem = write_pages("/tmp/touched", bytes / PAGE, 1);
+
+    unlink("/tmp/touched");
+    return problem;
+}
+
+/* keep BYTES: take so much memory for a file whose pages are known. */
+static const char *keep(uint64_t bytes)
+{
+    return write_pages("/tmp/kept", n_kept = bytes / PAGE, KEPT(0));
+}
+
+/* kept: how many pages of that file are not as they were written. */
+static const char *check_kept(void)
+{
+    int fd = open("/tmp/kept", O_RDONLY);
+    long wrong = 0;
+
+    for (long i = 0; i < n_kept; i++)
+        if (pread(fd, block, PAGE, i * PAGE) != PAGE || block[0] != KEPT(i) ||
+            block[PAGE / 8 - 1] != KEPT(i))
+            wrong++;
+    close(fd);
+    memset(block, 0, PAGE);
+    dprintf(wire, "ok %ld\n", wrong);
+    return "";
+}
+
 static int (*pipes)[2];
 static long n_pipes;
 
@@ -278,6 +336,21 @@ static const char *drop(long percent)
     return NULL;
 }
 
+static void load_modules(void)
+{
+    for (int i = 0;; i++) {
+        char path[32];
+        int fd;
+
+        snprintf(path, sizeof path, "/modules/%d.ko", i);
+        if ((fd = open(path, O_RDONLY)) < 0)
+            return;
+        if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)
+            dprintf(wire, "error module %d: %s\n", i, strerror(errno));
+        close(fd);
+    }
+}
+
 static const char *run(char *line)
 {
     char path[256], text[256];
@@ -302,22 +375,15 @@ static const char *run(char *line)
         return make_objects(a);
     if (sscanf(line, "drop %ld", &a) == 1)
         return drop(a);
+    if (sscanf(line, "touch %" SCNu64, &bytes) == 1)
+        return touch(bytes);
+    if (sscanf(line, "keep %" SCNu64, &bytes) == 1)
+        return keep(bytes);
+    if (!strcmp(line, "kept"))
+        return check_kept();
+    if (!strcmp(line, "load"))
+        return load_modules(), NULL;
     return "no such command";
-}
-
-static void load_modules(void)
-{
-    for (int i = 0;; i++) {
-        char path[32];
-        int fd;
-
-        snprintf(path, sizeof path, "/modules/%d.ko", i);
-        if ((fd = open(path, O_RDONLY)) < 0)
-            return;
-        if (syscall(SYS_finit_module, fd, "", 0) && errno != EEXIST)
-            dprintf(wire, "error module %d: %s\n", i, strerror(errno));
-        close(fd);
-    }
 }
 
 int main(void)
@@ -335,7 +401,8 @@ int main(void)
         return 1; /* the kernel panics, and QEMU ends */
     cfmakeraw(&raw);
     tcsetattr(wire, TCSANOW, &raw);
-    load_modules();
+    if (!getenv("late"))
+        load_modules();
     dprintf(wire, "ready\n");
     for (size_t n = 0; read(wire, line + n, 1) == 1;) {
         const char *problem;

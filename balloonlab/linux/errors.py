@@ -1,11 +1,11 @@
-"""What can go wrong with a captured guest, or with a program that prepares one."""
+"""What can go wrong with a Linux guest, or with a program that prepares one."""
 
 import subprocess
 from pathlib import Path
 
 
-class CaptureError(RuntimeError):
-    """Something is missing, or QEMU or the guest failed; the message names what."""
+class GuestError(RuntimeError):
+    """Something that a guest needs is missing, or it failed; the message names what."""
 
 
 def run(*command: str, advice: str, stdin: bytes = b"", folder: Path | None = None) -> bytes:
@@ -13,5 +13,5 @@ def run(*command: str, advice: str, stdin: bytes = b"", folder: Path | None = No
     done = subprocess.run(command, cwd=folder, input=stdin, capture_output=True, check=False)
     if done.returncode:
         said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-        raise CaptureError(f"{' '.join(command[:3])} failed: {said}; {advice}")
+        raise GuestError(f"{' '.join(command[:3])} failed: {said}; {advice}")
     return done.stdout
