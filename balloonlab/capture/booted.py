@@ -136,6 +136,10 @@ class BootedGuest:
         version = "{qemu[major]}.{qemu[minor]}.{qemu[micro]} {package}".format(**qemu).strip()
         return {"qemu": version, "accelerator": self.accelerator}
 
+    def spare_bytes(self) -> int:
+        """Return what the guest can give without harm: its ``MemAvailable``."""
+        return self.wire.meminfo("MemAvailable")
+
     def in_address_map(self, pages: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
         """Return page numbers as `balloonlab.address_map` has them: its memory is laid out so."""
         return pages

@@ -78,6 +78,14 @@ class NativeGuest:
         """Return what runs the guest."""
         return {"qemu": "", "accelerator": f"User-Mode Linux {self._linux.release}"}
 
+    def spare_bytes(self) -> int:
+        """Return what the guest can give without harm: its free memory.
+
+        Its ``MemAvailable`` counts slabs that cannot all be reclaimed. In the state ``slab`` of
+        2 GiB a balloon of that size ended in "System is deadlocked on memory".
+        """
+        return self.wire.meminfo("MemFree")
+
     def thp(self) -> str:
         """Return the guest's setting for huge pages: User-Mode Linux has none."""
         return "absent"

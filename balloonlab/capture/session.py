@@ -53,6 +53,9 @@ class Guest(Protocol):
     def facts(self) -> dict[str, Any]:
         """Return what runs the guest."""
 
+    def spare_bytes(self) -> int:
+        """Return what the guest can give without harm."""
+
     def thp(self) -> str:
         """Return the guest's setting for huge pages."""
 
@@ -104,7 +107,7 @@ def run_session(wanted: Planned, guest: Guest, report: Report) -> Captured:
     for command in workload:
         guest.wire.run(command, _percent(report, f"{wanted.name}: {command.split()[0]}"))
     left = guest.wire.meminfo("MemAvailable")
-    target = available_target(guest.memory_pages, wanted.share, left)
+    target = available_target(guest.memory_pages, wanted.share, guest.spare_bytes())
     if target == 0:
         raise GuestError(f"the guest has only {format_size(left)} available: no balloon fits")
     rows: list[dict[str, Any]] = []
