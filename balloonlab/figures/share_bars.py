@@ -105,8 +105,8 @@ def occupancy(sets: Sets, ax: Axes | None = None) -> Axes:
 
 
 def largest() -> dict[str, npt.NDArray[np.uint64]]:
-    """Load each state's last trace of an inflation of the largest guest and balloon."""
-    frame = recorded.index().query("operation == 'inflate'")
+    """Load each state's last trace of an inflation of the largest PC guest and balloon."""
+    frame = recorded.index().query("operation == 'inflate' and guest == 'qemu'")
     frame = frame.sort_values(["memory_bytes", "share", "cycle"])
     names = frame.drop_duplicates("state", keep="last").set_index("state")["name"]
     return {f"{name} (trace)": recorded.load(name) for name in names.sort_index()}

@@ -38,18 +38,21 @@ __all__ = ["encoding_summary", "index", "load", "names", "write"]
 PREFIX = "trace:"
 """Begins the spelling of a trace as a pattern."""
 
+NATIVE = "linux-"
+"""Begins the name of a trace of a Linux that is a process."""
+
 ENDING = ".pfns.xz"
 HUGE_ORDER = 9
 
 COLUMNS = (
-    "name", "source", "state", "description", "memory_bytes", "share", "operation", "cycle",
+    "name", "source", "guest", "state", "description", "memory_bytes", "share", "operation", "cycle",
     "n_pages", "balloon_bytes", "n_moved", "unusable_index", "buddyinfo_before", "buddyinfo_after",
     "seed", "workload", "kernel", "command_line", "thp", "qemu", "accelerator", "utc_time",
     "reverse_of", "digest",
 )  # fmt: skip
 """Of `index`; all but `_DERIVED` are keys of a guest or of its traces."""
 
-_DERIVED = ("source", "n_pages", "balloon_bytes", "unusable_index", "reverse_of", "digest")
+_DERIVED = ("source", "guest", "n_pages", "balloon_bytes", "unusable_index", "reverse_of", "digest")
 
 _NAME = re.compile(
     r"(?P<guest>(linux-)?[a-z0-9]+-[0-9]+[KMG]iB-[0-9]+(-s[0-9]+)?)-(inflate|deflate)(-[0-9]+)?"
@@ -120,7 +123,8 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``name``, ``source`` (``trace``), ``state`` and its ``description``, ``memory_bytes``,
+        ``name``, ``source`` (``trace``), ``guest`` (``qemu``: a PC; ``linux``: a Linux that is a
+        process, with one zone of memory), ``state`` and its ``description``, ``memory_bytes``,
         ``share`` (asked for), ``operation``, ``cycle`` (from 1), ``n_pages``,
         ``balloon_bytes``, ``n_moved`` (pages sent besides, since the guest migrated
         them), ``unusable_index`` (of huge pages before the operation, all zones together; see
@@ -139,6 +143,7 @@ def index(folder: Folder | None = None) -> pd.DataFrame:
     for row in rows:
         blocks = np.sum(list(row["buddyinfo_before"].values()), axis=0)
         row["source"] = "trace"
+        row["guest"] = "linux" if row["name"].startswith(NATIVE) else "qemu"
         row["reverse_of"] = row["reverse_of"] or ""
         row["balloon_bytes"] = row["n_pages"] * PAGE_BYTES
         row["unusable_index"] = metrics.unusable_index(blocks)[HUGE_ORDER]
@@ -151,11 +156,12 @@ def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``name``, ``source``, ``state``, ``memory_bytes``, ``share`` and ``cycle`` as in `index`,
-        then the columns of `balloonlab.pages.metrics.encoding_summary`.
+        ``name``, ``source``, ``guest``, ``state``, ``seed``, ``memory_bytes``, ``share`` and
+        ``cycle`` as in `index`, then the columns of `balloonlab.pages.metrics.encoding_summary`.
     """
     frame = index(folder).query("operation == 'inflate'")
-    frame = frame[["name", "source", "state", "memory_bytes", "share", "cycle"]]
+    kept = ["name", "source", "guest", "state", "seed", "memory_bytes", "share", "cycle"]
+    frame = frame[kept]
     rows = [metrics.encoding_summary({name: load(name, folder)}) for name in frame["name"]]
     return frame.merge(pd.concat(rows), on="name") if rows else frame
 
@@ -228,6 +234,10 @@ def digest(pfns: npt.NDArray[np.uint64]) -> str:
     return blake2b(pfns.astype("<u8").tobytes(), digest_size=16).hexdigest()
 
 
+def _state(name: str) -> str:
+    return name.removeprefix(NATIVE).partition("-")[0]
+
+
 def _split(spelling: str) -> tuple[str, Folder | None]:
     """Split ``FOLDER/NAME`` at its last slash; no folder where there is none."""
     folder, slash, name = spelling.rpartition("/")
@@ -274,8 +284,8 @@ def _find(name: str, folder: Folder | None) -> tuple[dict[str, Any], dict[str, A
             if trace["name"] == name:
                 return guest, trace
     known = names(folder)
-    states = {one: one.partition("-")[0] for one in known}
-    state = difflib.get_close_matches(str(name).partition("-")[0], set(states.values()), n=1)
+    states = {one: _state(one) for one in known}
+    state = difflib.get_close_matches(_state(str(name)), set(states.values()), n=1)
     alike = [one for one in known if states[one] in state] or known
     near = difflib.get_close_matches(str(name), alike, n=3, cutoff=0)
     nearest = f"; the nearest are {', '.join(near)}" if near else ""

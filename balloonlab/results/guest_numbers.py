@@ -7,6 +7,7 @@ from functools import partial
 from .. import datasets
 from ..measurement.reading import load
 from ..pages import traces
+from ..sizes import GIB
 from .number import SHORT, Numbers, number
 from .sweep_numbers import both_ms
 
@@ -14,9 +15,12 @@ _trace, _lab = partial(number, "trace", "traces"), partial(number, "lab", "guest
 
 
 def _bitmaps() -> Numbers:
-    """All inflations together, then each state's in the largest guest."""
-    frame = traces.encoding_summary().sort_values(["memory_bytes", "share", "cycle"])
-    yield _trace("guests_traces", len(traces.names()), "", "recorded")
+    """All inflations of PC guests together, then each state's in the largest; then by seed."""
+    whole = traces.encoding_summary().sort_values(["memory_bytes", "share", "cycle"])
+    frame = whole[whole["guest"] == "qemu"]
+    native = [name for name in traces.names() if name.startswith(traces.NATIVE)]
+    yield _trace("guests_traces", len(traces.names()) - len(native), "", "recorded in QEMU")
+    yield _trace("guests_linux_traces", len(native), "", "recorded of a Linux that is a process")
     bits = frame["bits_per_word"][frame["share"] == frame["share"].max()]
     set_bits = "set in a word that is not empty"
     yield _trace("guests_least_bits", bits.min(), "", set_bits, "least")
@@ -28,6 +32,12 @@ def _bitmaps() -> Numbers:
         for part in ("blocks", "full_words", "mixed_words"):
             percent = 100 * row[f"{part}_share"]
             yield _trace(f"{name}_{part}_percent", percent, "%", f"of pages in {part}", about)
+    largest = whole[(whole["guest"] == "linux") & (whole["memory_bytes"] == 8 * GIB)]
+    for state, rows in largest.groupby("state"):
+        bits, n = rows["bits_per_word"], rows["seed"].nunique()
+        for end, value in (("least", bits.min()), ("most", bits.max())):
+            about = f"{end} of {n} seeds, linux, {state}, 8 GiB"
+            yield _trace(f"guests_linux_{state}_{end}_bits", value, "", set_bits, about)
 
 
 def _cost() -> Numbers:
