@@ -36,7 +36,7 @@ def reproduce(
     host backs (touched) and does not (untouched), without huge pages, and one ``madvise`` over the
     same bytes as the floor. In an unmodified QEMU, ``pfn`` against ``reporting``, today's path for
     ranges; by Linux's own driver ``pfn`` against ``hinting``, all of its free blocks of 4 MiB. Each
-    case has one warm-up and `repeats` measured repeats.
+    case has one warm-up (of a small Linux guest) and `repeats` measured repeats.
 
     Parameters
     ----------
