@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .figures import headline, qemu_headline, save
+from .figures import headline, save
 from .measurement.on_lab import FLOOR
 from .measurement.options import Guest, Host, PathLike, check_number
 from .measurement.resources import available_bytes, largest_guest
@@ -27,13 +27,16 @@ def reproduce(
     progress: bool = True,
     host: Host = "lab",
     guest: Guest = "thread",
+    linux: str | None = None,
+    modules: str | None = None,
 ) -> Reproduction:
     """Measure the headline comparison on this machine.
 
     ``pfn`` with discard per page against ``bitmap-v4`` with discard per range, on memory that the
     host backs (touched) and does not (untouched), without huge pages, and one ``madvise`` over the
     same bytes as the floor. In an unmodified QEMU, ``pfn`` against ``reporting``, today's path for
-    ranges. Each case has one warm-up and `repeats` measured repeats.
+    ranges; by Linux's own driver ``pfn`` against ``hinting``, all of its free blocks of 4 MiB. Each
+    case has one warm-up (of a small Linux guest) and `repeats` measured repeats.
 
     Parameters
     ----------
@@ -47,7 +50,7 @@ def reproduce(
         Folder for the tables and ``meta.json``, as in `balloonlab.measure`, and the figure as SVG
         and PNG. An unfinished run of the same arguments, machine and code goes on; any other is
         moved into a folder ``earlier-<time>`` beside.
-    progress, host, guest
+    progress, host, guest, linux, modules
         As in `balloonlab.measure`.
 
     Returns
@@ -59,12 +62,14 @@ def reproduce(
 
     folder = None if out is None else check_out(out)
     check_number("repeats", repeats, 1)
-    source = make_case(host=host, guest=guest).source
+    common: dict[str, Any] = {"guest": guest, "host": host, "repeats": int(repeats)}
+    paths = {"linux": linux, "modules": modules}
+    common |= {name: path for name, path in paths.items() if path is not None}
+    source = make_case(**common).source
     memory_bytes, scaled = _choose_memory(memory)
     if balloon is None:
         unit = PAGE_BYTES << PAGEBLOCK_ORDER if source == "qemu" else PAGE_BYTES
         balloon = memory_bytes // PAGE_BYTES // 8 * 7 * PAGE_BYTES // unit * unit
-    common: dict[str, Any] = {"guest": guest, "host": host, "repeats": int(repeats)}
     cases = [
         make_case(memory=memory_bytes, balloon=balloon, protocol=name, touched=touched, **common)
         for touched in (False, True)
@@ -77,7 +82,7 @@ def reproduce(
         scaled_down_from_bytes=DEFAULT_MEMORY if scaled else None,
     )  # fmt: skip
     if folder is not None:
-        ax = (qemu_headline if source == "qemu" else headline)(run.frame)
+        ax = headline(run.frame)
         save(ax, folder / FIGURE)
         plt.close(ax.get_figure(root=True))
     return Reproduction(run.frame, run.meta, run.checks, folder)

@@ -181,3 +181,12 @@ def test_tables_fit_80_columns_and_cut_no_cell(make, render):
     rule = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
     words = [sorted(printed(width).replace(rule, "").split()) for width in (80, 300)]
     assert words[0] == words[1]
+
+
+def test_a_timeline_of_a_guest_that_logs_nothing_is_refused_in_one_line(tmp_path):
+    command = ["timeline", "--guest", "linux", "--memory", "512MiB", "--out", str(tmp_path / "x")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    words = "guest must be 'thread' for a timeline, got 'linux', which logs nothing"
+    assert words in " ".join(result.stderr.split())
+    assert not (tmp_path / "x").exists()

@@ -297,6 +297,39 @@ def test_what_is_no_figures_data_is_refused_in_one_sentence(tmp_path):
     assert file.read_text() == "mine"
 
 
+def test_the_headline_is_of_the_frames_source_or_of_the_one_that_is_named(closed):
+    frames = {name: bl.load(bl.datasets.path(name)).frame for name in ("headline", "qemu")}
+    linux = frames["qemu"].assign(source="linux").replace({"protocol": {"reporting": "hinting"}})
+    both = pd.concat([frames["headline"], linux])
+    names = [
+        [label.get_text() for label in ax.get_yticklabels()]
+        for ax in (
+            bl.figures.headline(linux), bl.figures.headline(both, source="linux"),
+            bl.figures.headline(both), bl.figures.headline(frames["headline"]),
+            bl.figures.headline(frames["qemu"]), bl.figures.qemu_headline(frames["qemu"]),
+        )
+    ]  # fmt: skip
+    assert names[0] == names[1]
+    assert [name.split(",")[0] for name in names[0]] == ["paper"] * 2 + ["lab"] * 5 + ["linux"] * 4
+    assert names[0][-1] == "linux, touched: hinting"
+    assert names[2] == names[3] == names[0][:7]
+    assert names[4] == names[5]
+    with pytest.raises(ValueError, match="source must be one of lab, qemu, linux, got 'linus'; "):
+        bl.figures.headline(linux, source="linus")
+    with pytest.raises(ValueError, match="cases of source 'lab', got only those of linux"):
+        bl.figures.headline(linux, source="lab")
+
+
+def test_balloons_of_different_sizes_are_drawn_per_gib(closed):
+    frame = bl.load(bl.datasets.path("qemu")).frame
+    more = frame["protocol"] == "reporting"
+    frame.loc[more, "balloon_bytes"] += 4 << 20
+    ax = bl.figures.headline(frame)
+    assert ax.get_xlabel().startswith("time per GiB of balloon, ms (lab, qemu: ")
+    assert ax.get_title(loc="left").startswith("Inflating 7 GiB of a guest's 8 GiB")
+    assert texts(ax)[0] == "589 ms/GiB"
+
+
 def test_the_headline_of_another_size_is_per_gib_as_the_papers(closed):
     frame = bl.load(bl.datasets.path("headline")).frame
     whole = bl.figures.headline(frame)

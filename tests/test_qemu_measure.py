@@ -289,9 +289,11 @@ def test_its_table_figure_and_ranges_agree(outcome):
         "qemu, untouched: pfn", "qemu, untouched: reporting",
         "qemu, touched: pfn", "qemu, touched: reporting",
     ]  # fmt: skip
+    same = bl.figures.headline(loaded)
+    assert [text.get_text() for text in same.get_yticklabels()] == labels
     plt.close("all")
     with pytest.raises(ValueError, match="cases of source 'lab', got only those of qemu"):
-        bl.figures.headline(loaded.frame)
+        bl.figures.headline(loaded.frame, source="lab")
 
 
 @needs_qemu

@@ -16,6 +16,19 @@ def shipped():
     return {name: Reproduction.load(bl.datasets.path(name)) for name in ("headline", "qemu")}
 
 
+@pytest.fixture
+def linux(shipped):
+    """The shapes of a run by Linux's driver, which hinted 1 % more than the balloon."""
+    run = shipped["qemu"]
+    hints = {"protocol": {"reporting": "hinting"}}
+    hinting = run.frame["protocol"] == "reporting"
+    frame = run.frame.assign(source="linux").replace(hints)
+    frame.loc[hinting, ["balloon_bytes", "n_pages"]] += [75 << 20, 75 << 8]
+    frame = frame[~(hinting & (frame["stage"] == "allocate"))]
+    checks = run.checks.replace(hints)
+    return Reproduction(frame, run.meta | {"linux": "6.1"}, checks)
+
+
 def test_a_reproduction_shows_itself_in_short(shipped):
     text = repr(shipped["headline"])
     assert text.startswith("Reproduction(lab, 7 GiB of 8 GiB, ")
@@ -67,3 +80,42 @@ def test_the_report_fits_80_columns_and_notes_wrap_at_100(shipped, name, tables)
     assert [head for head in heads if "qemu" in head] == [["qemu"] * 2] * (tables - 2)
     cells = readable(shipped[name]).to_numpy().ravel()
     assert set(cells) <= set(" ".join(narrow).split()) | {c for c in cells if " " in c}
+
+
+def test_a_run_by_linux_leaves_out_the_stages_that_a_case_has_not(linux):
+    table, ranges = linux.table(), linux.ranges()
+    assert [group for group, _ in table][-7:] == [
+        *["lab, touched"] * 3, *["linux, untouched"] * 2, *["linux, touched"] * 2,
+    ]  # fmt: skip
+    assert readable(table).loc["a allocate, ms", ("linux, touched", "hinting")] == "-"
+    assert ranges["allocate"].isna().any(axis=1).sum() == 2
+    assert not ranges["total"].isna().any(axis=None)
+    for touched, state in ((False, "untouched"), (True, "touched")):
+        shown = table[f"linux, {state}", "hinting"]["speed-up"]
+        assert linux.ratio("pfn", "hinting", touched) == pytest.approx(shown)
+        pair = table[f"linux, {state}"]
+        assert shown > pair.loc["total, ms", "pfn"] / pair.loc["total, ms", "hinting"]
+    assert repr(linux).startswith("Reproduction(linux, 7 GiB of 8 GiB, ")
+
+
+def test_a_run_by_linux_says_what_its_numbers_are(linux):
+    text = to_text(render(linux))
+    assert max(map(len, text.splitlines())) <= 100
+    assert "nan" not in text
+    words = " ".join(text.split())
+    for part in (
+        "User-Mode Linux 6.1, ", "linux, touched: pfn takes", "times as long as hinting",
+        "A repeat is a boot; with ", "we report only the range", "Steps of 1 to 256 pages",
+        "what came is 101.05 to 101.05 % of the balloon", "we know of nobody who had touched",
+        "the guest's file in memory fell by", "lab: the run that comes with balloonlab (",
+        "Least to greatest of the repeats, touched memory",
+    ):  # fmt: skip
+        assert part in words, part
+    assert "QEMU" not in words
+
+
+def test_a_run_without_hinting_has_no_sentence_on_it(linux):
+    frame = linux.frame.query("protocol == 'pfn'")
+    some = Reproduction(frame, linux.meta, linux.checks)
+    assert "hints" not in to_text(render(some))
+    assert some.ratio("pfn", "hinting", True) is None

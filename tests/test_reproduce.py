@@ -8,13 +8,16 @@ import pytest
 from typer.testing import CliRunner
 
 import balloonlab as bl
-from balloonlab import main_job
+from balloonlab import linux, main_job
 from balloonlab.cli.commands import app
-from balloonlab.measurement import reading, store
+from balloonlab.measurement import on_linux, reading, store
+from balloonlab.measurement.setups import make_case
 from balloonlab.measurement.tables import COLUMNS
 from balloonlab.selftest import benchmark as bench
+from balloonlab.terminal import Progress
 
 runner = CliRunner()
+needs_linux = pytest.mark.skipif(bool(linux.missing()), reason="; ".join(linux.missing()))
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +201,52 @@ def test_bench_runs_every_contender_on_small_data(monkeypatch):
     runs = finders["balloonlab"]()
     assert len(finders["bitarray"]()) == runs.size
     assert finders["numpy"]().size == 2 * runs.size
+
+
+@pytest.mark.once
+@needs_linux
+def test_by_linuxs_own_driver_it_prints_and_leaves_what_the_lab_does(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Progress, "describe", lambda bar, text: shown.append(text))
+    command = ["reproduce", "--guest", "linux", "--memory", "512MiB", "--repeats", "1"]
+    found = linux.find()
+    command += ["--linux", found.program, "--modules", str(found.modules)]
+    result = runner.invoke(app, [*command, "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    boots = [text for text in shown if text.endswith(", booting the guest")]
+    assert len(boots) == 8
+    assert [text.removesuffix(", booting the guest") for text in shown[::2]] == shown[1::2]
+    text = " ".join(result.stdout.split())
+    for words in (
+        "4,126", "590", "linux, untouched: pfn takes", "linux, touched: pfn takes",
+        "times as long as hinting", "the guest's file in memory fell by", "A repeat is a boot",
+        "lab: no columns, because", "Least to greatest", "speed-up",
+    ):  # fmt: skip
+        assert words in text
+    loaded = bl.reproduction.Reproduction.load(tmp_path)
+    assert loaded.source == "linux"
+    assert loaded.meta["linux"] == found.release
+    assert loaded.meta["arguments"]["linux"] == found.program
+    assert len(loaded.checks) == 4
+    assert list(loaded.table().columns)[2:] == [
+        ("linux, untouched", "pfn"), ("linux, untouched", "hinting"),
+        ("linux, touched", "pfn"), ("linux, touched", "hinting"),
+    ]  # fmt: skip
+    assert (tmp_path / "headline.png").exists()
+
+
+def test_a_large_linux_guest_is_warmed_up_in_a_small_one():
+    case = make_case(guest="linux", memory="8GiB", pattern="tmpfs50", operation="deflate", steps=9)
+    small = on_linux.warm_up(case)
+    assert (small.memory_bytes, small.balloon_bytes) == (512 << 20, 448 << 20)
+    assert (small.operation, small.protocol, small.touched) == ("deflate", "pfn", True)
+    assert on_linux.warm_up(small) == small
+
+
+def test_a_linux_that_is_not_there_is_one_clear_line(tmp_path):
+    command = ["reproduce", "--guest", "linux", "--memory", "512MiB", "--linux", "/nowhere/linux"]
+    result = runner.invoke(app, [*command, "--out", str(tmp_path / "x")])
+    assert result.exit_code == 2
+    assert "/nowhere/linux" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "x").exists()

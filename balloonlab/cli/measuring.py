@@ -86,7 +86,7 @@ def _kept(out: str) -> Callable[[], str]:
 
 
 @app.command()
-@_takes("memory", "balloon", "guest", "host", listed=False)
+@_takes("memory", "balloon", "guest", "host", "linux", "modules", listed=False)
 def reproduce(
     repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 3,
     out: Annotated[str, typer.Option(help="Folder for results")] = "balloonlab-reproduce",
@@ -99,6 +99,7 @@ def reproduce(
     in the folder. About two minutes at 8 GiB. An unfinished run in the folder goes on.
 
     With --host qemu the same in an unmodified QEMU, with free page reporting for the bitmaps.
+    With --guest linux by Linux's own driver in User-Mode Linux, with free page hinting.
     """
     from ..main_job import reproduce as run
     from ..reproduction.report import render

@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from ..measurement.on_lab import FLOOR
+from ..measurement.options import check_choice
 from ..measurement.tables import as_frame
-from ..reproduction.reproduction import PAPER, Case, lab_beside, measured_cases, paper_cases
+from ..reproduction.reproduction import (
+    PAPER,
+    PROTOCOLS,
+    Case,
+    cases_beside_lab,
+    paper_cases,
+    sizes_of,
+    source_of,
+)
 from ..sizes import GIB, format_number, format_size
 from .looks import Axes, beside, canvas, explain_stages, name_bars, stack
 
 
-def headline(frame: Any, ax: Axes | None = None) -> Axes:
-    """Draw the stages of legacy and bitmap inflation as stacked bars.
+def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> Axes:
+    """Draw the stages of legacy and bulk inflation as stacked bars, the paper's above.
 
     Parameters
     ----------
     frame : Reproduction or pandas.DataFrame
-        Cases ``pfn``, ``bitmap-v4`` and the floor, touched and untouched. Of each the repeat
-        with the median total is drawn; the line on it is the range of its repeats' totals.
+        Cases of `balloonlab.reproduce`, touched and untouched. Of each the repeat with the
+        median total is drawn; the line on it is the range of its repeats' totals.
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
+    source : str, optional
+        Whose cases: ``lab``, ``qemu`` or ``linux``; by default the frame's. Beside others than
+        the lab's stand those of the lab's run that comes with balloonlab, if of the same sizes.
 
     Returns
     -------
     matplotlib.axes.Axes
         Each bar carries its total in ms and how many times faster it is than ``pfn`` of
-        the same source and memory. Where the balloon differs from the paper's 7 GiB, all
-        times are per GiB of balloon.
+        the same source and memory. Where balloons differ in size, from the paper's 7 GiB
+        or from each other, all times are per GiB of balloon.
 
     Examples
     --------
@@ -41,28 +51,17 @@ def headline(frame: Any, ax: Axes | None = None) -> Axes:
     '4,126 ms'
     """
     frame = as_frame(frame)
-    return _draw(measured_cases(frame, "lab"), "lab", frame, ax)
+    source = source_of(frame) if source is None else source
+    check_choice("source", source, PROTOCOLS)
+    return _draw(list(cases_beside_lab(frame, source)), frame, ax)
 
 
 def qemu_headline(frame: Any, ax: Axes | None = None) -> Axes:
-    """Draw the stages of an unmodified QEMU beside the paper's and the lab's, as `headline` does.
-
-    Parameters
-    ----------
-    frame : Reproduction or pandas.DataFrame
-        Of ``balloonlab.reproduce(host="qemu")``: cases ``pfn`` and ``reporting``, touched and
-        untouched. The lab's cases are of the run that comes with balloonlab, where that has
-        the same sizes.
-    ax
-        As in `headline`, whose result is returned.
-    """
-    frame = as_frame(frame)
-    lab = lab_beside(frame)
-    beside = () if lab is None else measured_cases(lab.frame, "lab")
-    return _draw(chain(beside, measured_cases(frame, "qemu")), "lab, qemu", frame, ax)
+    """Draw `headline` of the cases in an unmodified QEMU."""
+    return headline(frame, ax, "qemu")
 
 
-def _draw(measured: Iterable[Case], sources: str, frame: pd.DataFrame, ax: Axes | None) -> Axes:
+def _draw(measured: list[Case], frame: pd.DataFrame, ax: Axes | None) -> Axes:
     bars = [*paper_cases(), *measured]
     balloons_gib = [bar.about["balloon_bytes"] / GIB for bar in bars]
     per_gib = len(set(balloons_gib)) > 1
@@ -84,10 +83,10 @@ def _draw(measured: Iterable[Case], sources: str, frame: pd.DataFrame, ax: Axes 
         pairs = [(bar.group, bar.protocol) for bar in bars]
         name_bars(ax, [": ".join(names.get(part, part) for part in pair) for pair in pairs])
         ax.set_xlim(0, ax.dataLim.xmax * 1.2)
+        sources = ", ".join(dict.fromkeys(bar.group.split(", ")[0] for bar in measured))
         what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
         ax.set_xlabel(f"{what} ({sources}: median repeat; line: range of the repeats)")
-        first = frame.iloc[0]
-        balloon, memory = (format_size(int(first[f"{of}_bytes"])) for of in ("balloon", "memory"))
+        memory, balloon = map(format_size, sizes_of(frame))
         ax.set_title(f"Inflating {balloon} of a guest's {memory} (paper: 7 GiB of 8 GiB)")
         explain_stages(ax, {stage for bar in bars for stage in bar.stages_ms.index})
     return ax

@@ -27,6 +27,9 @@ LEAST_BYTES, MOST_BYTES = 256 * MIB, 16 * GIB
 EXTRA = {HINTING: Feature.FREE_PAGE_HINT, REPORTING: Feature.REPORTING}
 """Features that protocols need besides; what is not measured is not offered."""
 
+WARM_UP_PAGES = 512 * MIB // PAGE_BYTES
+"""Of the guest of a warm-up: each repeat has a fresh one, so nothing but compiling is left."""
+
 MARGIN_BYTES = 16 * MIB
 """What a guest keeps for itself beside the balloon, lest it kill its only process."""
 
@@ -57,6 +60,14 @@ def default_pages(pattern: str, memory_pages: int) -> int:
 def share(case: Case) -> None:
     """Map nothing: each repeat boots a guest of its own; refuses what does not fit."""
     check_room(case.memory_bytes if case.touched else case.memory_bytes // 4)
+
+
+def warm_up(case: Case) -> Case:
+    """Return the case in a small guest: it compiles what the case runs, in seconds."""
+    if case.memory_pages <= WARM_UP_PAGES:
+        return case
+    n_pages = default_pages("idle", WARM_UP_PAGES)
+    return replace(case, memory_pages=WARM_UP_PAGES, balloon_pages=n_pages, pattern="idle", steps=1)
 
 
 _SLOPE = [name for name in OWN_CHECKS["linux"] if name.startswith(("page_", "step_"))]

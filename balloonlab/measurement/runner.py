@@ -94,9 +94,10 @@ def run_cases(
 def take_turn(case: Case, shared: Any, run_id: str, number: int, bar: Progress) -> Repeat:
     """Bring memory into the state that the case asks for, and run it once."""
     name = "warm-up" if number == WARM_UP else f"repeat {number + 1} of {case.repeats}"
-    bar.describe(f"{case.label()}: {name}")
-    setup = setup_of(case)
+    setup, text = setup_of(case), f"{case.label()}: {name}"
+    bar.describe(f"{text}, {setup.opening}" if setup.opening else text)
     with setup.use(case, shared) as guest:
+        bar.describe(text)
         if case.touched:
             with bar.bytes("touching memory", case.memory_bytes) as advance:
                 guest.touch(advance)
@@ -175,7 +176,8 @@ class _Runner:
             return self._leave_out(case, error)
         try:
             if case not in warm:
-                take_turn(ready, shared, self.ids[case], WARM_UP, self.bar)
+                first = setup_of(case).warm_up(ready)
+                take_turn(first, shared, self.ids[case], WARM_UP, self.bar)
                 self.bar.advance()
                 warm.add(case)
             repeat = take_turn(ready, shared, self.ids[case], number, self.bar)

@@ -36,6 +36,8 @@ class Setup:
     share: Callable[[Case], Any]  # what cases of one kind of memory share
     use: Callable[[Case, Any], AbstractContextManager[Any]]  # makes of it what one repeat runs on
     operate: Callable[[Case, Any, str, int], Repeat]  # runs one: case, of `use`, run_id, number
+    warm_up: Callable[[Case], Case] = lambda case: case  # what is run before a case's first repeat
+    opening: str = ""  # what `use` does, where it takes a while
     rules: Mapping[str, Rules] = field(default_factory=dict)  # of a protocol: by its name
     check_pages: Callable[[int], None] = lambda memory_pages: None  # refuses sizes of RAM
     backings: tuple[str, ...] = ("anonymous",)  # the default first
@@ -102,6 +104,8 @@ SETUPS = {
         share=on_linux.share,
         use=on_linux.use,
         operate=on_linux.operate_in_linux,
+        warm_up=on_linux.warm_up,
+        opening="booting the guest",
         rules={
             "": {
                 "wait": ("block", "Linux's driver sleeps"),

@@ -57,8 +57,10 @@ def timeline(
     if out is not None:
         check_out(out, TIMELINE)
     case = make_case(**options)
-    if case.source != "lab":
-        raise ValueError(f"host must be 'lab' for a timeline, got {case.host!r}: QEMU logs nothing")
+    for name, only in (("host", "lab"), ("guest", "thread")):
+        if (got := getattr(case, name)) != only:
+            rule = f"{name} must be {only!r} for a timeline"
+            raise ValueError(f"{rule}, got {got!r}, which logs nothing: leave {name} out")
     if case.protocol == FLOOR:
         raise ValueError(f"protocol must have messages for a timeline, got {FLOOR!r}")
     check_rules(case)

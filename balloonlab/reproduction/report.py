@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..measurement.on_lab import FLOOR
+from ..measurement.tables import STEPS
 from ..sizes import PAGE_BYTES, format_number, format_size
 from ..terminal import WIDTH
 from .reproduction import (
@@ -23,10 +24,14 @@ from .reproduction import (
     Reproduction,
     lab_beside,
     median_repeat,
+    sizes_of,
     stages_ms,
 )
 
 PAPER_STAGES = ("allocate", "send", "translate", "discard")
+OTHERS = {"qemu": "QEMU", "linux": "User-Mode Linux"}
+"""What is measured at sources other than the lab; its version stands in the metadata."""
+
 MOST_COLUMNS = 5
 """Columns of values of a table that fits 80 columns."""
 
@@ -91,20 +96,24 @@ def render_ranges(result: Reproduction, touched: bool) -> Table:
     view = _view(title, ranges.index)
     for stage in ranges.columns.unique(level=0):
         ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
-        texts = [" to ".join(map(format_number, pair)) for pair in ends]
+        texts = ["-" if least != least else _span(least, most) for least, most in ends]
         view.add_row(STAGE_LABELS.get(stage, f"{stage}, ms"), *texts)
     return view
+
+
+def _span(least: float, greatest: float) -> str:
+    return f"{format_number(least)} to {format_number(greatest)}"
 
 
 def findings(result: Reproduction) -> list[str]:
     """Return what the run showed, one sentence per line; numbers are of the run's own source."""
     arguments = result.meta["arguments"]
     source, bulk = result.source, PROTOCOLS[result.source][1]
-    qemu = f"QEMU {result.meta['qemu']}, " if source == "qemu" else ""
+    other = f"{OTHERS[source]} {result.meta[source]}, " if source in OTHERS else ""
     memory, balloon = (format_size(arguments[f"{of}_bytes"]) for of in ("memory", "balloon"))
     lines = [
         f"Guest of {memory}, balloon of {balloon}, {arguments['repeats']} repeats after a "
-        f"warm-up, no huge pages; {qemu}{result.meta['cpu_model']}, {result.meta['kernel']}. "
+        f"warm-up, no huge pages; {other}{result.meta['cpu_model']}, {result.meta['kernel']}. "
         "The paper's guest: 8 GiB, balloon of 7 GiB."
     ]
     if larger := result.meta["scaled_down_from_bytes"]:
@@ -133,8 +142,9 @@ def _memory_findings(result: Reproduction) -> list[str]:
         return []
     falls = 100 * touched["rss_fall_bytes"] / (touched["balloon_pages"] * PAGE_BYTES)
     kernel = "QEMU's pagemap" if result.source == "qemu" else "mincore"
+    what = "the guest's file in memory" if result.source == "linux" else "RSS"
     return [
-        f"{result.source}, touched: RSS fell by {falls.min():.2f} to {falls.max():.2f} % of the "
+        f"{result.source}, touched: {what} fell by {falls.min():.2f} to {falls.max():.2f} % of the "
         f"balloon in {len(touched)} repeats; {kernel} finds no ballooned page backed; "
         f"{touched['lost_pages'].sum()} pages outside the balloon lost their contents."
     ]
@@ -148,24 +158,52 @@ def render(result: Reproduction) -> Group:
     )
     table, lines = result.table(), [*findings(result), note]
     views = [view for state in STATES.values() for view in render_tables(table, state)]
-    if result.source == "qemu":
-        lines += _qemu_notes(result)
+    if result.source in _NOTES:
+        lines += [*_NOTES[result.source](result), _lab_note(result)]
         measured = set(result.frame["touched"])
         views += [render_ranges(result, touched) for touched in STATES if touched in measured]
     return Group(*views, Constrain(Text("\n".join(lines)), WIDTH))
 
 
 def _qemu_notes(result: Reproduction) -> list[str]:
-    """Return what a reader of QEMU's stages, and of the lab's beside them, must know."""
-    notes = [
+    """Return what a reader of QEMU's stages must know."""
+    return [
         "qemu: an unmodified QEMU, kicked over a socket. Its send, translate and discard are "
         "differences (rehearsed round trips and processor time), so a stage can come out below "
         f"zero; with {result.meta['arguments']['repeats']} repeats we report only the range.",
         "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
     ]
+
+
+def _linux_notes(result: Reproduction) -> list[str]:
+    """Return what a reader of the stages of Linux's driver must know."""
+    hinting = result.frame.query("protocol == 'hinting'")
+    notes = [
+        "linux: the unmodified driver of Linux in User-Mode Linux, at balloonlab's device over "
+        "vhost-user; its memory is a shared file, in which a discard makes a hole. A repeat is a "
+        f"boot; with {result.meta['arguments']['repeats']} repeats we report only the range.",
+        f"linux: the driver logs nothing. Steps of {STEPS[0]} to {STEPS[-1]} pages split its time: "
+        "allocate is their slope (allocate, list and write a page) times the pages; the rest is in "
+        "send, which can come out below zero.",
+    ]
+    if len(hinting):
+        shares = 100 * hinting["balloon_bytes"] / sizes_of(result.frame)[1]
+        notes.append(
+            "linux: asked for hints, the guest sends all its free blocks of 4 MiB, so its other "
+            f"memory is filled first; what came is {shares.min():.2f} to {shares.max():.2f} % of "
+            "the balloon (n_pages). GiB/s and speed-up are of what came. It takes blocks, in send."
+        )
+    return [*notes, "paper: we know of nobody who had touched that guest's memory before."]
+
+
+_NOTES = {"qemu": _qemu_notes, "linux": _linux_notes}
+
+
+def _lab_note(result: Reproduction) -> str:
+    """Return what the lab's columns beside others' are, or why there are none."""
     shipped, lab = "the run that comes with balloonlab", lab_beside(result.frame)
     if lab is None:
         why = f"because {shipped} has other sizes than this one (8 GiB, balloon of 7 GiB)"
-        return [*notes, f"lab: no columns, {why}."]
+        return f"lab: no columns, {why}."
     about = ", ".join((lab.meta["utc_time"][:10], lab.meta["cpu_model"], lab.meta["kernel"]))
-    return [*notes, f"lab: {shipped} ({about})."]
+    return f"lab: {shipped} ({about})."

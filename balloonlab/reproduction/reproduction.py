@@ -28,8 +28,12 @@ STAGE_LABELS = {
 }
 STATES = {False: "untouched", True: "touched"}
 PAPER = "paper, idle"
-PROTOCOLS = {"lab": ("pfn", "bitmap-v4", FLOOR), "qemu": ("pfn", "reporting")}
-"""What is compared on each host: ``pfn``, what replaces it, and in the lab the floor."""
+PROTOCOLS = {
+    "lab": ("pfn", "bitmap-v4", FLOOR),
+    "qemu": ("pfn", "reporting"),
+    "linux": ("pfn", "hinting"),
+}
+"""What is compared at each source: ``pfn``, what replaces it, and in the lab the floor."""
 
 
 class Case(NamedTuple):
@@ -66,8 +70,8 @@ class Reproduction:
         return cls(run.frame, run.meta, run.checks, Path(folder))
 
     def __repr__(self) -> str:
-        first, bulk = self.frame.iloc[0], PROTOCOLS[self.source][1]
-        balloon, memory = (format_size(int(first[f"{of}_bytes"])) for of in ("balloon", "memory"))
+        bulk = PROTOCOLS[self.source][1]
+        memory, balloon = map(format_size, sizes_of(self.frame))
         gains = [
             f"{state} {format_number(ratio, 2)}x"
             for touched, state in STATES.items()
@@ -85,29 +89,27 @@ class Reproduction:
 
     @property
     def source(self) -> str:
-        """Source of the run: ``"lab"`` or ``"qemu"``."""
-        return str(self.meta["arguments"].get("host", "lab"))
+        """Source of the run: ``"lab"``, ``"qemu"`` or ``"linux"``."""
+        return source_of(self.frame)
 
     def table(self) -> pd.DataFrame:
-        """Compare paper and machine; beside a run in QEMU also the shipped one of the lab.
+        """Compare paper and machine; beside QEMU's or Linux's run also the shipped one of the lab.
 
         Returns
         -------
         pandas.DataFrame
             Columns (source and memory, protocol); rows: stages and total in ms, kicks,
-            wire bytes, madvise calls, GiB/s, speed-up over ``pfn`` of the same
-            source. Of each case the repeat with the median total is shown, so that
-            its stages sum to its total. NaN where nothing was published.
+            wire bytes, madvise calls, GiB/s, speed-up (ratio of GiB/s) over ``pfn`` of
+            the same source. Of each case the repeat with the median total is shown, so
+            that its stages sum to its total. NaN where nothing was published, and for
+            stages that a case does not have.
         """
-        beside = lab_beside(self.frame) if self.source == "qemu" else None
-        runs = filter(None, (beside, self))
-        measured = (measured_cases(run.frame, run.source) for run in runs)
-        cases = chain(paper_cases(), *measured)
+        cases = chain(paper_cases(), cases_beside_lab(self.frame, self.source))
         table = pd.DataFrame({(case.group, case.protocol): _column(case) for case in cases})
-        totals = table.loc["total, ms"]
+        rates = table.loc["GiB/s"]
         for group, protocol in table.columns:
             if (group, "pfn") in table:
-                ratio = totals[group, "pfn"] / totals[group, protocol]
+                ratio = rates[group, protocol] / rates[group, "pfn"]
                 table.loc["speed-up", (group, protocol)] = ratio
         return table
 
@@ -115,7 +117,7 @@ class Reproduction:
         """Return the least and the greatest time of each stage over the repeats, in ms.
 
         One row per case (source, touched, protocol); columns (stage, ``least`` or ``greatest``),
-        ``total`` last.
+        ``total`` last; NaN for stages that a case does not have.
         """
         case = ["source", "touched", "protocol"]
         table = self.frame.pivot_table(
@@ -126,10 +128,12 @@ class Reproduction:
         return by_case.agg([("least", "min"), ("greatest", "max")])
 
     def ratio(self, protocol: str, over: str, touched: bool) -> float | None:
-        """Return the ratio of two protocols' totals as in `table`; None if one was not measured."""
+        """Return the ratio of two protocols' times per byte; None if one was not measured."""
         repeats = [median_repeat(self.frame, name, touched) for name in (protocol, over)]
-        one, other = (repeat["time_ns"].sum() for repeat in repeats)
-        return float(one / other) if one and other else None
+        if any(repeat.empty for repeat in repeats):
+            return None
+        one, other = (repeat["time_ns"].sum() / repeat["n_pages"].iloc[0] for repeat in repeats)
+        return float(one / other)
 
 
 def stages_ms(repeat: pd.DataFrame) -> pd.Series:
@@ -171,14 +175,33 @@ def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[Case]:
             yield Case(group, protocol, stages, repeat.iloc[0], totals_ms)
 
 
+def cases_beside_lab(frame: pd.DataFrame, source: str) -> Iterator[Case]:
+    """Yield the cases measured at a source; before other sources' those of the lab's own run."""
+    if source != "lab" and (lab := lab_beside(frame)):
+        yield from measured_cases(lab.frame, "lab")
+    yield from measured_cases(frame, source)
+
+
 def lab_beside(frame: pd.DataFrame) -> Reproduction | None:
     """Load the lab's run that comes with balloonlab, where it is of the same sizes as a frame."""
     try:
         lab = Reproduction.load(datasets.path("headline"))
     except (FileNotFoundError, ValueError):  # none, or of an older balloonlab
         return None
-    sizes = ["memory_bytes", "balloon_bytes"]
-    return lab if (lab.frame[sizes].iloc[0] == frame[sizes].iloc[0]).all() else None
+    return lab if sizes_of(lab.frame) == sizes_of(frame) else None
+
+
+def source_of(frame: pd.DataFrame) -> str:
+    """Return the source of a frame's cases, the lab where it holds several."""
+    _check_frame(frame)
+    sources = frame["source"].unique()
+    return "lab" if "lab" in sources else str(sources[0])
+
+
+def sizes_of(frame: pd.DataFrame) -> tuple[int, int]:
+    """Return memory and balloon in bytes as asked for, which ``pfn`` has and hinting comes near."""
+    row = frame.iloc[(frame["protocol"] != "pfn").argmin()]  # the first row where there is no pfn
+    return int(row["memory_bytes"]), int(row["balloon_bytes"])
 
 
 def _check_frame(frame: pd.DataFrame) -> None:
