@@ -45,8 +45,9 @@ ENDING = ".pfns.xz"
 HUGE_ORDER = 9
 
 COLUMNS = (
-    "name", "source", "guest", "state", "description", "memory_bytes", "share", "operation", "cycle",
-    "n_pages", "balloon_bytes", "n_moved", "unusable_index", "buddyinfo_before", "buddyinfo_after",
+    "name", "source", "guest", "state", "description", "memory_bytes", "share", "operation",
+    "cycle", "n_pages", "balloon_bytes", "n_moved", "unusable_index", "buddyinfo_before",
+    "buddyinfo_after",
     "seed", "workload", "kernel", "command_line", "thp", "qemu", "accelerator", "utc_time",
     "reverse_of", "digest",
 )  # fmt: skip
