@@ -445,3 +445,31 @@ def xorshift64(x, n):
         x ^= x << 17 & 2**64 - 1
         drawn.append(x)
     return drawn
+
+
+def decode_blocks(pairs):
+    """Ranges of (address, bytes) pairs, and where in the message the bad ones are."""
+    ranges, bad = [], []
+    for number, (address, n_bytes) in enumerate(pairs):
+        if n_bytes == 0 or address % 4096 or n_bytes % 4096:
+            bad.append(16 * number)
+        else:
+            ranges.append([address // 4096, n_bytes // 4096])
+    return ranges, bad
+
+
+def fetch_blocks(chain, ram, room):
+    """Pairs of a chain of (address, bytes, flags) and its command id; None where it is refused."""
+    pairs, command = [], -1
+    for address, n_bytes, flags in chain:
+        if flags == 4:
+            return None, command
+        if flags == 2:
+            if len(pairs) == room:
+                return None, command
+            pairs.append((address, n_bytes))
+        elif n_bytes != 4 or address + 4 > ram.size:
+            return None, command
+        else:
+            command = int.from_bytes(ram[address : address + 4].tobytes(), "little")
+    return pairs, command

@@ -47,7 +47,7 @@ class SharedRam:
         n_bytes = sum(region.n_bytes for region in regions)
         if n_bytes > MOST_BYTES:
             raise VhostUserError(f"guest memory must be at most {MOST_BYTES} bytes, got {n_bytes}")
-        self.memory_pages = n_bytes // PAGE_BYTES
+        self.memory_pages, self.regions = n_bytes // PAGE_BYTES, regions
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
         ram = np.frombuffer(mmap.mmap(-1, n_bytes, flags=flags), np.uint8)
         slots, self._places, first = [], list[tuple[Region, int]](), 0
@@ -92,7 +92,8 @@ class SharedRam:
 
     def held_bytes(self) -> int:
         """Return what the files hold, in bytes of the host's memory."""
-        return sum(os.fstat(fd).st_blocks for fd in self._fds) * 512
+        found = [os.fstat(fd) for fd in self._fds]
+        return sum({(one.st_dev, one.st_ino): one.st_blocks * 512 for one in found}.values())
 
     def resident(self) -> npt.NDArray[np.bool_]:
         """Ask the kernel which pages of RAM the files hold, shape (memory_pages,)."""

@@ -32,6 +32,10 @@ class Worker(Generic[T]):
         while not self._done.wait(0.1):
             pass
 
+    def wait_for(self, seconds: float) -> bool:
+        """Wait for the end at most so long; return whether it came."""
+        return self._done.wait(seconds)
+
     def join(self) -> None:
         """Wait for the end, however often the user presses Ctrl-C; then pass that on.
 
