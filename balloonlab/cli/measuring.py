@@ -99,7 +99,8 @@ def reproduce(
     in the folder. About two minutes at 8 GiB. An unfinished run in the folder goes on.
 
     With --host qemu the same in an unmodified QEMU, with free page reporting for the bitmaps.
-    With --guest linux by Linux's own driver in User-Mode Linux, with free page hinting.
+    With --guest linux by Linux's own driver in User-Mode Linux, with free page hinting: each
+    repeat boots a guest, which takes about five minutes in all.
     """
     from ..main_job import reproduce as run
     from ..reproduction.report import render

@@ -191,7 +191,7 @@ def _linux_notes(result: Reproduction) -> list[str]:
         notes.append(
             "linux: asked for hints, the guest sends all its free blocks of 4 MiB, so its other "
             f"memory is filled first; what came is {shares.min():.2f} to {shares.max():.2f} % of "
-            "the balloon (n_pages). GiB/s and speed-up are of what came. It takes blocks, in send."
+            "the balloon (n_pages); GiB/s and speed-up are of that. Taking the blocks is in send."
         )
     return [*notes, "paper: we know of nobody who had touched that guest's memory before."]
 
