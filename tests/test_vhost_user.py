@@ -3,6 +3,7 @@
 import os
 import socket
 import tempfile
+import time
 from itertools import permutations
 from pathlib import Path
 
@@ -108,11 +109,11 @@ def test_the_labs_driver_inflates_and_deflates_over_vhost_user(session, discard,
 def test_holes_are_made_and_nothing_else_changes(session):
     s = session()
     s.negotiate()
-    before = s.back.ram.held_bytes()
     pfns = np.array([3, 500, 4], np.uint32)
     s.front.own_memory[32768 : 32768 + 12] = pfns.view(np.uint8)
     vring.describe(s.front.queues["inflate"].ring, 0, s.front.own_gpa + 32768, 12, 0)
     vring.offer(s.front.queues["inflate"].ring)
+    before = s.back.ram.held_bytes()
     assert s.kick("inflate") == doorbell.USED
     assert s.gone() == [3, 4, 500]
     assert before - s.back.ram.held_bytes() == 3 * PAGE_BYTES
@@ -391,3 +392,49 @@ def test_hostile_front_ends_neither_hang_nor_harm(capfd):
     assert found["sessions that a broken rule ended"] > 100
     for name in hostile_front_end.MUST_BE_ZERO:
         assert found[name] == 0, name
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("spoil", "finding"),
+    [
+        ("raises", hostile_front_end.ERRORS),
+        ("leaks", hostile_front_end.LEAKED),
+        ("writes", hostile_front_end.CHANGED),
+    ],
+)
+def test_the_judge_of_front_ends_notices_what_a_back_end_does_wrong(monkeypatch, spoil, finding):
+    class Wrong(Backend):
+        def _carry_out(self, message):
+            super()._carry_out(message)
+            if message.request == Request.SET_MEM_TABLE and spoil == "raises":
+                raise KeyError("unexpected")
+            if message.request == Request.SET_MEM_TABLE and spoil == "leaks":
+                leaked.append(os.dup(message.fds[0]))
+            if message.request == Request.SET_MEM_TABLE and spoil == "writes":
+                os.pwrite(message.fds[0], b"x", 0)
+
+    leaked = []
+    found = hostile_front_end.play(
+        9, seed=1, make=lambda path: Wrong(path, "range", 99, 99, hostile_front_end.EXTRA)
+    )
+    assert found[finding] > 0
+    for fd in leaked:
+        os.close(fd)
+
+
+@pytest.mark.once
+def test_the_judge_of_front_ends_notices_a_hang(monkeypatch):
+    monkeypatch.setattr(hostile_front_end, "DEADLINE_S", 0.2)
+    done = []
+
+    class Hangs(Backend):
+        def wait_for_silence(self, quiet_s):
+            while not done:
+                time.sleep(0.01)
+
+    found = hostile_front_end.play(
+        1, seed=2, make=lambda path: Hangs(path, "range", 99, 99, hostile_front_end.EXTRA)
+    )
+    done.append(True)
+    assert found[hostile_front_end.HUNG] == 1

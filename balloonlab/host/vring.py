@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..kernels import vring as kernels
@@ -62,14 +63,13 @@ class Vring:
         self._addresses = addresses
 
     def set_fd(self, request: Request, fd: int | None) -> None:
-        """Take the descriptor of kick or call; both are needed, nothing is polled here."""
+        """Take the descriptor of kick or call, unless it raises; nothing is polled here."""
         if fd is None:
             raise VhostUserError(f"{request.name} must carry a descriptor: no vring is polled")
-        try:
-            self._check_idle(request)
-        except VhostUserError:
-            os.close(fd)
-            raise
+        self._check_idle(request)
+        kind = stat.S_IFMT(os.fstat(fd).st_mode)
+        if kind not in (0, stat.S_IFIFO, stat.S_IFSOCK):  # an eventfd has no kind
+            raise VhostUserError(f"{request.name} must carry an eventfd, a pipe or a socket")
         if request in self._fds:
             os.close(self._fds.pop(request))
         self._fds[request] = fd

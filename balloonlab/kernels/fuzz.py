@@ -18,7 +18,7 @@ from .contents import PAGE_WORDS, SIGNATURE
 from .device import answer
 from .formats import Decoding
 from .translate import BALLOONABLE, FIRST_PAGE, N_PAGES, PAGE_BYTES
-from .vring import DESC_NEXT, ENTRIES, INDEX, describe
+from .vring import DESC_NEXT, DESC_WRITE, ENTRIES, INDEX, describe
 
 MESSAGE_WORDS = 48
 
@@ -115,7 +115,7 @@ def _write_records(guest):
 
 @kernel
 def _write_queue(guest, n_bytes, used):
-    """Offer the message: most chains are right, one in eight has a field at random."""
+    """Offer the message, cut into a chain."""
     state, ring = guest.state, guest.queue.ring
     parts = 1 + below(state, 3)
     done = 0
@@ -124,6 +124,34 @@ def _write_queue(guest, n_bytes, used):
         describe(ring, i, guest.gpa + done, length, DESC_NEXT if i + 1 < parts else 0)
         ring.desc[i]["next"] = np.uint16(i + 1)
         done += length
+    _offer_spoilt(guest, parts, used)
+
+
+@kernel
+def _write_blocks(guest, used):
+    """Offer blocks of pages, and now and then a command id; one field in some is at random."""
+    state, ring = guest.state, guest.queue.ring
+    parts = 1 + below(state, 6)
+    for i in range(parts):
+        gpa = (_page(guest) & np.uint64((1 << 51) - 1)) << np.uint64(12)
+        length = (1 + below(state, 8)) << 12
+        flags = DESC_WRITE
+        odd = below(state, 16)
+        if odd == 0:
+            gpa |= draw(state) >> np.uint64(below(state, 64))
+        if odd == 1:
+            length = np.int64(draw(state) & np.uint64(0xFFFFFFFF)) >> below(state, 32)
+        if odd == 2:
+            gpa, length, flags = np.uint64(guest.gpa), 4 if below(state, 4) > 0 else length, 0
+        describe(ring, i, gpa, length, flags | (DESC_NEXT if i + 1 < parts else 0))
+        ring.desc[i]["next"] = np.uint16(i + 1)
+    _offer_spoilt(guest, parts, used)
+
+
+@kernel
+def _offer_spoilt(guest, parts, used):
+    """Make a chain of so many descriptors available; of one in eight a field is at random."""
+    state, ring = guest.state, guest.queue.ring
     head = 0
     ahead = 1
     spoilt = below(state, 64)
@@ -149,6 +177,15 @@ def _write_queue(guest, n_bytes, used):
         ring.desc[parts - 1]["next"] = np.uint16(0)
     ring.avail[ENTRIES + used % ring.desc.size] = np.uint16(head)
     ring.avail[INDEX] = np.uint16((used + ahead) & 0xFFFF)
+
+
+@kernel
+def _write_message(guest, decoding, used):
+    """Offer a message of records or PFNs, one in 16 of another length."""
+    n_bytes = _write_records(guest) if decoding == Decoding.RECORDS else _write_pfns(guest)
+    if below(guest.state, 16) == 0:
+        n_bytes = below(guest.state, n_bytes + 1)
+    _write_queue(guest, n_bytes, used)
 
 
 @kernel
@@ -209,12 +246,10 @@ def run_cases(guest, memory, device, in_balloon, canaries, n_cases, tallies, log
     ring, counts = guest.queue.ring, tallies.counts[0]
     used = 0
     for _ in range(n_cases):
-        n_bytes = (
-            _write_records(guest) if device.decoding == Decoding.RECORDS else _write_pfns(guest)
-        )
-        if below(guest.state, 16) == 0:
-            n_bytes = below(guest.state, n_bytes + 1)
-        _write_queue(guest, n_bytes, used)
+        if device.decoding == Decoding.BLOCKS:
+            _write_blocks(guest, used)
+        else:
+            _write_message(guest, device.decoding, used)
         for k in range(in_balloon.size):
             in_balloon[k] = draw(guest.state) & draw(guest.state)
             device.balloon[k] = in_balloon[k]

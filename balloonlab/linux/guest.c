@@ -245,6 +245,7 @@ static const char *fill(uint64_t bytes, long least, long most)
 /* Of a file of pages that are known: the first and the last word of page I. */
 #define KEPT(i) (0x6b65707400000000 + (i))
 #define BLOCK_PAGES 256L
+#define MOST_CHECKED (1L << 15)
 
 static uint64_t block[BLOCK_PAGES * PAGE / 8];
 static long n_kept;
@@ -282,13 +283,13 @@ static const char *keep(uint64_t bytes)
     return write_pages("/tmp/kept", n_kept = bytes / PAGE, KEPT(0));
 }
 
-/* kept: how many pages of that file are not as they were written. */
+/* kept: of MOST_CHECKED pages of that file or all, how many are not as they were written. */
 static const char *check_kept(void)
 {
     int fd = open("/tmp/kept", O_RDONLY);
     long wrong = 0;
 
-    for (long i = 0; i < n_kept; i++)
+    for (long i = 0; i < n_kept; i += 1 + n_kept / MOST_CHECKED)
         if (pread(fd, block, PAGE, i * PAGE) != PAGE || block[0] != KEPT(i) ||
             block[PAGE / 8 - 1] != KEPT(i))
             wrong++;

@@ -153,7 +153,7 @@ class LinuxGuest:
         return int((~same & ~ballooned[kept.pages]).sum())
 
     def check_kept(self) -> int:
-        """Have the guest read its file again; return its wrong pages."""
+        """Have the guest read its file again, or 32,768 pages of it; return the wrong ones."""
         return int(self.wire.run("kept").split()[1])
 
     def _first_words(self, pages: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -38,6 +38,9 @@ PFN = "pfn"
 OTHER_ROWS = 10_000
 """Of the log: for messages that are not full, and blocks."""
 
+KEPT_BYTES = 128 * MIB
+"""Of the guest's file where its size does not matter."""
+
 LEAST_HINTED = 0.9
 """Of the balloon that was asked for: a guest hints its whole blocks of 4 MiB only."""
 
@@ -129,7 +132,10 @@ def operate_in_linux(case: Case, guest: LinuxGuest, run_id: str, number: int) ->
 
 
 def _leave_free(case: Case, guest: LinuxGuest) -> None:
-    """Have the guest fill its memory so that what is left is about the balloon."""
+    """Have the guest fill its memory with a file whose pages are known.
+
+    All that the balloon leaves where the guest is to send all that is free; else some of it.
+    """
     available = guest.wire.meminfo("MemAvailable")
     spare = available - case.balloon_bytes - MARGIN_BYTES
     if spare < 0:
@@ -138,7 +144,7 @@ def _leave_free(case: Case, guest: LinuxGuest) -> None:
             f"guest of {format_size(case.memory_bytes)} has available in state {case.pattern} "
             f"less {format_size(MARGIN_BYTES)}, got {format_size(case.balloon_bytes)}"
         )
-    guest.keep(spare)
+    guest.keep(min(spare, KEPT_BYTES) if case.protocol == PFN else spare)
 
 
 def _rehearse(case: Case, guest: LinuxGuest) -> dict[str, Slope]:

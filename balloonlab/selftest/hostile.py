@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import wire
+from ..host import DISCARDS
 from ..host.device import make_state, no_balloon
 from ..kernels import clock, faults, vring
 from ..kernels import fuzz as kernels
@@ -18,10 +19,18 @@ from ..measurement.resources import check_facilities
 from ..queue import QUEUE_BYTES, Virtqueue
 from ..sizes import PAGE_BYTES
 from ..terminal import Progress
+from ..wire.blocks import BLOCKS
+from . import hostile_front_end
 from .contents import combinations
 
 CHUNK = 5_000
 """Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between."""
+
+SESSIONS = "vhost-user"
+"""The protocol of rows about sessions."""
+
+CASES_PER_SESSION = 1000
+"""Messages for each session of vhost-user, which takes as long as some thousands of them."""
 
 QUEUE_PAGES = QUEUE_BYTES // PAGE_BYTES
 OWN_PAGES = QUEUE_PAGES + 1
@@ -48,16 +57,19 @@ MUST_BE_ZERO = (
     "canary words changed",
     "discards outside RAM",
     "pages discarded twice",
+    *hostile_front_end.MUST_BE_ZERO,
 )
 
 
 def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataFrame:
     """Play hostile messages and queues against the device on real memory.
 
-    Every wire format and way to discard gets its share, half of it on the inflate queue
-    and half on the deflate queue. The guest's RAM lies in pieces between canary pages: unmapped
-    neighbours, ROM, and the guest kernel's own memory. After each case every canary is checked,
-    and every discarded extent is compared with the memory map.
+    Every wire format, blocks of reporting and hinting, and way to discard gets its share, half of
+    it on the inflate queue and half on the deflate queue; for each thousand messages a hostile
+    front-end has a session of vhost-user (`balloonlab.selftest.hostile_front_end`). The guest's RAM
+    lies in pieces between canary pages: unmapped neighbours, ROM, and the guest kernel's own
+    memory. After each case every canary is checked, and every discarded extent is compared with
+    the memory map.
 
     Parameters
     ----------
@@ -89,17 +101,21 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
     check_facilities()
     check_number("cases", cases, 1)
     check_number("seed", seed, 0)
-    ways = combinations()
+    ways = [*combinations(), *((BLOCKS.name, discard) for discard in DISCARDS)]
     if cases < len(ways):
         raise ValueError(f"cases must be at least {len(ways)}, got {cases}")
     share = -(-cases // len(ways))
     rows: list[tuple[object, ...]] = []
     chunk = min(CHUNK, -(-share // 2))
-    with Progress(len(ways) * -(-share // chunk), progress) as bar:
+    with Progress(len(ways) * -(-share // chunk) + 1, progress) as bar:
         for number, (protocol, discard) in enumerate(ways):
             bar.describe(f"hostile guest: {protocol} by {discard}")
             found = _play(protocol, discard, share, chunk, seed + number, bar)
             rows += [(protocol, discard, *counted) for counted in found.items()]
+        bar.describe("hostile front-ends: vhost-user")
+        found = hostile_front_end.play(max(1, cases // CASES_PER_SESSION), seed)
+        rows += [(SESSIONS, "range", *counted) for counted in found.items()]
+        bar.advance()
     return pd.DataFrame(rows, columns=["protocol", "discard", "finding", "count"])
 
 
@@ -110,9 +126,9 @@ def _play(
     queue_area = memory.ram[own * PAGE_BYTES :][:QUEUE_BYTES]
     message = memory.ram[(own + QUEUE_PAGES) * PAGE_BYTES :][: 8 * kernels.MESSAGE_WORDS]
     balloon = no_balloon(memory.ram.size)
+    read_as = BLOCKS if protocol == BLOCKS.name else wire.get(protocol)
     queues = [
-        make_state(wire.get(protocol), discard, operation, balloon)
-        for operation in ("inflate", "deflate")
+        make_state(read_as, discard, operation, balloon) for operation in ("inflate", "deflate")
     ]
     tallies, in_balloon = kernels.Tallies.zero(), np.zeros_like(balloon)
     log = clock.Log.empty(1000)

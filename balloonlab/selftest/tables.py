@@ -9,7 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..sizes import format_size
+from ..wire.blocks import BLOCKS
 from .benchmark import IDLE_TASK, LARGE_TASKS
+from .hostile import SESSIONS
 
 
 def _table(title: str, names: list[str], numbers: list[str]) -> Table:
@@ -20,8 +22,19 @@ def _table(title: str, names: list[str], numbers: list[str]) -> Table:
     return view
 
 
-def render_fuzz(rows: pd.DataFrame) -> Table:
-    """Return the table of ``balloonlab fuzz``."""
+def render_fuzz(rows: pd.DataFrame) -> Group:
+    """Return the tables of ``balloonlab fuzz``: of messages, of blocks, and of front-ends."""
+    own = {name: rows[rows["protocol"] == name] for name in (BLOCKS.name, SESSIONS)}
+    others = own[SESSIONS]
+    messages = [rows[~rows["protocol"].isin(own)], own[BLOCKS.name]]
+    view = _table("The back-end against hostile front-ends (lab)", [""], [SESSIONS])
+    for row in others.itertuples():
+        view.add_row(row.finding, f"{row.count:,.0f}")
+    tables = [_messages(some) for some in messages if len(some)]
+    return Group(*tables, *([view] if len(others) else []))
+
+
+def _messages(rows: pd.DataFrame) -> Table:
     ways = ["protocol", "discard"]
     counts = rows.pivot_table(index="finding", columns=ways, values="count", sort=False)
     headings = [f"{protocol}\nby {discard}" for protocol, discard in counts.columns]
