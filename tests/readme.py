@@ -23,6 +23,8 @@ HEADLINE = """\
 | `lab` | untouched | {headline_untouched_pfn_ms} | `bitmap-v4` {headline_untouched_bitmap_ms} | |
 | `lab` | touched | {headline_touched_pfn_ms} | `bitmap-v4` {headline_touched_bitmap_ms} \
 | {headline_touched_floor_ms} |
+| `linux` | untouched | {linux_untouched_pfn_ms} | `hinting` {linux_untouched_hinting_ms} | |
+| `linux` | touched | {linux_touched_pfn_ms} | `hinting` {linux_touched_hinting_ms} | |
 | `qemu` | untouched | {qemu_untouched_pfn_ms} | `reporting` {qemu_untouched_reporting_ms} | |
 | `qemu` | touched | {qemu_touched_pfn_ms} | `reporting` {qemu_touched_reporting_ms} | |"""
 
@@ -32,6 +34,12 @@ ANSWERS = """
   one `madvise` per page ({headline_untouched_discard_percent} and
   {headline_touched_discard_percent}). Touched, `bitmap-v4` takes {headline_over_floor} one
   `madvise` over the same bytes: the kernel's freeing is what is left.
+- **The real driver** (`linux`, 7 of 8 GiB). Linux's own driver takes {linux_untouched_pfn_ms}
+  untouched, {linux_untouched_allocate_percent} of it to allocate; what remains is sending
+  ({linux_untouched_send_percent}) and one `madvise` per page. Memory that the guest has used is a
+  shared file in its page tables, too: {linux_touched_pfn_ms}, {linux_touched_discard_percent} of
+  it discarding. Asked for hints, the same guest gives all its free blocks in
+  {linux_untouched_hinting_ms} and {linux_touched_hinting_ms}.
 - **Memory size** (`lab`, 1 to 16 GiB). Both times are proportional to memory: on touched memory
   {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} per page with `pfn`,
   {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`, and
@@ -48,7 +56,9 @@ ANSWERS = """
 - **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
   pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted
-  {guests_tmpfs50_bits}, anonymous memory freed in pieces {guests_anon_bits}.
+  {guests_tmpfs50_bits}, anonymous memory freed in pieces {guests_anon_bits}. Another kernel in
+  another kind of guest, five seeds each, agrees ({guests_linux_traces} more traces): half of
+  tmpfs deleted {guests_linux_tmpfs50_least_bits} to {guests_linux_tmpfs50_most_bits}.
 """
 """What came out, in numbers that `balloonlab.results` computes from ``data/``."""
 
@@ -70,6 +80,7 @@ def parts() -> dict[str, str]:
     load = bl.reproduction.Reproduction.load
     reports = {
         "headline": render(load(data / "headline")),
+        "linux": render(load(data / "linux")),
         "qemu": render(load(data / "qemu")),
         "reliability": render_fuzz(pd.read_csv(data / "reliability" / "fuzz.csv")),
         "contents": render_contents(pd.read_csv(data / "contents" / "contents.csv")),
@@ -85,6 +96,7 @@ def parts() -> dict[str, str]:
 def render_columns(frame: pd.DataFrame) -> str:
     """Write the column dictionary as a table for each kind of rows."""
     files = {"frame": "timings.csv", "qemu checks": "checks.csv` of `qemu"}
+    files["linux checks"] = "checks.csv` of `linux"
     texts = []
     for table, rows in frame.groupby("table", sort=False):
         lines = [

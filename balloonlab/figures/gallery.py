@@ -18,7 +18,7 @@ from ..measurement.reading import load
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
 from .comparison import density, grid, guests, runs, sizes
-from .headline_bars import headline, qemu_headline
+from .headline_bars import headline
 from .how_it_works import page_strip
 from .lanes import timeline
 from .lines import Quantity
@@ -35,7 +35,8 @@ QUANTITIES: dict[str, Quantity] = {
 
 FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "headline": ("headline", headline),
-    "qemu": ("qemu", qemu_headline),
+    "qemu": ("qemu", partial(headline, source="qemu")),
+    "linux": ("linux", partial(headline, source="linux")),
     "sizes-time": ("sizes", sizes),
     "sizes-rate": ("sizes", partial(sizes, y="rate")),
     "sizes-time-huge": ("sizes", partial(sizes, thp=True)),

@@ -181,7 +181,7 @@ class _Runner:
                 self.bar.advance()
                 warm.add(case)
             repeat = take_turn(ready, shared, self.ids[case], number, self.bar)
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, ValueError) as error:  # or the guest has not as much
             return self._leave_out(case, error)
         self.bar.advance()
         self.left[case].remove(number)

@@ -9,6 +9,7 @@ import pandas as pd
 from .. import datasets
 from ..datasets import published
 from ..measurement.on_lab import FLOOR
+from ..measurement.reading import load
 from ..reproduction.reproduction import Reproduction, median_repeat, stages_ms
 from ..sizes import GIB
 from .number import SHORT, STATES, Numbers, number
@@ -49,6 +50,16 @@ def _reproduction(source: str, data: str, bulk: str) -> Numbers:
         yield measured(f"{data}_over_floor", over, "times", "bitmap-v4 over one madvise")
 
 
+def _drivers() -> Numbers:
+    """Linux's driver and the lab's on the same guest's pages, touched and not: ns per page."""
+    frame = load(datasets.path("drivers")).frame
+    frame["ns"] = frame["time_ns"] / frame["n_pages"]
+    by_stage = frame.groupby(["touched", "source", "stage", "run_id", "repeat"])["ns"].sum()
+    for (touched, source, stage), ns in by_stage.groupby(level=[0, 1, 2]).median().items():
+        name, about = f"drivers_{STATES[touched]}_{stage}_{source}_ns", "2 GiB, idle and tmpfs50"
+        yield number(source, "drivers", name, ns, "ns", f"{stage} per page, pfn", about)
+
+
 def _reliability() -> Numbers:
     rows = pd.read_csv(datasets.path("reliability/fuzz.csv"))
     counts = rows.groupby("finding")["count"].sum()
@@ -72,6 +83,8 @@ PARTS = (
     _published,
     partial(_reproduction, "lab", "headline", "bitmap-v4"),
     partial(_reproduction, "qemu", "qemu", "reporting"),
+    partial(_reproduction, "linux", "linux", "hinting"),
+    _drivers,
     _reliability,
     _contents,
 )

@@ -7,7 +7,13 @@ from typing import NamedTuple, TypeAlias
 
 from ..sizes import format_number
 
-SHORT = {"pfn": "pfn", "bitmap-v4": "bitmap", "reporting": "reporting", "madvise": "floor"}
+SHORT = {
+    "pfn": "pfn",
+    "bitmap-v4": "bitmap",
+    "reporting": "reporting",
+    "hinting": "hinting",
+    "madvise": "floor",
+}
 STATES = {True: "touched", False: "untouched"}
 """Protocols, and whether the host had pages behind the guest, in names of numbers."""
 
@@ -21,7 +27,7 @@ class Number(NamedTuple):
     unit : str
         As written behind it; empty for a count.
     source : str
-        ``paper``, ``lab``, ``qemu``, ``trace`` or ``model``.
+        ``paper``, ``lab``, ``linux``, ``qemu``, ``trace`` or ``model``.
     data : str
         File or folder of ``data/`` that it is computed from; empty where it needs no data.
     means : str
