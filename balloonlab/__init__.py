@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         capture,
         datasets,
         figures,
+        linux,
         model,
         qemu,
         reproduction,
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
     from .pages import patterns, traces
 
 __all__ = [
-    "capture", "compare", "datasets", "figures", "load", "load_timeline", "measure", "model",
-    "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction", "results", "selftest",
-    "sizes", "sweep", "timeline", "totals", "traces", "wire",
+    "capture", "compare", "datasets", "figures", "linux", "load", "load_timeline", "measure",
+    "model", "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction", "results",
+    "selftest", "sizes", "sweep", "timeline", "totals", "traces", "wire",
 ]  # fmt: skip
 
 _HOMES = {

@@ -306,7 +306,7 @@ def test_the_headline_is_of_the_frames_source_or_of_the_one_that_is_named(closed
         for ax in (
             bl.figures.headline(linux), bl.figures.headline(both, source="linux"),
             bl.figures.headline(both), bl.figures.headline(frames["headline"]),
-            bl.figures.headline(frames["qemu"]), bl.figures.qemu_headline(frames["qemu"]),
+            bl.figures.headline(frames["qemu"]), bl.figures.headline(frames["qemu"]),
         )
     ]  # fmt: skip
     assert names[0] == names[1]

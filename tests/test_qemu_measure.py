@@ -283,7 +283,7 @@ def test_its_table_figure_and_ranges_agree(outcome):
         least, greatest = ranges.loc[(source, touched, protocol), "total"]
         assert least * 0.999 <= column["total, ms"] <= greatest * 1.001
     _, mine = plt.subplots()
-    assert bl.figures.qemu_headline(loaded.frame, ax=mine) is mine
+    assert bl.figures.headline(loaded.frame, ax=mine) is mine
     labels = [text.get_text() for text in mine.get_yticklabels()]
     assert labels[2:] == [
         "qemu, untouched: pfn", "qemu, untouched: reporting",
@@ -310,7 +310,7 @@ def test_a_lab_run_of_the_same_size_stands_beside_it(outcome, monkeypatch, tmp_p
     assert "…" not in text
     assert max(map(len, text.splitlines())) <= 100
     assert "lab: the run that comes with balloonlab" in " ".join(text.split())
-    labels = bl.figures.qemu_headline(loaded.frame).get_yticklabels()
+    labels = bl.figures.headline(loaded.frame).get_yticklabels()
     assert len(labels) == 2 + 5 + 4
     plt.close("all")
 

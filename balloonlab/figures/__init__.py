@@ -3,7 +3,7 @@
 from .comparison import density, grid, guests, runs, sizes
 from .defect_map import defect_rates
 from .gallery import draw_all
-from .headline_bars import headline, qemu_headline
+from .headline_bars import headline
 from .how_it_works import page_strip
 from .lanes import timeline
 from .lines import scaling
@@ -15,7 +15,7 @@ from .stage_bars import stages
 
 __all__ = [
     "defect_rates", "density", "draw_all", "explore", "grid", "guests", "headline", "occupancy",
-    "page_strip", "panels", "patterns", "qemu_headline", "runs", "save", "scaling", "sizes",
+    "page_strip", "panels", "patterns", "runs", "save", "scaling", "sizes",
     "stages", "style", "timeline", "traces",
 ]  # fmt: skip
 

@@ -56,11 +56,6 @@ def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> A
     return _draw(list(cases_beside_lab(frame, source)), frame, ax)
 
 
-def qemu_headline(frame: Any, ax: Axes | None = None) -> Axes:
-    """Draw `headline` of the cases in an unmodified QEMU."""
-    return headline(frame, ax, "qemu")
-
-
 def _draw(measured: list[Case], frame: pd.DataFrame, ax: Axes | None) -> Axes:
     bars = [*paper_cases(), *measured]
     balloons_gib = [bar.about["balloon_bytes"] / GIB for bar in bars]
