@@ -26,7 +26,7 @@ from ..sizes import Size, parse_pages
 
 Pattern = str | npt.ArrayLike
 PathLike = str | os.PathLike[str]
-Guest = Literal["thread"]
+Guest = Literal["thread", "kvm"]
 Host = Literal["lab", "qemu"]
 M = TypeVar("M")
 P = ParamSpec("P")
@@ -64,7 +64,9 @@ class Options(TypedDict, Generic[M], total=False):
         "below 1, and rounded down to whole pages. By default 7/8 of the memory, or the size "
         "of the trace or array."))]
     guest: Annotated[Guest | M, Option("thread",
-        help="Who runs the driver. ``thread``: a thread of compiled code.")]
+        help=(
+        "Who runs the driver. ``thread``: a thread of compiled code. ``kvm``: the same code inside "
+        "a KVM virtual processor of this process, behind page tables of its own."))]
     host: Annotated[Host | M, Option("lab", help=(
         "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
         "``qemu-system-x86_64``, 6.0 or later (``qemu``)."))]

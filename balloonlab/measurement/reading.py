@@ -24,11 +24,12 @@ MACHINE = ("cpu_model", "cpu_count", "machine", "kernel", "thp", "compiled", "co
 VERSIONS = ("balloonlab", "numba", "llvmlite", "numpy")
 """What runs must agree in to stand in one frame: the processor, the kernel that discards, its
 huge page setting, and the code that is timed, of which the digest of the kernels says more than
-the commit, and that more than the version. Runs in QEMU must agree in its version, too. Python and
-pandas do not run while time is taken, and how much memory there is decides what fits, not how
-long it takes."""
+the commit, and that more than the version. Runs in QEMU must agree in its version, too,
+those in KVM in its module. Python and pandas do not run while time is taken, and how much memory
+there is decides what fits, not how long it takes."""
 
 KEY = ["run_id", "repeat"]
+MORE_CHECKS = [name for names in tables.MORE_CHECK_COLUMNS.values() for name in names]
 SHOWN = 5  # dropped repeats that are named one by one
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ def _compared(meta: dict[str, Any]) -> dict[str, Any]:
     versions = meta.get("versions", {})
     compared = {name: meta.get(name) for name in MACHINE}
     compared |= {name: versions.get(name) for name in VERSIONS}
-    return compared | {name: meta[name] for name in ("qemu",) if name in meta}
+    return compared | {name: meta[name] for name in ("qemu", "kvm") if name in meta}
 
 
 def load(folder: PathLike) -> Run:
@@ -156,7 +157,7 @@ def read_meta(folder: Path, required: Iterable[str] = ()) -> dict[str, Any]:
 def read_run(folder: Path, meta: dict[str, Any]) -> Run:
     """Read the repeats that are whole; those that are not are named in the log."""
     frame = _read(folder / TIMINGS, tables.COLUMNS)
-    checks = _read(folder / CHECKS, tables.CHECK_COLUMNS, tables.QEMU_CHECK_COLUMNS)
+    checks = _read(folder / CHECKS, tables.CHECK_COLUMNS, MORE_CHECKS)
     bad = _defects(frame, checks)
     if bad:
         shown = [f"{run_id} repeat {n} ({why})" for (run_id, n), why in bad.items()][:SHOWN]
@@ -223,8 +224,8 @@ def _typed(path: Path, cells: pd.Series) -> pd.Series:
     if kind is bool:
         valid, typed, what = cells.isin(["True", "False"]), cells == "True", "True or False"
     else:
-        # Checks of QEMU alone are blank for repeats in the lab that stand beside them.
-        blank = (cells == "") & (cells.name in tables.QEMU_CHECK_COLUMNS)
+        # Checks of one source alone are blank for repeats of another that stand beside them.
+        blank = (cells == "") & (cells.name in MORE_CHECKS)
         valid, what = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?"), "whole number"
         numbers = pd.to_numeric(cells, errors="coerce")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)

@@ -31,7 +31,7 @@ from .run import Run
 from .setups import check_rules, setup_of
 from .stages import WARM_UP, Repeat
 from .store import Store, check_out
-from .tables import CHECK_COLUMNS, COLUMNS, QEMU_CHECK_COLUMNS, SKIPPED_COLUMNS, empty, stack
+from .tables import CHECK_COLUMNS, COLUMNS, MORE_CHECK_COLUMNS, SKIPPED_COLUMNS, empty, stack
 
 _MEASURING = threading.Lock()
 
@@ -80,7 +80,8 @@ def run_cases(
     machine = describe_machine() | dict(chain.from_iterable(hosts))
     meta = {**machine, "command": command, "arguments": arguments, **meta}
     meta |= {"id": uuid.uuid4().hex, "sessions": [machine], "finished": False}
-    columns = CHECK_COLUMNS + (QEMU_CHECK_COLUMNS if "qemu" in setups else [])
+    more = [names for source, names in MORE_CHECK_COLUMNS.items() if source in setups]
+    columns = [*CHECK_COLUMNS, *chain.from_iterable(more)]
     with alone(), ExitStack() as stack:
         runner = _Runner(cases, seed, strict)
         store, run = None, Run(empty(COLUMNS), meta, empty(columns))

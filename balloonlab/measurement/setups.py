@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Never, Unpack
 
-from .. import wire
+from .. import vcpu, wire
 from ..host import DISCARDS
 from ..pages import as_pfns, patterns
 from ..qemu import find, protocols
 from ..qemu.process import check_memory
 from ..sizes import GIB, parse_pages
-from . import on_lab, on_qemu
+from . import on_kvm, on_lab, on_qemu
 from .case import CUSTOM, Case, digest
 from .on_lab import FLOOR, FLOOR_DISCARD
 from .options import TABLE, Options, balloon_pages, check_choice, check_options
@@ -39,28 +39,35 @@ class Setup:
     describe: Callable[[], dict[str, Any]] = dict  # for the metadata; raises what is missing
 
 
+_FLOOR_RULES: Rules = {
+    name: (TABLE[name].default, "it is one call over as many bytes")
+    for name in ("operation", "pattern", "order", "wait", "steps")
+}
+_OF_LAB = {
+    **{name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS))) for name in wire.formats()},
+    FLOOR: (FLOOR_DISCARD,),
+}
 _BLOCKS = "a guest takes a reported page back without a message"
 
 SETUPS = {
     ("thread", "lab"): Setup(
         source="lab",
-        protocols={
-            **{
-                name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS)))
-                for name in wire.formats()
-            },
-            FLOOR: (FLOOR_DISCARD,),
-        },
+        protocols=_OF_LAB,
         default="bitmap-v4",
         share=on_lab.share,
         use=on_lab.use,
         operate=on_lab.operate_in_lab,
-        rules={
-            FLOOR: {
-                name: (TABLE[name].default, "it is one call over as many bytes")
-                for name in ("operation", "pattern", "order", "wait", "steps")
-            }
-        },
+        rules={FLOOR: _FLOOR_RULES},
+    ),
+    ("kvm", "lab"): Setup(
+        source="kvm",
+        protocols=_OF_LAB,
+        default="bitmap-v4",
+        share=on_lab.share,
+        use=on_kvm.use,
+        operate=on_kvm.operate_in_kvm,
+        rules={FLOOR: _FLOOR_RULES},
+        describe=vcpu.describe,
     ),
     ("thread", "qemu"): Setup(
         source="qemu",

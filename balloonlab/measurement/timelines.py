@@ -57,7 +57,9 @@ def timeline(
     if out is not None:
         check_out(out, TIMELINE)
     case = make_case(**options)
-    if case.source != "lab":
+    if case.guest != "thread":
+        raise ValueError(f"guest must be 'thread' for a timeline, got {case.guest!r}")
+    if case.host != "lab":
         raise ValueError(f"host must be 'lab' for a timeline, got {case.host!r}: QEMU logs nothing")
     if case.protocol == FLOOR:
         raise ValueError(f"protocol must have messages for a timeline, got {FLOOR!r}")

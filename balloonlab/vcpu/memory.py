@@ -28,6 +28,7 @@ PRESENT, WRITABLE, USER, HUGE_ENTRY = 1, 2, 4, 0x80
 ADDRESS = 0x000F_FFFF_FFFF_F000
 
 _LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r(.)..? \S+ \S+ \S+ *(.*)")
+_C_LIBRARY = re.compile(r"/(libc[.-]|ld-musl)[^/]*$")
 _NOT_MEMORY = ("[v", "anon_inode:")  # vdso, vvar, vsyscall: the kernel's; KVM's own
 
 
@@ -60,13 +61,17 @@ def mapped_ranges(maps: str) -> list[Range]:
     return found
 
 
-def code_at(address: int) -> npt.NDArray[np.uint8]:
-    """View the mapping that holds a function's machine code; it is to be read only."""
-    for range_ in mapped_ranges(Path("/proc/self/maps").read_text()):
-        if range_.start <= address < range_.end:
-            n_bytes = range_.end - range_.start
-            return np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(range_.start))
-    raise ValueError(f"address must be in a mapping of this process, got {address:#x}")
+def compiled_code() -> list[npt.NDArray[np.uint8]]:
+    """View what compiled code and its constants stand in, and the C library: to be read only."""
+    found = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        match = _LINE.match(line)
+        if match and match[3] != "w" and (not match[4] or _C_LIBRARY.search(match[4])):
+            start, end = int(match[1], 16), int(match[2], 16)
+            found.append(
+                np.ctypeslib.as_array((ctypes.c_uint8 * (end - start)).from_address(start))
+            )
+    return found
 
 
 class ProcessMemory:

@@ -15,7 +15,7 @@ from . import kvm
 from .calls import Call
 from .clock import Clock
 from .machine import FIRST_KICK_PORT, Machine
-from .memory import code_at
+from .memory import compiled_code
 from .own import OwnMemory
 
 N_PORTS = 64  # of each kind
@@ -96,9 +96,10 @@ class Vcpu:
         return call.read(self._own.result)
 
     def warm(self, function: Callable[..., Any], *arguments: Any) -> None:
-        """Touch a kernel's code and its arrays from inside: `call` meets no page fault then."""
-        address = Call.of(function, arguments, self._own.counter.ctypes.data).address
-        self.call(kernels.map_pages, code_at(address), False)
+        """Touch compiled code and a kernel's arrays from inside: `call` meets no fault then."""
+        Call.of(function, arguments, self._own.counter.ctypes.data)  # compiles it
+        for code in compiled_code():
+            self.call(kernels.map_pages, code, False)
         for array in _arrays(arguments):
             self.call(kernels.map_pages, array.view(np.uint8), True)
 
