@@ -15,7 +15,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from .compile import kernel
-from .intrinsics import load_acquire, store_release
 from .syscalls import now_ns, wait_event
 from .tsc import read_tsc
 
@@ -87,20 +86,31 @@ def run(fd, state, waits, exits, cell):
         wait_event(waits[wait], cell)
 
 
-@kernel
-def map_pages(data, writing):
-    """Touch every page of a uint8 array, so that later accesses from here meet no fault.
+@intrinsic
+def _touch_byte(typingctx: Any, address: Any, writing: Any) -> Any:
+    """Read the byte at an address and, if asked to, write it back."""
 
-    Return what was read, as no compiler leaves that out.
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        value = builder.load_atomic(pointer, "acquire", 1)
+        with builder.if_then(builder.icmp_unsigned("!=", args[1], ir.Constant(args[1].type, 0))):
+            builder.store_atomic(value, pointer, "release", 1)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64), generate
+
+
+@kernel
+def map_pages(ranges):
+    """Touch every page of ranges, so that later accesses from here meet no fault.
+
+    `ranges` are int64 rows of start, end, and whether they are to be written, too.
     """
-    total = 0
-    for page in range(data.size // PAGE_BYTES + 1):
-        at = min(page * PAGE_BYTES, data.size - 1)
-        value = load_acquire(data, at)
-        if writing:
-            store_release(data, at, value)
-        total += np.int64(value)
-    return total
+    for i in range(ranges.shape[0]):
+        address, end = ranges[i, 0], ranges[i, 1]
+        while address < end:
+            _touch_byte(address, ranges[i, 2])
+            address = (address // PAGE_BYTES + 1) * PAGE_BYTES
 
 
 @kernel

@@ -6,7 +6,6 @@ to its slot. A slot is a range of addresses, whatever is mapped there: it follow
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import re
 from bisect import bisect, bisect_left, insort
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from . import kvm
 
+MAPS = Path("/proc/self/maps")
 PAGE, HUGE = 1 << 12, 1 << 21
 TABLES_BYTES = 1 << 26
 """Room for page tables, of which what is not used takes no memory."""
@@ -61,24 +61,21 @@ def mapped_ranges(maps: str) -> list[Range]:
     return found
 
 
-def compiled_code() -> list[npt.NDArray[np.uint8]]:
-    """View what compiled code and its constants stand in, and the C library: to be read only."""
-    found = []
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        match = _LINE.match(line)
-        if match and match[3] != "w" and (not match[4] or _C_LIBRARY.search(match[4])):
-            start, end = int(match[1], 16), int(match[2], 16)
-            found.append(
-                np.ctypeslib.as_array((ctypes.c_uint8 * (end - start)).from_address(start))
-            )
-    return found
+def compiled_code(maps: str) -> list[tuple[int, int]]:
+    """Return where compiled code and its constants stand, and the C library: start and end."""
+    matches = filter(None, map(_LINE.match, maps.splitlines()))
+    return [
+        (int(match[1], 16), int(match[2], 16))
+        for match in matches
+        if match[3] != "w" and (not match[4] or _C_LIBRARY.search(match[4]))
+    ]
 
 
 class ProcessMemory:
     """The process's memory in the virtual machine `vm`; its page tables begin at `root`."""
 
     def __init__(self, vm: int) -> None:
-        self._vm = vm
+        self._vm, self._maps = vm, ""
         self._slots: list[Slot] = []  # by address, none overlaps another
         self._next_gpa, self._next_number, self._n_tables = FIRST_GPA, 0, 1
         mapping = mmap.mmap(-1, TABLES_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -91,7 +88,11 @@ class ProcessMemory:
 
     def refresh(self) -> None:
         """Add what was mapped, or became writable, since the last time."""
-        for wanted in mapped_ranges(Path("/proc/self/maps").read_text()):
+        maps = MAPS.read_text()
+        if maps == self._maps:
+            return
+        self._maps = maps
+        for wanted in mapped_ranges(maps):
             for slot in self._overlapping(wanted):
                 if wanted.writable and not slot.range.writable:
                     self._remove(slot)

@@ -15,7 +15,7 @@ from . import kvm
 from .calls import Call
 from .clock import Clock
 from .machine import FIRST_KICK_PORT, Machine
-from .memory import compiled_code
+from .memory import MAPS, compiled_code
 from .own import OwnMemory
 
 N_PORTS = 64  # of each kind
@@ -98,10 +98,11 @@ class Vcpu:
     def warm(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Touch compiled code and a kernel's arrays from inside: `call` meets no fault then."""
         Call.of(function, arguments, self._own.counter.ctypes.data)  # compiles it
-        for code in compiled_code():
-            self.call(kernels.map_pages, code, False)
+        ranges = [(start, end, 0) for start, end in compiled_code(MAPS.read_text())]
         for array in _arrays(arguments):
-            self.call(kernels.map_pages, array.view(np.uint8), True)
+            start = array.ctypes.data
+            ranges.append((start, start + array.nbytes, 1))
+        self.call(kernels.map_pages, np.array(ranges, np.int64))
 
     def calibrate(self) -> None:
         """Calibrate `clock` anew; the longer ago the first time was, the better its rate."""
@@ -125,5 +126,5 @@ def _arrays(arguments: tuple[Any, ...]) -> Iterator[npt.NDArray[Any]]:
     for value in arguments:
         if isinstance(value, tuple):
             yield from _arrays(value)
-        elif isinstance(value, np.ndarray) and value.size:
-            yield value.reshape(-1)
+        elif isinstance(value, np.ndarray):
+            yield value
