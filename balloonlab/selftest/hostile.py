@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
 
 from .. import wire
 from ..host.device import make_state, no_balloon
-from ..kernels import clock, faults, vring
+from ..kernels import clock, contents, faults, vring
 from ..kernels import fuzz as kernels
 from ..kernels.contents import SIGNATURE
 from ..kernels.translate import Memory
-from ..measurement.options import check_number
+from ..measurement.options import check_choice, check_number
 from ..measurement.resources import check_facilities
 from ..queue import QUEUE_BYTES, Virtqueue
 from ..sizes import PAGE_BYTES
 from ..terminal import Progress
+from ..vcpu import Vcpu
 from .contents import combinations
 
-CHUNK = 5_000
-"""Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between."""
+CHUNKS = {"thread": 5_000, "kvm": 100}
+"""Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between. In a virtual
+machine so many cases find all memory in its page tables."""
 
 QUEUE_PAGES = QUEUE_BYTES // PAGE_BYTES
 OWN_PAGES = QUEUE_PAGES + 1
@@ -51,7 +54,9 @@ MUST_BE_ZERO = (
 )
 
 
-def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataFrame:
+def fuzz(
+    cases: int = 100_000, seed: int = 1, progress: bool = True, guest: str = "thread"
+) -> pd.DataFrame:
     """Play hostile messages and queues against the device on real memory.
 
     Every wire format and way to discard gets its share, half of it on the inflate queue
@@ -67,6 +72,9 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
         Where the generator starts; the same seed plays the same cases.
     progress : bool
         Show a progress bar.
+    guest : {'thread', 'kvm'}
+        With ``kvm`` all memory is that of a virtual machine, too: touched from inside again and
+        again, its canaries checked from inside as well.
 
     Returns
     -------
@@ -79,6 +87,8 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
         `cases` is less than one for each combination, or `seed` is negative.
     NotImplementedError
         The platform lacks what measuring needs.
+    KvmError
+        There is no virtual machine to be had.
 
     Examples
     --------
@@ -89,22 +99,30 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
     check_facilities()
     check_number("cases", cases, 1)
     check_number("seed", seed, 0)
+    check_choice("guest", guest, CHUNKS)
     ways = combinations()
     if cases < len(ways):
         raise ValueError(f"cases must be at least {len(ways)}, got {cases}")
     share = -(-cases // len(ways))
     rows: list[tuple[object, ...]] = []
-    chunk = min(CHUNK, -(-share // 2))
-    with Progress(len(ways) * -(-share // chunk), progress) as bar:
+    chunk = min(CHUNKS[guest], -(-share // 2))
+    with Progress(len(ways) * -(-share // chunk), progress) as bar, ExitStack() as stack:
+        vcpu = stack.enter_context(Vcpu()) if guest == "kvm" else None
         for number, (protocol, discard) in enumerate(ways):
             bar.describe(f"hostile guest: {protocol} by {discard}")
-            found = _play(protocol, discard, share, chunk, seed + number, bar)
+            found = _play(protocol, discard, share, chunk, seed + number, bar, vcpu)
             rows += [(protocol, discard, *counted) for counted in found.items()]
     return pd.DataFrame(rows, columns=["protocol", "discard", "finding", "count"])
 
 
 def _play(
-    protocol: str, discard: str, cases: int, chunk: int, seed: int, bar: Progress
+    protocol: str,
+    discard: str,
+    cases: int,
+    chunk: int,
+    seed: int,
+    bar: Progress,
+    vcpu: Vcpu | None,
 ) -> dict[str, int]:
     memory, canaries, own = _map_memory()
     queue_area = memory.ram[own * PAGE_BYTES :][:QUEUE_BYTES]
@@ -127,8 +145,13 @@ def _play(
         for number, done in enumerate(range(0, cases, chunk)):
             n = min(chunk, cases - done)
             state = queues[number % 2]
+            if vcpu:
+                vcpu.call(contents.touch, memory.ram, 0, memory.ram.size // PAGE_BYTES)
             queue.ring.avail[vring.INDEX] = queue.ring.used[vring.INDEX] = 0
             kernels.run_cases(guest, memory, state, in_balloon, canaries, n, tallies, log)
+            if vcpu:
+                changed = vcpu.call(kernels.count_changed, memory.ram, canaries)
+                tallies.counts["canaries_changed"] += changed
             bar.advance()
     bad = np.sum([state.faults[0]["counts"] for state in queues], axis=0)
     states = [state.state[0] for state in queues]
