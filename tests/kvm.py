@@ -13,6 +13,11 @@ def why_not():
     return ""
 
 
+REASON = why_not()
+MARKS = (pytest.mark.once, pytest.mark.skipif(bool(REASON), reason=REASON))
+
+
 def needs_kvm(test):
-    reason = why_not()
-    return pytest.mark.once(pytest.mark.skipif(bool(reason), reason=reason)(test))
+    for mark in MARKS:
+        test = mark(test)
+    return test

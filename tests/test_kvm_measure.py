@@ -19,7 +19,7 @@ from balloonlab.selftest.contents import combinations
 from balloonlab.sizes import MIB
 from balloonlab.vcpu import KvmError, Vcpu
 
-from .kvm import needs_kvm
+from .kvm import MARKS, needs_kvm
 from .strategies import FAITHFUL
 
 CASES = [
@@ -138,6 +138,34 @@ def test_every_byte_is_as_it_must_be_from_inside(protocol, discard, rng):
                 vcpu.call(contents.compare, words, 0, N_PAGES, bits, found)
                 assert found.tolist() == [N_PAGES - pages.size, 0, pages.size, 0]
             assert [device.faults() for device in both.devices.values()] == [{}, {}]
+
+
+@pytest.mark.parametrize("guest", ["thread", pytest.param("kvm", marks=MARKS)])
+@pytest.mark.parametrize("thp", [False, True])
+def test_giving_back_brings_every_page_again(guest, thp):
+    if thp and bl.measurement.provenance.thp_state() in ("never", "absent"):
+        pytest.skip("no transparent huge pages here")
+    frame = bl.measurement.give_back("64MiB", [guest], thp=thp, repeats=2)
+    assert frame["repeat"].tolist() == [0, 1]
+    assert (frame["source"] == ("kvm" if guest == "kvm" else "lab")).all()
+    assert (frame["n_units"] * frame["unit_bytes"] == 56 * MIB).all()
+    assert (frame["unit_bytes"] == (2 * MIB if thp else 4096)).all()
+    assert (frame["time_ns"] > 0).all()
+
+
+def test_giving_back_notices_pages_that_do_not_come(monkeypatch):
+    monkeypatch.setattr(contents, "touch_at", lambda ram, offsets, clock: 1)
+    with pytest.raises(RuntimeError, match="must bring as much memory, it brought 0 bytes"):
+        bl.measurement.give_back("8MiB", ["thread"], repeats=1)
+
+
+def test_words_are_written_at_the_offsets_only():
+    ram, offsets = np.zeros(5 * 4096, np.uint8), np.array([0, 8192, 12288])
+    assert contents.touch_at(ram, offsets, np.zeros(2, np.int64)) >= 0
+    words = ram.view(np.uint64)
+    assert np.flatnonzero(words).tolist() == [0, 1024, 1536]
+    expected = [int(contents.SIGNATURE) ^ offset for offset in offsets.tolist()]
+    assert words[offsets // 8].tolist() == expected
 
 
 @needs_kvm
