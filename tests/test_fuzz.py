@@ -13,6 +13,7 @@ from balloonlab.queue import Virtqueue
 from balloonlab.selftest import hostile
 
 from .conftest import INTERPRETED
+from .kvm import needs_kvm
 
 CASES = 800 if INTERPRETED else 100_000
 
@@ -26,6 +27,15 @@ def test_nothing_outside_ram_is_ever_touched(found):
     worst = found[found["finding"].isin(hostile.MUST_BE_ZERO)]
     assert len(worst) == 6 * 4 + 4
     assert not worst["count"].any()
+
+
+@needs_kvm
+def test_nothing_outside_ram_is_ever_touched_behind_a_virtual_machine():
+    found = hostile.fuzz(8000, seed=3, progress=False, guest="kvm")
+    worst = found[found["finding"].isin(hostile.MUST_BE_ZERO)]
+    assert len(worst) == 6 * 4 + 4
+    assert not worst["count"].any()
+    assert found.loc[found["finding"] == "madvise calls", "count"].sum() > 8000
 
 
 def test_every_case_ends_and_is_accounted_for(found):

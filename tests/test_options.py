@@ -34,11 +34,13 @@ def test_the_table_agrees_with_what_it_chooses_from():
         PAGEBLOCK_ORDER, LARGEST_ORDER,
     )  # fmt: skip
     words = {(guest, host) for guest in TABLE["guest"].choices for host in TABLE["host"].choices}
-    assert words - {("linux", "qemu")} == set(setups.SETUPS)  # a driver of its own needs our device
+    alone = {("kvm", "qemu"), ("linux", "qemu")}  # at our device only
+    assert words - alone == set(setups.SETUPS)
     assert set(TABLE) - {"memory", "balloon"} <= set(Case.__dataclass_fields__)
     for row in setups.SETUPS.values():
         assert row.default in row.protocols
-    assert setups.SETUPS["thread", "lab"].protocols.keys() == {*bl.wire.formats(), "madvise"}
+    for guest in ("thread", "kvm"):
+        assert setups.SETUPS[guest, "lab"].protocols.keys() == {*bl.wire.formats(), "madvise"}
 
 
 def test_signatures_and_docstrings_come_from_the_table():
@@ -74,7 +76,13 @@ def test_it_works_without_docstrings():
             "one of inflate, deflate, got 'inflat'; did you mean",
         ),
         ({"protocol": "bitmapv4"}, ValueError, "did you mean 'bitmap-v4'"),
-        ({"guest": "kvm"}, ValueError, "guest must be one of thread, linux, got 'kvm'"),
+        ({"guest": "kwm"}, ValueError, "one of thread, kvm, linux, got 'kwm'; did you mean 'kvm'"),
+        (
+            {"guest": "kvm", "protocol": "hinting"},
+            ValueError,
+            "with guest='kvm' and host='lab', got 'hinting': it is measured with guest='linux'",
+        ),
+        ({"guest": "kvm", "host": "qemu"}, ValueError, "guest='kvm' cannot be with host='qemu'"),
         ({"pattern": "idel"}, ValueError, "idle"),
         ({"repeat": 3}, TypeError, "unknown argument repeat: did you mean repeats"),
         ({"balloon": 1.0}, ValueError, "above 0 and below 1 as a share of memory, got 1.0"),

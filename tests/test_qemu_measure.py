@@ -117,7 +117,7 @@ def test_huge_pages_are_what_was_asked_for(thp):
         ({"memory": 8 * MIB + 4096}, ValueError, "memory must be a multiple of 1 MiB for QEMU"),
         ({"operation": "explode"}, ValueError, "operation must be one of"),
         ({"touched": "yes"}, TypeError, "touched must be True or False"),
-        ({"host": "lab", "protocol": "reporting"}, ValueError, "measured with host='qemu'"),
+        ({"host": "lab", "protocol": "reporting"}, ValueError, "is measured .* and host='qemu'"),
         ({"host": "xen"}, ValueError, "host must be one of lab, qemu"),
     ],
 )

@@ -15,6 +15,7 @@ PACKAGE = Path(bl.__file__).parent
 
 WAY = (
     "kernels",
+    "vcpu",
     "pages",
     "wire",
     "queue",

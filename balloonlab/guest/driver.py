@@ -15,6 +15,7 @@ from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..kernels.encode import BLOCKS_PER_KICK
 from ..kernels.formats import Encoding
 from ..kernels.pfn import PFNS_PER_BUFFER
+from ..kernels.tsc import Tsc
 from ..pages import Buddy
 from ..queue import Transport
 from ..sizes import PAGE_BYTES
@@ -35,7 +36,8 @@ class BalloonDriver:
 
     It may log as many intervals as `log_rows`. `bitmaps`, of 32 KiB, are those that the guest has
     memory for, 0 to 32; they may be changed between operations, as memory gets short. `run` is who
-    runs an operation (`balloonlab.guest.thread`). `features` are what was negotiated: the device
+    runs an operation (`balloonlab.guest.thread`), and `tsc` its clock where that is no system call.
+    `features` are what was negotiated: the device
     must speak accordingly. `negotiated_protocol` is that of `wire_format`, or ``"pfn"`` where it
     was not offered or there is no memory for a single bitmap.
 
@@ -56,6 +58,7 @@ class BalloonDriver:
         log_rows: int,
         bitmaps: int = MAX_BITMAPS,
         run: Callable[..., int] = run_in_thread,
+        tsc: Tsc | None = None,
     ) -> None:
         _whole(bitmaps, "bitmaps", MAX_BITMAPS, "the most that a driver takes")
         self._transport, self._buddy, self._run_by = transport, buddy, run
@@ -67,7 +70,7 @@ class BalloonDriver:
         has_bitmaps = bitmaps > 0 or Feature.PAGE_BITMAP not in wire_format.feature
         agreed = wire_format.feature in self.features and has_bitmaps
         self.negotiated_protocol = wire_format.name if agreed else "pfn"
-        self.log = clock.Log.empty(log_rows)
+        self.log = clock.Log.empty(log_rows, tsc)
         # Written once, so that timed code meets no page fault.
         self._list = np.full(buddy.memory_pages, 1, np.uint64)
         self._held = 0
@@ -192,9 +195,7 @@ class BalloonDriver:
         counters = np.zeros(1, kernels.COUNTERS)
         done = counters[0]
         self._check_works(int(done["outcome"]))
-        n_done = self._run_by(
-            lambda: int(operate(counters, self.log)), self._transport.abort, settle
-        )
+        n_done = self._run_by(partial(operate, counters, self.log), self._transport.abort, settle)
         self._check_works(int(done["outcome"]))
         return Operation(
             pages[:n_done].copy(),

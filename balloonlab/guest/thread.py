@@ -27,8 +27,8 @@ def run_in_thread(
             try:
                 worker.join()
             finally:
-                settle(worker.result() or 0)
+                settle(int(worker.result() or 0))
         raise
-    n_done = worker.result() or 0
+    n_done = int(worker.result() or 0)
     settle(n_done)
     return n_done

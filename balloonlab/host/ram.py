@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -120,21 +120,24 @@ class GuestRam:
         map_at(self.memory.base_address, size, self._backing.flags, self._file)
         self._advise(size)
 
-    def touch(self, advance: Callable[[int], object] = lambda n_bytes: None) -> None:
+    def touch(
+        self,
+        advance: Callable[[int], object] = lambda n_bytes: None,
+        call: Callable[..., Any] = lambda function, *arguments: function(*arguments),
+    ) -> None:
         """Write a signature into every page of RAM, so that the host backs it.
 
-        `advance` is called with the bytes touched since its last call.
+        `advance` is called with the bytes touched since its last call; `call` calls the kernel,
+        perhaps inside a virtual machine.
         """
         for first in range(0, self.memory_pages, TOUCH_STEP_PAGES):
             n_pages = min(TOUCH_STEP_PAGES, self.memory_pages - first)
-            contents.touch(self.memory.ram, first, n_pages)
+            call(contents.touch, self.memory.ram, first, n_pages)
             advance(n_pages * PAGE_BYTES)
 
     def count_lost(self, ballooned: npt.NDArray[np.bool_]) -> int:
         """Count the pages outside the balloon that no longer hold what `touch` wrote."""
-        bits = np.packbits(ballooned, bitorder="little")
-        words = np.zeros(-(-bits.size // 8), np.uint64)
-        words.view(np.uint8)[: bits.size] = bits
+        words = bits_of(ballooned)
         return int(contents.count_lost(self.memory.ram, self.memory_pages, words))
 
     def resident(self) -> npt.NDArray[np.bool_]:
@@ -169,6 +172,14 @@ def resident_pages(address: int, n_pages: int) -> npt.NDArray[np.bool_]:
         if mincore(address + first * PAGE_BYTES, n * PAGE_BYTES, result[first:].ctypes.data) != 0:
             raise OSError(ctypes.get_errno(), "mincore of guest RAM failed")
     return result.astype(bool)
+
+
+def bits_of(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
+    """Pack flags into words, the first into the lowest bit."""
+    bits = np.packbits(flags, bitorder="little")
+    words = np.zeros(-(-bits.size // 8), np.uint64)
+    words.view(np.uint8)[: bits.size] = bits
+    return words
 
 
 def huge_bytes_within(smaps: str, first: int, last: int) -> int:

@@ -14,7 +14,8 @@ The way of a page number, step by step, each a module here::
 
 `clock` logs when each step ends. `faults` counts what the host refuses, `contents` and
 `fuzz` check it; `workload` ages the allocator. `compile`, `intrinsics` (`plain` without the
-JIT) and `syscalls` are what all stand on.
+JIT) and `syscalls` are what all stand on; `vcpu` and `tsc` are what of them there is inside a
+virtual machine.
 
 Kernels release the GIL, raise nothing, print nothing and know no strings; those that are
 timed allocate nothing. The parts above check arguments and allocate outputs and scratch.

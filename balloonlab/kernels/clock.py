@@ -13,6 +13,7 @@ import numpy as np
 
 from .compile import kernel
 from .syscalls import now_ns
+from .tsc import Tsc
 
 ALLOCATE, PACK, ROUND_TRIP, DECODE, TRANSLATE, DISCARD, RELEASE = range(7)
 
@@ -22,14 +23,13 @@ class Log(NamedTuple):
 
     rows: np.ndarray  # int64, shape (capacity, 3)
     length: np.ndarray  # int64, shape (1,); beyond capacity rows are counted, not kept
-    cell: np.ndarray  # int64, shape (2,); scratch of the clock
+    cell: np.ndarray | Tsc  # the clock (`balloonlab.kernels.syscalls.now_ns`)
 
     @classmethod
-    def empty(cls, capacity: int) -> Log:
+    def empty(cls, capacity: int, clock: Tsc | None = None) -> Log:
         """Allocate a log; the rows are written once so that timed code meets no page fault."""
-        return cls(
-            np.full((capacity, 3), -1, np.int64), np.zeros(1, np.int64), np.zeros(2, np.int64)
-        )
+        cell = np.zeros(2, np.int64) if clock is None else clock
+        return cls(np.full((capacity, 3), -1, np.int64), np.zeros(1, np.int64), cell)
 
     def clear(self) -> None:
         """Forget every interval; the side that writes must be idle."""

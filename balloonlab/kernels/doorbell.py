@@ -14,6 +14,7 @@ from numba.extending import overload
 from .compile import kernel
 from .intrinsics import load_acquire, store_release
 from .syscalls import receive_bytes, send_bytes, signal_event, wait_event, wait_readable
+from .vcpu import write_port
 from .vring import BROKEN, FLAGS, INDEX, NO_INTERRUPT, NO_NOTIFY, Ring
 
 USED, RING_BROKEN, NO_ANSWER, REFUSED, NOT_USED = range(5)
@@ -40,6 +41,14 @@ class Polled(NamedTuple):
     call: int
 
 
+class Ports(NamedTuple):
+    """Two I/O ports, which a driver in a virtual machine has in the place of `Eventfds`."""
+
+    kick: int  # KVM signals the device's eventfd
+    wait: int  # the machine is left until the driver's eventfd is signalled
+    written: np.ndarray  # int64, shape (2,): how often each was written to
+
+
 class Qtest(NamedTuple):
     """A QEMU process: a kick is a line of qtest, whose answer is the call.
 
@@ -55,21 +64,49 @@ class Queue(NamedTuple):
     """One virtqueue and its doorbell."""
 
     ring: Ring
-    doorbell: Eventfds | Polled | Qtest
+    doorbell: Eventfds | Polled | Ports | Qtest
 
 
 @kernel
-def _by_eventfds(doorbell, ring, cell):
+def _write(port, written, which):
+    written[which] += 1
+    write_port(port)
+
+
+def _kick(doorbell: Any, cell: np.ndarray) -> None:
+    signal_event(doorbell.kick, cell)
+
+
+@overload(_kick)
+def _kick_by_type(doorbell, cell):
+    if doorbell.instance_class is Ports:
+        return lambda doorbell, cell: _write(doorbell.kick, doorbell.written, 0)
+    return lambda doorbell, cell: signal_event(doorbell.kick, cell)
+
+
+def _sleep(doorbell: Any, cell: np.ndarray) -> None:
+    wait_event(doorbell.call, cell)
+
+
+@overload(_sleep)
+def _sleep_by_type(doorbell, cell):
+    if doorbell.instance_class is Ports:
+        return lambda doorbell, cell: _write(doorbell.wait, doorbell.written, 1)
+    return lambda doorbell, cell: wait_event(doorbell.call, cell)
+
+
+@kernel
+def _by_ring(doorbell, ring, cell):
     """Sleep until called; with NO_INTERRUPT in ``avail.flags`` poll (the patch's busy wait)."""
     if load_acquire(ring.used, FLAGS) & NO_NOTIFY == 0:
-        signal_event(doorbell.kick, cell)
+        _kick(doorbell, cell)
     busy = ring.avail[FLAGS] & NO_INTERRUPT != 0
     seen = ring.taken[0] & 0xFFFF
     while np.int64(load_acquire(ring.used, INDEX)) == seen:
         if load_acquire(ring.control, BROKEN) != 0:
             return RING_BROKEN
         if not busy:
-            wait_event(doorbell.call, cell)
+            _sleep(doorbell, cell)
     ring.taken[0] += 1
     return USED
 
@@ -95,13 +132,13 @@ def _by_qtest(doorbell, ring, cell):
     return USED
 
 
-_WAYS = {Eventfds: _by_eventfds, Qtest: _by_qtest}
+_WAYS = {Eventfds: _by_ring, Ports: _by_ring, Qtest: _by_qtest}
 
 
 def kick_and_wait(doorbell: Any, ring: Ring, cell: np.ndarray) -> int:
     """Kick the device and wait until it used the offered chain; return `USED`, or why not.
 
-    `cell` is int64 scratch, shape (2,).
+    `cell` is int64 scratch, shape (2,), which `Ports` do without.
     """
     return _WAYS[type(doorbell)](doorbell, ring, cell)
 

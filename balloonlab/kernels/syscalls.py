@@ -10,11 +10,14 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from typing import Any
 
 import numpy as np
 from numba import config, types
+from numba.extending import overload
 
 from .compile import kernel
+from .tsc import Tsc, tsc_ns
 
 CLOCK_MONOTONIC = 1
 
@@ -48,7 +51,7 @@ if config.DISABLE_JIT:
         room[: len(data)] = np.frombuffer(data, np.uint8)
         return len(data)
 
-    def now_ns(cell: np.ndarray) -> int:
+    def _monotonic_ns(cell: np.ndarray) -> int:
         return time.monotonic_ns()
 
 else:
@@ -98,7 +101,22 @@ else:
         return _read(fd, room.ctypes.data, room.size)
 
     @kernel
-    def now_ns(cell):
-        """CLOCK_MONOTONIC in ns; about 24 ns per call. `cell`: int64 scratch, shape (2,)."""
+    def _monotonic_ns(cell):
         _clock(CLOCK_MONOTONIC, cell.ctypes.data)
         return cell[0] * 1_000_000_000 + cell[1]
+
+
+def now_ns(clock: Any) -> int:
+    """CLOCK_MONOTONIC in ns; about 24 ns per call.
+
+    By the type of `clock`: int64 scratch, shape (2,), for the system call's own; a `Tsc` where
+    there are no system calls.
+    """
+    return _monotonic_ns(clock)
+
+
+@overload(now_ns)
+def _typed(clock):
+    if getattr(clock, "instance_class", None) is Tsc:
+        return lambda clock: tsc_ns(clock)
+    return lambda clock: _monotonic_ns(clock)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import compare, measure, sweep
+    from .giving_back import give_back
     from .ratio import ratios
     from .reading import load, pool
     from .run import Run, totals
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from .timelines import load_timeline, timeline
 
 __all__ = [
-    "Run", "columns", "compare", "load", "load_timeline", "measure", "pool", "ratios", "sweep",
-    "timeline", "totals",
+    "Run", "columns", "compare", "give_back", "load", "load_timeline", "measure", "pool", "ratios",
+    "sweep", "timeline", "totals",
 ]  # fmt: skip
 
 _HOMES = {
@@ -21,7 +22,7 @@ _HOMES = {
     **dict.fromkeys(("Run", "totals"), "run"),
     **dict.fromkeys(("load", "pool"), "reading"),
     **dict.fromkeys(("load_timeline", "timeline"), "timelines"),
-    **{"columns": "tables", "ratios": "ratio"},
+    **{"columns": "tables", "give_back": "giving_back", "ratios": "ratio"},
 }
 
 

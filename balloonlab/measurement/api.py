@@ -62,6 +62,12 @@ def measure(
     ioeventfd has, but no exit from a guest. Rows have ``source="qemu"``; their stages are separated
     by difference, as `balloonlab.measurement.stages_by_difference` describes.
 
+    With ``guest="kvm"`` the driver's compiled code runs in user mode in a KVM virtual machine made
+    of this process: every kick is an exit, RAM is touched through second-level page tables, and
+    every ``madvise`` pays for them. To wait it leaves the machine for user space, once more than a
+    halt inside KVM takes. Rows have ``source="kvm"``; `balloonlab.measurement.columns` describes
+    its checks. A `balloonlab.vcpu.KvmError`, a RuntimeError, says what is missing.
+
     Examples
     --------
     >>> import balloonlab as bl

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from .. import wire
 from ..address_map import DRIVER_GPA, ram_ranges
-from ..guest import OFFERED, BalloonDriver
+from ..guest import OFFERED, BalloonDriver, InVcpu, run_in_thread
 from ..host import BalloonDevice, GuestRam
 from ..host.device import EXTENTS, no_balloon
 from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..kernels.tsc import Tsc
 from ..pages import Buddy
 from ..queue import LocalTransport
 from ..wire import Feature
@@ -35,12 +36,13 @@ def machine(
     offered: Feature = OFFERED,
     bitmaps: int = MAX_BITMAPS,
     operations: int = 1,
+    vcpu: InVcpu | None = None,
 ) -> Iterator[Machine]:
     """Start a device and a driver that negotiated with it; yield both, stop them at the end.
 
     The driver takes what it can of the `offered` features, and has memory for as many `bitmaps`;
     `discard` is by default as the protocol's hosts do it. The intervals of as many `operations`
-    fit the logs, those of more are not logged.
+    fit the logs, those of more are not logged. A thread runs the driver, or else `vcpu`.
     """
     wire_format = wire.get(protocol)
     pages = ram.memory_pages
@@ -53,7 +55,11 @@ def machine(
         transport = stack.enter_context(
             LocalTransport(ram.driver_memory(), DRIVER_GPA, offered, wait == "busy")
         )
-        driver = BalloonDriver(transport, buddy, wire_format, rows, bitmaps)
+        runner: tuple[Callable[..., int], Tsc | None] = (run_in_thread, None)
+        if vcpu is not None:
+            runner = vcpu.run, vcpu.clock
+            transport.queues = {name: vcpu.queue(ends) for name, ends in transport.queues.items()}
+        driver = BalloonDriver(transport, buddy, wire_format, rows, bitmaps, *runner)
         spoken = wire_format if wire_format.feature in driver.features else wire.get("pfn")
         devices = {}
         for operation, queue in transport.virtqueues.items():

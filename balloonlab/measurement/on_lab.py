@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 
 from .. import wire
-from ..guest import Operation
+from ..guest import InVcpu, Operation
 from ..host import BalloonDevice, GuestRam
 from ..kernels.clock import Log
 from ..kernels.discard import timed_discard
@@ -51,32 +51,45 @@ class Operated(NamedTuple):
 
 def operate_in_lab(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
     """Inflate or deflate the case's balloon once, with a fresh guest and a fresh device."""
+    return carry_out(case, ram, run_id, number, operate, ram.count_lost)
+
+
+def carry_out(
+    case: Case,
+    ram: GuestRam,
+    run_id: str,
+    number: int,
+    run: Callable[[Case, GuestRam], Operated],
+    count_lost: Callable[[Pages], int],
+) -> Repeat:
+    """Do one repeat around `run`, which operates; `count_lost` as `GuestRam.count_lost`."""
     check = check_before(case, ram)
     if case.protocol == FLOOR:
         times, fall_bytes = discard_once(case, ram)
         work = Work(n_discards=1)
         ballooned = np.arange(case.memory_pages) < case.balloon_pages
     else:
-        done = operate(case, ram)
+        done = run(case, ram)
         ballooned, fall_bytes = sent_pages(case, ram, done), done.rss_fall_bytes
         device, wall_ns = done.devices[case.operation], sum(step.wall_ns for step in done.steps)
         work = Work.of(done.steps, device.n_translations, device.n_discards)
         times = stage_times(case.operation, done.log, device.log, wall_ns)
     check["rss_fall_bytes"] = fall_bytes
-    check |= check_after(case, ram, ballooned, ram.count_lost if case.touched else none_lost)
+    check |= check_after(case, ram, ballooned, count_lost if case.touched else none_lost)
     if number != WARM_UP:  # which compiles, and grows
         check_rss_fall(case, fall_bytes)
     return Repeat.of(case, run_id, number, work, times, **check)
 
 
-def operate(case: Case, ram: GuestRam) -> Operated:
-    """Run a case's operation, step by step.
+def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
+    """Run a case's operation, step by step, by a thread or `vcpu`.
 
     Apart from the checks, so that the guest's lists (20 bytes per page) are gone by then.
     """
     settings = (case.protocol, case.discard, case.wait)
+    operations = 2 * case.steps
     guest = machine(
-        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps
+        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=operations, vcpu=vcpu
     )
     with guest as running:
         driver = running.driver

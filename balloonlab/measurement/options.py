@@ -26,7 +26,7 @@ from ..sizes import Size, parse_pages
 
 Pattern = str | npt.ArrayLike
 PathLike = str | os.PathLike[str]
-Guest = Literal["thread", "linux"]
+Guest = Literal["thread", "kvm", "linux"]
 Host = Literal["lab", "qemu"]
 M = TypeVar("M")
 P = ParamSpec("P")
@@ -65,9 +65,10 @@ class Options(TypedDict, Generic[M], total=False):
         "of the trace or array."))]
     guest: Annotated[Guest | M, Option("thread",
         help=(
-            "Who runs the driver: a thread of compiled code (``thread``) or a Linux (``linux``). "
-            "That is Linux's own, unmodified driver in User-Mode Linux, an ordinary process, at "
-            "balloonlab's device over vhost-user."))]
+        "Who runs the driver. ``thread``: a thread of compiled code. ``kvm``: the same code inside "
+        "a KVM virtual processor of this process, behind page tables of its own. ``linux``: "
+        "Linux's own, unmodified driver in User-Mode Linux, an ordinary process, at balloonlab's "
+        "device over vhost-user."))]
     host: Annotated[Host | M, Option("lab", help=(
         "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
         "``qemu-system-x86_64``, 6.0 or later (``qemu``)."))]

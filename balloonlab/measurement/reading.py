@@ -24,9 +24,9 @@ MACHINE = ("cpu_model", "cpu_count", "machine", "kernel", "thp", "compiled", "co
 VERSIONS = ("balloonlab", "numba", "llvmlite", "numpy")
 """What runs must agree in to stand in one frame: the processor, the kernel that discards, its
 huge page setting, and the code that is timed, of which the digest of the kernels says more than
-the commit, and that more than the version. Runs in QEMU must agree in its version, too. Python and
-pandas do not run while time is taken, and how much memory there is decides what fits, not how
-long it takes."""
+the commit, and that more than the version. Runs in QEMU must agree in its version, too,
+those in KVM in its module. Python and pandas do not run while time is taken, and how much memory
+there is decides what fits, not how long it takes."""
 
 KEY = ["run_id", "repeat"]
 SHOWN = 5  # dropped repeats that are named one by one
@@ -54,7 +54,7 @@ def _compared(meta: dict[str, Any]) -> dict[str, Any]:
     versions = meta.get("versions", {})
     compared = {name: meta.get(name) for name in MACHINE}
     compared |= {name: versions.get(name) for name in VERSIONS}
-    return compared | {name: meta[name] for name in ("qemu",) if name in meta}
+    return compared | {name: meta[name] for name in ("qemu", "kvm") if name in meta}
 
 
 def load(folder: PathLike) -> Run:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Never, Unpack
 
-from .. import wire
+from .. import vcpu, wire
 from ..host import DISCARDS
 from ..host.backend import HINTING
 from ..linux import NATIVE
@@ -16,7 +16,7 @@ from ..pages import as_pfns, patterns
 from ..qemu import find, protocols
 from ..qemu.process import check_memory
 from ..sizes import GIB, parse_pages
-from . import on_lab, on_linux, on_qemu
+from . import on_kvm, on_lab, on_linux, on_qemu
 from .case import CUSTOM, Case, digest
 from .on_lab import FLOOR, FLOOR_DISCARD
 from .options import TABLE, Options, balloon_pages, check_choice, check_options
@@ -47,29 +47,36 @@ class Setup:
     describe: Callable[[Case], dict[str, Any]] = lambda case: {}  # metadata; raises what is missing
 
 
+_FLOOR_RULES: Rules = {
+    name: (TABLE[name].default, "it is one call over as many bytes")
+    for name in ("operation", "pattern", "order", "wait", "steps")
+}
+_OF_LAB = {
+    **{name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS))) for name in wire.formats()},
+    FLOOR: (FLOOR_DISCARD,),
+}
 _BLOCKS = "a guest takes a reported page back without a message"
 _AT_ONCE = "the guest sends all that it has"
 
 SETUPS = {
     ("thread", "lab"): Setup(
         source="lab",
-        protocols={
-            **{
-                name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS)))
-                for name in wire.formats()
-            },
-            FLOOR: (FLOOR_DISCARD,),
-        },
+        protocols=_OF_LAB,
         default="bitmap-v4",
         share=on_lab.share,
         use=on_lab.use,
         operate=on_lab.operate_in_lab,
-        rules={
-            FLOOR: {
-                name: (TABLE[name].default, "it is one call over as many bytes")
-                for name in ("operation", "pattern", "order", "wait", "steps")
-            }
-        },
+        rules={FLOOR: _FLOOR_RULES},
+    ),
+    ("kvm", "lab"): Setup(
+        source="kvm",
+        protocols=_OF_LAB,
+        default="bitmap-v4",
+        share=on_lab.share,
+        use=on_kvm.use,
+        operate=on_kvm.operate_in_kvm,
+        rules={FLOOR: _FLOOR_RULES},
+        describe=lambda case: vcpu.describe(),
     ),
     ("thread", "qemu"): Setup(
         source="qemu",
@@ -154,7 +161,7 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
     setup = SETUPS[guest, host]
     protocol = setup.default if chosen["protocol"] is None else chosen["protocol"]
     if not any(protocol in list(row.protocols) for row in SETUPS.values()):
-        _check_protocol(setup, host, protocol, None)  # no other setup has it: a slip
+        _check_protocol(guest, host, protocol, None)  # no other setup has it: a slip
     usual_discard = next(iter(setup.protocols.get(protocol, ())), "")
     chosen |= {"protocol": protocol, "discard": chosen["discard"] or usual_discard}
     chosen["backing"] = chosen["backing"] or setup.backings[0]
@@ -182,17 +189,20 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
     )  # fmt: skip
 
 
-def _check_protocol(setup: Setup, host: str, protocol: Any, discard: str | None) -> None:
-    """Refuse a protocol that the host does not speak, and a discard that it does not do."""
-    elsewhere = [h for (_, h), other in SETUPS.items() if protocol in list(other.protocols)]
-    hint = f": it is measured with host={elsewhere[0]!r}" if elsewhere else ""
-    check_choice("protocol", protocol, setup.protocols, f" with host={host!r}", hint)
-    allowed = setup.protocols[protocol]
+def _check_protocol(guest: str, host: str, protocol: Any, discard: str | None) -> None:
+    """Refuse a protocol that the two do not speak, and a discard that the host does not do."""
+    offered, where = SETUPS[guest, host].protocols, f"with guest={guest!r} and host={host!r}"
+    elsewhere = [pair for pair, other in SETUPS.items() if protocol in list(other.protocols)]
+    hint = ""
+    if elsewhere:
+        hint = ": it is measured with guest={!r} and host={!r}".format(*elsewhere[0])
+    check_choice("protocol", protocol, offered, f" {where}", hint)
+    allowed = offered[protocol]
     if discard is not None and discard not in allowed:
         several = len(allowed) > 1
         only = f"one of {', '.join(allowed)}" if several else f"{allowed[0]!r} (or left out)"
         raise ValueError(
-            f"discard must be {only} for protocol={protocol!r} with host={host!r}, "
+            f"discard must be {only} for protocol={protocol!r} {where}, "
             f"got {discard!r}: it does nothing else"
         )
 
@@ -200,7 +210,7 @@ def _check_protocol(setup: Setup, host: str, protocol: Any, discard: str | None)
 def check_rules(case: Case) -> None:
     """Refuse values that the case's guest, host or protocol cannot have (ValueError)."""
     setup = setup_of(case)
-    _check_protocol(setup, case.host, case.protocol, case.discard)
+    _check_protocol(case.guest, case.host, case.protocol, case.discard)
     check_choice("backing", case.backing, setup.backings, f" with guest={case.guest!r}")
     where = f"guest={case.guest!r}" if case.guest != "thread" else f"host={case.host!r}"
     scopes = {"": where, case.protocol: f"protocol={case.protocol!r}"}

@@ -35,7 +35,9 @@ def _of_option(row: Option) -> Column:
 _CHOSEN = [row for row in TABLE.values() if row.column]
 _CHOSEN.sort(key=lambda row: str(row.column).endswith("_bytes"))  # sizes last
 _RUN = Column("run_id", str, "Names a case of one run.")
-_SOURCE = Column("source", str, "Who measured: lab, linux or qemu (made of guest and host).")
+_SOURCE = Column(
+    "source", str, "Who measured: lab, kvm, linux or qemu (a guest and a host make a source)."
+)
 _REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0.")
 
 FRAME = (
@@ -92,6 +94,26 @@ QEMU_CHECKS = (
 )
 """Of repeats in QEMU besides; see `balloonlab.measurement.stages_by_difference`."""
 
+_TIMES = {
+    "exit": "kicks that nobody listens to, there and back",
+    "awake": "kick to the host's thread awake",
+    "answer": "the host's answer to the driver running again",
+    "mapped_discard": "madvise of a page that the virtual machine has mapped",
+    "unmapped_discard": "madvise of a page that it has not",
+}
+KVM_CHECKS = (
+    *(
+        Column(f"{name}_q{i}_ns", np.int64, f"Quartile {i}: {what}.")
+        for name, what in _TIMES.items()
+        for i in (1, 2, 3)
+    ),
+    Column("n_waits", np.int64, "How often the driver waited outside the virtual machine."),
+    Column("n_exits", np.int64, "How often that was left: to wait, and to return."),
+    Column("clock_error_ns", np.int64, "How far the driver's clock may be off the host's."),
+    Column("clock_error_ppb", np.int64, "And how far its rate, in parts in 10**9."),
+)
+"""Of repeats in a KVM virtual machine besides; see `balloonlab.measurement.on_kvm`."""
+
 STEPS = 1, 64, 128, 256
 """Pages of a step in a Linux guest, up to what its driver sends at a time."""
 
@@ -124,12 +146,14 @@ COLUMNS, CHECK_COLUMNS, SKIPPED_COLUMNS = (
 
 OWN_CHECKS = {
     "qemu": [column.name for column in QEMU_CHECKS],
+    "kvm": [column.name for column in KVM_CHECKS],
     "linux": [column.name for column in LINUX_CHECKS],
 }
-"""Columns of the checks that only repeats of one source have."""
+"""Columns of the checks that only repeats of one source have; blank for those of others."""
 
 DTYPES: dict[str, type] = {
-    column.name: column.dtype for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *LINUX_CHECKS, *SKIPPED)
+    column.name: column.dtype
+    for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *KVM_CHECKS, *LINUX_CHECKS, *SKIPPED)
 }
 """Types of columns. Left to pandas, a ``run_id`` such as ``92e710452837`` is read as infinity."""
 
@@ -140,8 +164,9 @@ def columns() -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``table`` (``frame``, ``checks``, ``qemu checks``, ``linux checks`` or ``skipped``),
-        ``name``, ``unit`` (``ns``, ``bytes``, ``count`` or empty), ``dtype``, ``meaning``.
+        ``table`` (``frame``, ``checks``, ``qemu checks``, ``kvm checks``, ``linux checks`` or
+        ``skipped``), ``name``, ``unit`` (``ns``, ``bytes``, ``count`` or empty), ``dtype``,
+        ``meaning``.
 
     Examples
     --------
@@ -149,7 +174,7 @@ def columns() -> pd.DataFrame:
     ['ns']
     """
     tables = {"frame": FRAME, "checks": CHECKS, "qemu checks": QEMU_CHECKS}
-    tables |= {"linux checks": LINUX_CHECKS, "skipped": SKIPPED}
+    tables |= {"kvm checks": KVM_CHECKS, "linux checks": LINUX_CHECKS, "skipped": SKIPPED}
     rows = [
         (table, column.name, column.unit, column.dtype.__name__, column.meaning)
         for table, members in tables.items()

@@ -60,7 +60,7 @@ def timeline(
     for name, only in (("host", "lab"), ("guest", "thread")):
         if (got := getattr(case, name)) != only:
             rule = f"{name} must be {only!r} for a timeline"
-            raise ValueError(f"{rule}, got {got!r}, which logs nothing: leave {name} out")
+            raise ValueError(f"{rule}, got {got!r}: leave {name} out")
     if case.protocol == FLOOR:
         raise ValueError(f"protocol must have messages for a timeline, got {FLOOR!r}")
     check_rules(case)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import ExitStack
 
 import numpy as np
 import pandas as pd
@@ -10,21 +11,23 @@ import pandas as pd
 from .. import wire
 from ..host import DISCARDS
 from ..host.device import make_state, no_balloon
-from ..kernels import clock, faults, vring
+from ..kernels import clock, contents, faults, vring
 from ..kernels import fuzz as kernels
 from ..kernels.contents import SIGNATURE
 from ..kernels.translate import Memory
-from ..measurement.options import check_number
+from ..measurement.options import check_choice, check_number
 from ..measurement.resources import check_facilities
 from ..queue import QUEUE_BYTES, Virtqueue
 from ..sizes import PAGE_BYTES
 from ..terminal import Progress
+from ..vcpu import Vcpu
 from ..wire.blocks import BLOCKS
 from . import hostile_front_end
 from .contents import combinations
 
-CHUNK = 5_000
-"""Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between."""
+CHUNKS = {"thread": 5_000, "kvm": 100}
+"""Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between. In a virtual
+machine so many cases find all memory in its page tables."""
 
 SESSIONS = "vhost-user"
 """The protocol of rows about sessions."""
@@ -61,7 +64,9 @@ MUST_BE_ZERO = (
 )
 
 
-def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataFrame:
+def fuzz(
+    cases: int = 100_000, seed: int = 1, progress: bool = True, guest: str = "thread"
+) -> pd.DataFrame:
     """Play hostile messages and queues against the device on real memory.
 
     Every wire format, blocks of reporting and hinting, and way to discard gets its share, half of
@@ -79,6 +84,9 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
         Where the generator starts; the same seed plays the same cases.
     progress : bool
         Show a progress bar.
+    guest : {'thread', 'kvm'}
+        With ``kvm`` the memory of messages is that of a virtual machine, too: touched from inside
+        again and again, its canaries checked from inside as well. Sessions stay as they are.
 
     Returns
     -------
@@ -91,6 +99,8 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
         `cases` is less than one for each combination, or `seed` is negative.
     NotImplementedError
         The platform lacks what measuring needs.
+    KvmError
+        There is no virtual machine to be had.
 
     Examples
     --------
@@ -101,16 +111,19 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
     check_facilities()
     check_number("cases", cases, 1)
     check_number("seed", seed, 0)
+    check_choice("guest", guest, CHUNKS)
     ways = [*combinations(), *((BLOCKS.name, discard) for discard in DISCARDS)]
     if cases < len(ways):
         raise ValueError(f"cases must be at least {len(ways)}, got {cases}")
     share = -(-cases // len(ways))
     rows: list[tuple[object, ...]] = []
-    chunk = min(CHUNK, -(-share // 2))
-    with Progress(len(ways) * -(-share // chunk) + 1, progress) as bar:
+    chunk = min(CHUNKS[guest], -(-share // 2))
+    steps = len(ways) * -(-share // chunk) + 1
+    with Progress(steps, progress) as bar, ExitStack() as stack:
+        vcpu = stack.enter_context(Vcpu()) if guest == "kvm" else None
         for number, (protocol, discard) in enumerate(ways):
             bar.describe(f"hostile guest: {protocol} by {discard}")
-            found = _play(protocol, discard, share, chunk, seed + number, bar)
+            found = _play(protocol, discard, share, chunk, seed + number, bar, vcpu)
             rows += [(protocol, discard, *counted) for counted in found.items()]
         bar.describe("hostile front-ends: vhost-user")
         found = hostile_front_end.play(max(1, cases // CASES_PER_SESSION), seed)
@@ -120,7 +133,13 @@ def fuzz(cases: int = 100_000, seed: int = 1, progress: bool = True) -> pd.DataF
 
 
 def _play(
-    protocol: str, discard: str, cases: int, chunk: int, seed: int, bar: Progress
+    protocol: str,
+    discard: str,
+    cases: int,
+    chunk: int,
+    seed: int,
+    bar: Progress,
+    vcpu: Vcpu | None,
 ) -> dict[str, int]:
     memory, canaries, own = _map_memory()
     queue_area = memory.ram[own * PAGE_BYTES :][:QUEUE_BYTES]
@@ -143,8 +162,13 @@ def _play(
         for number, done in enumerate(range(0, cases, chunk)):
             n = min(chunk, cases - done)
             state = queues[number % 2]
+            if vcpu:
+                vcpu.call(contents.touch, memory.ram, 0, memory.ram.size // PAGE_BYTES)
             queue.ring.avail[vring.INDEX] = queue.ring.used[vring.INDEX] = 0
             kernels.run_cases(guest, memory, state, in_balloon, canaries, n, tallies, log)
+            if vcpu:
+                changed = vcpu.call(kernels.count_changed, memory.ram, canaries)
+                tallies.counts["canaries_changed"] += changed
             bar.advance()
     bad = np.sum([state.faults[0]["counts"] for state in queues], axis=0)
     states = [state.state[0] for state in queues]

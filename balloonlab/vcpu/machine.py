@@ -1,0 +1,140 @@
+"""The virtual machine itself: its one processor in user mode, its ports to kick."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from contextlib import ExitStack, suppress
+from fcntl import ioctl
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..kernels import vcpu as kernels
+from . import kvm
+from .calls import Call
+from .memory import ProcessMemory
+from .own import TSS_BYTES, OwnMemory
+
+CR0, CR4, EFER = 0x8005_0033, 0x4_0620, 0x500
+"""Paging in 64-bit mode; SSE, and what its registers are saved with."""
+
+XCR0 = 0xE7  # up to AVX-512
+FIRST_KICK_PORT = 0x100
+TSS_GPA = 0x1000_0000  # where KVM may keep what Intel's processors need of it
+
+_TSC_CONTROL = 0  # group and number of the attribute with the counter's offset
+
+
+class Machine:
+    """The virtual machine itself, with one processor; `kicks` are eventfds by port."""
+
+    def __init__(self, kicks: list[int]) -> None:
+        with ExitStack() as stack:
+            device = kvm.open_device()
+            stack.callback(os.close, device)
+            self._vm = ioctl(device, kvm.CREATE_VM, 0)
+            stack.callback(os.close, self._vm)
+            ioctl(self._vm, kvm.SET_TSS_ADDR, TSS_GPA)
+            self.fd = ioctl(self._vm, kvm.CREATE_VCPU, 0)
+            stack.callback(os.close, self.fd)
+            size = ioctl(device, kvm.GET_VCPU_MMAP_SIZE)
+            mapping = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED)
+            self._bytes = np.frombuffer(mapping, np.uint8)
+            self.state = self._bytes.view(np.uint32)
+            self._set_features(device)
+            self._memory = ProcessMemory(self._vm)
+            for number, eventfd in enumerate(kicks):
+                self.signal(number, eventfd)
+            self._open = stack.pop_all()
+
+    def _set_features(self, device: int) -> None:
+        """Give the processor all that the host's has."""
+        features = np.zeros((), kvm.CPUID)
+        features["n"] = features["entries"].size
+        kvm.request(device, kvm.GET_SUPPORTED_CPUID, features)
+        kvm.request(self.fd, kvm.SET_CPUID2, features)
+        entries = features["entries"][: int(features["n"])]
+        state = entries[(entries["function"] == 0xD) & (entries["index"] == 0)]
+        xcrs = np.zeros((), kvm.XCRS)
+        xcrs["n"] = 1
+        xcrs["value"] = int(state["eax"][0]) & XCR0
+        kvm.request(self.fd, kvm.SET_XCRS, xcrs)
+        # One counter inside and outside where the kernel can; the calibration sees what came of it.
+        offset = np.zeros(1, np.uint64)
+        attribute = np.array((0, _TSC_CONTROL, 0, offset.ctypes.data), kvm.ATTRIBUTE)
+        with suppress(OSError):
+            kvm.request(self.fd, kvm.SET_DEVICE_ATTR, attribute)
+
+    def signal(self, number: int, eventfd: int) -> None:
+        """Have KVM signal an eventfd at each write to a port to kick."""
+        event = np.zeros((), kvm.EVENT)
+        event["port"], event["n_bytes"] = FIRST_KICK_PORT + number, 1
+        event["fd"], event["flags"] = eventfd, kvm.IOEVENTFD_PIO
+        kvm.request(self._vm, kvm.IOEVENTFD, event)
+
+    def prepare(self, own: OwnMemory, call: Call) -> None:
+        """Get ready to run a call by the thread that asks for it."""
+        self._memory.refresh()
+        self._complete()
+        special = np.zeros((), kvm.SREGS)
+        kvm.request(self.fd, kvm.GET_SREGS, special)
+        special["cs"] = _segment(0x1B, 0xB, l=1)
+        for name in ("ds", "es", "fs", "gs", "ss"):
+            special[name] = _segment(0x23, 0x3, db=1)
+        special["fs"]["base"] = _thread_pointer()
+        special["tr"] = _segment(0x30, 0xB, s=0, dpl=0, g=0, limit=TSS_BYTES - 1, base=own.tss)
+        special["cr0"], special["cr3"], special["cr4"] = CR0, self._memory.root, CR4
+        special["efer"] = EFER
+        kvm.request(self.fd, kvm.SET_SREGS, special)
+        kvm.request(self.fd, kvm.SET_REGS, own.place(call))
+
+    def _complete(self) -> None:
+        """Let KVM finish the exit before: the port write that was the last call's return."""
+        self._bytes[1] = 1  # immediate_exit
+        kernels.enter(self.fd)
+        self._bytes[1] = 0
+
+    def registers(self) -> Any:
+        """Return the processor's registers."""
+        registers = np.zeros((), kvm.REGS)
+        kvm.request(self.fd, kvm.GET_REGS, registers)
+        return registers
+
+    def error(self, name: str, outcome: int, registers: Any) -> kvm.KvmError:
+        """Say where and why a call was left."""
+        special = np.zeros((), kvm.SREGS)
+        kvm.request(self.fd, kvm.GET_SREGS, special)
+        reason = int(self.state[kernels.REASON])
+        said = kvm.EXITS.get(reason, f"reason {reason}")
+        if reason == 8:
+            said += f": no memory of this process at {int(special['cr2']):#x}, or a bad instruction"
+        if reason == 2:
+            said += f" at port {int(self.state[kernels.IO]) >> 16:#x}"
+        failed = "KVM_RUN failed" if outcome == kernels.FAILED else "an exit that nobody expected"
+        return kvm.KvmError(
+            f"{name} strayed inside the vCPU: {failed} ({said}) at rip {int(registers['rip']):#x}"
+        )
+
+    def close(self) -> None:
+        """End it; the eventfds stay open."""
+        del self._bytes, self.state
+        self._open.close()
+
+
+def _segment(selector: int, kind: int, **fields: int) -> npt.NDArray[Any]:
+    segment = np.zeros((), kvm.SEGMENT)
+    segment["selector"], segment["type"] = selector, kind
+    usual = {"limit": 0xFFFF_FFFF, "present": 1, "dpl": 3, "s": 1, "g": 1}
+    for name, value in (usual | fields).items():
+        segment[name] = value
+    return segment
+
+
+def _thread_pointer() -> int:
+    """Return the base of the calling thread's FS segment."""
+    libc = ctypes.CDLL(None)
+    libc.pthread_self.restype = ctypes.c_void_p
+    return int(libc.pthread_self())
