@@ -36,8 +36,9 @@ class Vcpu:
         self._n_waits = 0
         self._exits = np.zeros(kvm.N_EXITS, np.int64)
         self._cell = np.zeros(2, np.int64)
-        self._own, self.clock = OwnMemory(), Clock()
+        self._own = OwnMemory()
         self._machine: Machine | None = Machine(self._kicks)
+        self.clock = Clock()
         try:
             self.calibrate()
         except BaseException:
