@@ -93,7 +93,7 @@ def test_huge_pages_are_what_was_asked_for(thp):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"protocol": "bitmap-v4"}, ValueError, "protocol must be one of pfn, reporting with host"),
+        ({"protocol": "bitmap-v4"}, ValueError, "protocol must be one of pfn, reporting with"),
         ({"protocol": "reporting", "operation": "deflate"}, ValueError, "back without a message"),
         ({"protocol": "reporting", "order": "shuffled"}, ValueError, "order must be 'as is'"),
         ({"protocol": "reporting", "discard": "page"}, ValueError, "discard must be 'range'"),
