@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Self
@@ -153,7 +154,10 @@ class SharedQueue(DeviceQueue):
             self._epoll = select.epoll()
             for fd in (kick_fd, self._stop):
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-            os.set_blocking(call_fd, False)  # a driver that never reads must not hold the device
+            # A driver that never reads must not hold the device. Not of an eventfd, which takes
+            # 2**64 calls and is the same for both ends: the driver's reads would not block either.
+            if stat.S_IFMT(os.fstat(call_fd).st_mode) in (stat.S_IFIFO, stat.S_IFSOCK):
+                os.set_blocking(call_fd, False)
         except OSError as error:
             self.close()
             raise ValueError(f"the kick of a vring must be a descriptor to poll: {error}") from None
