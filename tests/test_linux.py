@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import balloonlab as bl
 from balloonlab import capture
 from balloonlab.kernels import clock
-from balloonlab.linux import GuestError, LinuxGuest, Uml, check_room, find, missing, supervisor, uml
+from balloonlab.linux import GuestError, LinuxGuest, Uml, check_room, find, missing, supervisor
 from balloonlab.measurement import reading, setups, stages_of_linux, tables
 from balloonlab.measurement.on_linux import check_memory
 from balloonlab.measurement.stages_of_linux import Slope, stage_times
@@ -158,19 +158,31 @@ def test_a_killed_balloonlab_leaves_nothing_of_its_guest(moment):
     assert wait_until_gone(folder) == []
 
 
+def folder_of(process):
+    """Wait for the supervisor of a process's guest; return the guest's folder."""
+    while process.poll() is None:
+        for child in psutil.Process(process.pid).children():
+            command = child.cmdline()
+            if supervisor.__file__ in command:
+                return command[command.index(supervisor.__file__) + 2]
+        time.sleep(0.05)
+    raise AssertionError(process.communicate())
+
+
 @needs_linux
 def test_ctrl_c_ends_a_measurement_and_its_guest(tmp_path):
     program = "import balloonlab as bl; bl.measure(guest='linux', memory='512MiB', repeats=99)"
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", program], stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    before = set(uml.SHM.glob("balloonlab-*"))
-    while not (new := set(uml.SHM.glob("balloonlab-*")) - before):
-        time.sleep(0.05)
-    time.sleep(0.5)  # somewhere in the boot, or right after it
-    process.send_signal(signal.SIGINT)
-    assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
-    assert [left for folder in new for left in wait_until_gone(str(folder))] == []
+    ) as process:
+        try:
+            folder = folder_of(process)
+            time.sleep(0.5)  # somewhere in the boot, or right after it
+            process.send_signal(signal.SIGINT)
+            assert "KeyboardInterrupt" in process.communicate(timeout=60)[1]
+        finally:
+            process.kill()
+    assert wait_until_gone(folder) == []
 
 
 @needs_linux

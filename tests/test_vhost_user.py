@@ -258,6 +258,49 @@ def test_a_call_that_nobody_reads_holds_nobody(session):
     os.close(call)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "socket", "eventfd"])
+def test_a_driver_that_has_its_call_block_does_not_hold_the_end(session, kind):
+    s = session()
+    for said in s.front.beginning(Feature.VERSION_1):
+        s.front.say(said)
+    if kind == "eventfd":
+        source = call = os.eventfd(0)
+    else:
+        pair = os.pipe() if kind == "pipe" else [one.detach() for one in socket.socketpair()]
+        source, call = pair
+    for said in s.front.vring("inflate"):
+        is_call = said.request == Request.SET_VRING_CALL
+        s.front.say(said._replace(fds=(call,)) if is_call else said)
+    s.front.ask(Said(Request.GET_FEATURES))
+    os.set_blocking(call, True)
+    if kind == "eventfd":
+        os.eventfd_write(call, (1 << 64) - 2)  # full
+    queue = s.front.queues["inflate"]
+    vring.describe(queue.ring, 0, s.front.own_gpa + 32768, 4, 0)
+    queue.ring.avail[vring.FLAGS] = 0
+    for _ in range(20_000):  # until the device is held, or has answered them all
+        vring.offer(queue.ring)
+        os.eventfd_write(queue.doorbell.kick, 1)
+        for _ in range(2000):
+            if queue.ring.used[vring.INDEX] == queue.ring.avail[vring.INDEX]:
+                break
+        else:
+            break
+    s.back.close()
+    for fd in {source, call}:
+        os.close(fd)
+
+
+def test_a_memory_table_may_come_last(session):
+    s = session()
+    *before, table = s.front.beginning(Feature.VERSION_1)
+    for said in [*before, *s.front.vring("inflate"), *s.front.vring("deflate"), table]:
+        s.front.say(said)
+    s.back.wait_for_driver(10)
+    s.front.say(Said(Request.SET_VRING_ENABLE, PAIR.pack(0, 0)))
+    assert "cannot be disabled" in s.refused()
+
+
 def good(n_bytes=4 * PAGE_BYTES):
     return Region(0, n_bytes, USER_ADDRESS, 0)
 

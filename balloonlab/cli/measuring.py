@@ -100,7 +100,7 @@ def reproduce(
 
     With --host qemu the same in an unmodified QEMU, with free page reporting for the bitmaps.
     With --guest linux by Linux's own driver in User-Mode Linux, with free page hinting: each
-    repeat boots a guest, which takes about five minutes in all.
+    repeat boots a guest, which takes under three minutes in all.
     """
     from ..main_job import reproduce as run
     from ..reproduction.report import render

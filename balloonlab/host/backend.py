@@ -76,6 +76,7 @@ class Backend:
         self._channel: socket.socket | None = None  # for requests of ours
         self._connection: socket.socket | None = None
         self._trouble: str | None = None
+        self._closing = False
         self._changed, self._updated_ns = Condition(), 0
         self._path, self._listener = path, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(path))
@@ -133,6 +134,7 @@ class Backend:
 
     def close(self) -> None:
         """End the session, stop the devices, and give back all descriptors."""
+        self._closing = True  # before the connection is looked at: one of them sees the other
         for end in (self._listener, self._connection):
             if end is not None:
                 _shut(end)
@@ -196,7 +198,7 @@ class Backend:
         except OSError:  # nobody came until the end
             return
         try:
-            while message := receive(self._connection):
+            while not self._closing and (message := receive(self._connection)):
                 try:
                     self._carry_out(message)
                 finally:
@@ -219,7 +221,7 @@ class Backend:
         assert self._connection is not None
         try:
             reply = _HANDLERS[message.request](self, message)
-        except (ValueError, MemoryError) as error:
+        except (ValueError, MemoryError, OSError) as error:
             raise VhostUserError(str(error)) from None
         if reply is not None:
             answer(self._connection, message.request, reply)
@@ -244,6 +246,8 @@ class Backend:
         if self.ram is not None:
             self.ram.close()
         self.ram, self._balloon = ram, no_balloon(ram.memory.ram.size)
+        for vring in self._vrings:
+            self._start_if_set(vring)
 
     def _set_channel(self, message: Message) -> None:
         if len(message.fds) != 1:
@@ -298,13 +302,12 @@ class Backend:
         else:
             number, value = message.pair()
             self._vring_of(number).set_number(message.request, value)
-        vring = self._vring_of(number)
-        if vring.is_set() and self.ram is not None:
-            self._start(vring)
+        self._start_if_set(self._vring_of(number))
 
-    def _start(self, vring: Vring) -> None:
-        """Start the device of a queue of which everything is known."""
-        assert self.ram is not None
+    def _start_if_set(self, vring: Vring) -> None:
+        """Start the device of a queue once everything is known."""
+        if self.ram is None or not vring.is_set():
+            return
         discard, log_rows, room = self._settings
         plain = vring.name in ("inflate", "deflate")
         device = BalloonDevice(
@@ -318,11 +321,11 @@ class Backend:
             room,
         )
         vring.device = device
-        if vring.name != REPORTING:
-            device.start()
-        with self._changed:
+        with self._changed:  # known before it answers anything
             self.devices[vring.name] = device
             self._changed.notify_all()
+        if vring.name != REPORTING:
+            device.start()
 
     def _get_base(self, message: Message) -> bytes:
         number, _ = message.pair()

@@ -54,6 +54,8 @@ class Vring:
             self._check_idle(request)
             if value:
                 raise VhostUserError(f"a vring must begin at 0, got {value}: nothing is resumed")
+        elif value == 0 and self.device is not None:
+            raise VhostUserError("a vring in use cannot be disabled: GET_VRING_BASE stops it")
         else:
             self._enabled = value != 0
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ if config.DISABLE_JIT:
         return int(madvise(int(address), int(length_bytes), int(advice)))
 
     def signal_event(fd: int, cell: np.ndarray) -> None:
-        os.write(int(fd), (1).to_bytes(8, "little"))
+        with suppress(OSError):  # a pipe may be full, or nobody's
+            os.write(int(fd), (1).to_bytes(8, "little"))
 
     def wait_event(fd: int, cell: np.ndarray) -> None:
         os.read(int(fd), 8)

@@ -44,7 +44,8 @@ class LinuxGuest:
     """A User-Mode Linux and a balloon device; `Uml` says what `linux` and the rest are.
 
     `discard`, `log_rows`, `room`, `extra` are of the device (`balloonlab.host.backend.Backend`).
-    Methods raise a `GuestError` where guest or driver fail; with the end of its console.
+    Methods raise a `GuestError` where guest or driver fail; with the end of its console. `advance`
+    is called with the bytes by which a measured balloon has moved since its last call.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LinuxGuest:
         extra: Feature, disk: bool = False, patience_s: float = PATIENCE_S,
     ) -> None:  # fmt: skip
         self.memory_bytes, self._patience_s = memory_bytes, patience_s
+        self.advance: Callable[[int], object] = nobody
         with ExitStack() as stack:
             self._uml = stack.enter_context(
                 Uml(linux, memory_bytes, disk=disk, patience_s=patience_s)

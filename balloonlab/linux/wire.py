@@ -14,7 +14,7 @@ LAST_WORDS = 12
 """Lines of the guest's console in an error message."""
 
 
-def nobody(share: float) -> None:
+def nobody(progress: float) -> None:
     """Report progress to nobody."""
 
 

@@ -57,7 +57,8 @@ def check_memory(memory_pages: int) -> None:
 
 def default_pages(pattern: str, memory_pages: int) -> int:
     """Return the pages of a balloon by default: what guests in that state have free."""
-    return memory_pages // 8 * 7 if pattern == "idle" else memory_pages // 4
+    most = memory_pages // 8 * 7 if memory_pages >= WARM_UP_PAGES else memory_pages // 2
+    return most if pattern == "idle" else memory_pages // 4
 
 
 def share(case: Case) -> None:
@@ -177,8 +178,19 @@ def _rehearse(case: Case, guest: LinuxGuest) -> dict[str, Slope]:
 
 
 def _move(case: Case, guest: LinuxGuest) -> Spans:
-    """Set the balloon to one size after the other."""
-    return [guest.set_balloon(target) for target in case.targets()]
+    """Set the balloon to one size after the other, and show how far it is, in twenty steps.
+
+    Drawing runs beside timed code: each takes a millisecond of a processor that mostly waits.
+    """
+    shown, step = 0, max(1, case.balloon_pages // 20)
+
+    def report(n_sent: int) -> None:
+        nonlocal shown
+        if n_sent - shown >= step:
+            guest.advance((n_sent - shown) * PAGE_BYTES)
+            shown = n_sent
+
+    return [guest.set_balloon(target, report=report) for target in case.targets()]
 
 
 def _hint(case: Case, guest: LinuxGuest) -> Spans:

@@ -101,7 +101,10 @@ def take_turn(case: Case, shared: Any, run_id: str, number: int, bar: Progress) 
         if case.touched:
             with bar.bytes("touching memory", case.memory_bytes) as advance:
                 guest.touch(advance)
-        return setup.operate(case, guest, run_id, number)
+        if not setup.opening:
+            return setup.operate(case, guest, run_id, number)
+        with bar.bytes(case.operation, case.balloon_bytes) as guest.advance:
+            return setup.operate(case, guest, run_id, number)
 
 
 class _Runner:

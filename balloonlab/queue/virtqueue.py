@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import stat
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Self
@@ -153,15 +155,32 @@ class SharedQueue(DeviceQueue):
             self._epoll = select.epoll()
             for fd in (kick_fd, self._stop):
                 self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-            os.set_blocking(call_fd, False)  # a driver that never reads must not hold the device
+            self._kind = stat.S_IFMT(os.fstat(call_fd).st_mode)
+            # A driver that never reads must not hold the device. Not of an eventfd, which takes
+            # 2**64 calls and is the same for both ends: the driver's reads would not block either.
+            if self._kind == stat.S_IFIFO:  # opened anew: nobody else can have it block again
+                self._fds[1] = os.open(f"/proc/self/fd/{call_fd}", os.O_WRONLY | os.O_NONBLOCK)
+                os.close(call_fd)
+            elif self._kind == stat.S_IFSOCK:
+                os.set_blocking(call_fd, False)
         except OSError as error:
             self.close()
             raise ValueError(f"the kick of a vring must be a descriptor to poll: {error}") from None
-        self.ends = Queue(ring, Polled(self._epoll.fileno(), call_fd))
+        self.ends = Queue(ring, Polled(self._epoll.fileno(), self._fds[1]))
 
     def kick(self) -> None:
         """Wake the device."""
         os.eventfd_write(self._stop, 1)
+
+    def stop(self) -> None:
+        """Ask the device to leave its loop, whatever its driver does to keep it in a call."""
+        super().stop()
+        with suppress(OSError):
+            if self._kind == stat.S_IFSOCK:
+                with socket.socket(fileno=os.dup(self._fds[1])) as call:
+                    call.shutdown(socket.SHUT_RDWR)
+            elif self._kind == 0:  # an eventfd that is full
+                os.preadv(self._fds[1], [bytearray(8)], -1, os.RWF_NOWAIT)
 
     def call(self) -> None:
         """Wake the driver."""
