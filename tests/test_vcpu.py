@@ -153,12 +153,8 @@ def test_memory_that_became_writable_is_written(vcpu):
     assert vcpu.call(load, view(second + PAGE, 1)) == 0
 
 
-def hole():
-    """An address at which nothing is mapped."""
-    mapping = mmap.mmap(-1, 64 * PAGE)
-    address = np.frombuffer(mapping, np.uint8).ctypes.data
-    mapping.close()
-    return address + 32 * PAGE
+HOLE = 8 * PAGE
+"""An address at which nothing was ever mapped: below what the kernel gives to a process."""
 
 
 def strays():
@@ -167,7 +163,7 @@ def strays():
     return [
         (
             load,
-            (view(hole(), 1),),
+            (view(HOLE, 1),),
             "load strayed .*shutdown: no memory .* at 0x[0-9a-f]+,.* rip 0x",
         ),
         (set_first, (view(read_only, 1), 1), "set_first strayed .*shutdown.* at rip 0x"),
@@ -201,7 +197,8 @@ def test_memory_that_went_away_is_an_error(vcpu):
     address = np.frombuffer(mapping, np.uint8).ctypes.data
     assert vcpu.call(load, view(address, 1)) == 0
     mapping.close()
-    with pytest.raises(KvmError, match="load strayed inside the vCPU"):
+    words = "load strayed inside the vCPU: (KVM_RUN failed, as where .* unmapped|.*shutdown)"
+    with pytest.raises(KvmError, match=words):
         vcpu.call(load, view(address, 1))
     assert vcpu.call(add_up, np.arange(9)) == 36
 

@@ -113,7 +113,9 @@ class Machine:
             said += f": no memory of this process at {int(special['cr2']):#x}, or a bad instruction"
         if reason == 2:
             said += f" at port {int(self.state[kernels.IO]) >> 16:#x}"
-        failed = "KVM_RUN failed" if outcome == kernels.FAILED else "an exit that nobody expected"
+        failed = "an exit that nobody expected"
+        if outcome == kernels.FAILED:
+            failed = "KVM_RUN failed, as where memory was unmapped meanwhile"
         return kvm.KvmError(
             f"{name} strayed inside the vCPU: {failed} ({said}) at rip {int(registers['rip']):#x}"
         )
