@@ -29,11 +29,13 @@ if TYPE_CHECKING:
         results,
         selftest,
         sizes,
+        vcpu,
         wire,
     )
     from .main_job import reproduce
     from .measurement import (
         compare,
+        give_back,
         load,
         load_timeline,
         measure,
@@ -46,15 +48,15 @@ if TYPE_CHECKING:
     from .pages import patterns, traces
 
 __all__ = [
-    "capture", "compare", "datasets", "figures", "linux", "load", "load_timeline", "measure",
-    "model", "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction", "results",
-    "selftest", "sizes", "sweep", "timeline", "totals", "traces", "wire",
+    "capture", "compare", "datasets", "figures", "give_back", "linux", "load", "load_timeline",
+    "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction",
+    "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces", "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {
     "patterns": "pages", "reproduce": "main_job", "traces": "pages",
     **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
-    **dict.fromkeys(("ratios", "sweep", "timeline", "totals"), "measurement"),
+    **dict.fromkeys(("give_back", "ratios", "sweep", "timeline", "totals"), "measurement"),
 }  # fmt: skip
 """The part that a name comes from, where it is no part itself."""
 

@@ -34,7 +34,8 @@ def reproduce(
 
     ``pfn`` with discard per page against ``bitmap-v4`` with discard per range, on memory that the
     host backs (touched) and does not (untouched), without huge pages, and one ``madvise`` over the
-    same bytes as the floor. In an unmodified QEMU, ``pfn`` against ``reporting``, today's path for
+    same bytes as the floor; with ``guest="kvm"`` all of that in a virtual machine. In an unmodified
+    QEMU, ``pfn`` against ``reporting``, today's path for
     ranges; by Linux's own driver ``pfn`` against ``hinting``, all of its free blocks of 4 MiB. Each
     case has one warm-up (of a small Linux guest) and `repeats` measured repeats.
 

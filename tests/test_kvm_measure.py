@@ -1,13 +1,16 @@
 """Measuring with the driver inside a virtual machine."""
 
+import json
 import os
 import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import balloonlab as bl
+from balloonlab import linux
 from balloonlab.guest import InVcpu
 from balloonlab.host import GuestRam
 from balloonlab.kernels import contents
@@ -159,9 +162,29 @@ def test_giving_back_notices_pages_that_do_not_come(monkeypatch):
         bl.measurement.give_back("8MiB", ["thread"], repeats=1)
 
 
-def test_giving_back_is_by_guests_of_this_process_only():
-    with pytest.raises(ValueError, match="guests must be one of thread, kvm, got 'linux'"):
-        bl.measurement.give_back("8MiB", ["thread", "linux"])
+def test_giving_back_names_guests_that_there_are():
+    with pytest.raises(ValueError, match="guests must be one of thread, kvm, linux, got 'qemu'"):
+        bl.measurement.give_back("8MiB", ["thread", "qemu"])
+
+
+def test_giving_back_is_stored(tmp_path):
+    frame = bl.measurement.give_back("8MiB", "thread", repeats=2, out=tmp_path)
+    stored = pd.read_csv(tmp_path / "give-back.csv")
+    pd.testing.assert_frame_equal(stored, frame)
+    assert json.loads((tmp_path / "meta.json").read_text())["arguments"]["guests"] == ["thread"]
+
+
+@pytest.mark.once
+@pytest.mark.skipif(bool(linux.missing()), reason="; ".join(linux.missing()))
+def test_linux_takes_its_memory_back():
+    (row,) = bl.measurement.give_back("512MiB", "linux", repeats=1).itertuples()
+    assert row.source == "linux"
+    assert 256 * MIB <= row.n_units * row.unit_bytes <= 512 * MIB
+
+
+def test_linux_has_small_pages():
+    with pytest.raises(ValueError, match="thp"):
+        bl.measurement.give_back("512MiB", "linux", thp=True, repeats=1)
 
 
 def test_words_are_written_at_the_offsets_only():

@@ -16,6 +16,8 @@ from balloonlab.measurement.tables import COLUMNS
 from balloonlab.selftest import benchmark as bench
 from balloonlab.terminal import Progress
 
+from .kvm import needs_kvm
+
 runner = CliRunner()
 needs_linux = pytest.mark.skipif(bool(linux.missing()), reason="; ".join(linux.missing()))
 
@@ -231,6 +233,30 @@ def test_by_linuxs_own_driver_it_prints_and_leaves_what_the_lab_does(tmp_path, m
     assert list(loaded.table().columns)[2:] == [
         ("linux, untouched", "pfn"), ("linux, untouched", "hinting"),
         ("linux, touched", "pfn"), ("linux, touched", "hinting"),
+    ]  # fmt: skip
+    assert (tmp_path / "headline.png").exists()
+
+
+@needs_kvm
+def test_in_a_virtual_machine_it_prints_and_leaves_what_the_lab_does(tmp_path):
+    command = ["reproduce", "--guest", "kvm", "--memory", "128MiB", "--repeats", "1"]
+    result = runner.invoke(app, [*command, "--out", str(tmp_path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    for words in (
+        "4,126", "590", "kvm, untouched: pfn takes", "kvm, touched: pfn takes", "RSS fell by",
+        "times one madvise over the same bytes", "an exit and back takes", "kick to host awake",
+        "where the guest has it mapped", "lab: no columns, because", "Least to greatest",
+    ):  # fmt: skip
+        assert words in text
+    loaded = bl.reproduction.Reproduction.load(tmp_path)
+    assert loaded.source == "kvm"
+    assert loaded.meta["kvm"] in text
+    checks = loaded.checks.set_index("protocol")
+    assert (checks.loc["pfn", "n_exits"] == checks.loc["pfn", "n_waits"] + 1).all()
+    assert list(loaded.table().columns)[2:] == [
+        ("kvm, untouched", "pfn"), ("kvm, untouched", "bitmap-v4"),
+        ("kvm, touched", "pfn"), ("kvm, touched", "bitmap-v4"), ("kvm, touched", "madvise"),
     ]  # fmt: skip
     assert (tmp_path / "headline.png").exists()
 

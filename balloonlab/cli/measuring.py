@@ -1,4 +1,4 @@
-"""Commands that measure: reproduce, sweep, timeline."""
+"""Commands that measure: reproduce, sweep, give-back, timeline."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def reproduce(
     prints stages beside the paper's; leaves timings.csv, checks.csv, meta.json and the figure
     in the folder. About two minutes at 8 GiB. An unfinished run in the folder goes on.
 
-    With --host qemu the same in an unmodified QEMU, with free page reporting for the bitmaps.
+    With --guest kvm the same, driver and all, in a virtual machine of this process.
+    With --host qemu in an unmodified QEMU, with free page reporting for the bitmaps.
     With --guest linux by Linux's own driver in User-Mode Linux, with free page hinting: each
     repeat boots a guest, which takes under three minutes in all.
     """
@@ -225,6 +226,28 @@ def _table(result: Run) -> Table:
     for row in text.itertuples(index=False):
         view.add_row(*row)
     return view
+
+
+@app.command()
+def give_back(
+    memory: Annotated[str, typer.Option(help="RAM of the guest; 7/8 of it are ballooned")] = "1GiB",
+    guest: Annotated[
+        list[str] | None, typer.Option(help="Who touches: thread, kvm, linux; several times")
+    ] = None,
+    thp: Annotated[bool, typer.Option("--thp/--no-thp", help="Huge pages behind RAM")] = False,
+    repeats: Annotated[int, typer.Option(help="Measured repeats of each guest")] = 5,
+    out: Annotated[str | None, typer.Option(help="Folder for give-back.csv")] = None,
+) -> None:
+    """Time a guest's first touch of pages that its balloon gave back: per page or huge page.
+
+    By default by a thread and in a virtual machine, some seconds.
+    """
+    from ..measurement.giving_back import GUESTS, give_back, summary
+    from ..sizes import format_number
+
+    with reported(out=out):
+        frame = give_back(memory, guest or GUESTS, thp, repeats, out)  # type: ignore[arg-type]
+        console().print(summary(frame).to_string(index=False, float_format=format_number))
 
 
 @app.command()

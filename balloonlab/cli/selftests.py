@@ -39,6 +39,7 @@ def fuzz(
         int, typer.Option(help="Hostile messages in all, rounded up to whole shares")
     ] = 100_000,
     seed: Annotated[int, typer.Option(help="The same seed plays the same cases")] = 1,
+    guest: Annotated[str, typer.Option(help="Whose memory it is: thread, kvm")] = "thread",
     out: Annotated[str | None, typer.Option(help="Folder for fuzz.csv and meta.json")] = None,
 ) -> None:
     """Play hostile messages and queues against the host device, canaries around its RAM.
@@ -50,7 +51,8 @@ def fuzz(
     from ..selftest.hostile import MUST_BE_ZERO
     from ..selftest.tables import render_fuzz
 
-    rows = _test(run, render_fuzz, out, "fuzz.csv", cases=cases, seed=seed)
+    render = partial(render_fuzz, source="kvm" if guest == "kvm" else "lab")
+    rows = _test(run, render, out, "fuzz.csv", cases=cases, seed=seed, guest=guest)
     if rows.loc[rows["finding"].isin(MUST_BE_ZERO), "count"].any():
         raise typer.Exit(1)
 

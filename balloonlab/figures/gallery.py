@@ -35,6 +35,7 @@ QUANTITIES: dict[str, Quantity] = {
 
 FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "headline": ("headline", headline),
+    "kvm": ("kvm", partial(headline, source="kvm")),
     "qemu": ("qemu", partial(headline, source="qemu")),
     "linux": ("linux", partial(headline, source="linux")),
     "sizes-time": ("sizes", sizes),

@@ -33,8 +33,8 @@ def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> A
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     source : str, optional
-        Whose cases: ``lab``, ``qemu`` or ``linux``; by default the frame's. Beside others than
-        the lab's stand those of the lab's run that comes with balloonlab, if of the same sizes.
+        Whose cases: ``lab``, ``kvm``, ``qemu`` or ``linux``; by default the frame's. Beside others
+        than the lab's stand those of the lab's shipped run, if of the same sizes.
 
     Returns
     -------

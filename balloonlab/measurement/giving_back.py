@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from typing import Any
+from itertools import product
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,37 +15,59 @@ from ..guest import InVcpu
 from ..host import GuestRam
 from ..host.ram import HUGE_BYTES
 from ..kernels import contents
+from ..linux import LinuxGuest
 from ..sizes import PAGE_BYTES, Size
+from ..terminal import Progress
 from .case import Case
 from .on_kvm import VirtualMachine
 from .on_lab import operate, sent_pages
-from .options import Guest, check_choice, check_number
+from .options import Guest, PathLike, check_choice, check_number
+from .provenance import describe_machine
 from .resources import check_available, check_facilities
 from .runner import alone
-from .setups import make_case, setup_of
+from .setups import check_rules, make_case, setup_of
+from .stages import WARM_UP
+from .store import check_out, write_table
 
 GUESTS: tuple[Guest, ...] = ("thread", "kvm")
+"""Who touches by default."""
+
+MOST_MORE = 20
+"""Which part of the pages may come the second time: Linux is free to use others then."""
+
+TABLE = "give-back.csv"
+COLUMNS = ["source", "memory_bytes", "thp", "repeat", "unit_bytes", "n_units", "time_ns"]
 
 
 def give_back(
-    memory: Size = "1GiB", guests: Iterable[Guest] = GUESTS, thp: bool = False, repeats: int = 5
+    memory: Size = "1GiB",
+    guests: Iterable[Guest] = GUESTS,
+    thp: bool = False,
+    repeats: int = 5,
+    out: PathLike | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """Inflate and deflate a balloon, then time the guest's first touch of each page again.
 
     The host puts a zeroed page behind each; a guest in a virtual machine needs an entry in its
-    second-level page tables, too, which no thread does. Guests take turns; a warm-up of each is
-    dropped.
+    second-level page tables, too, which no thread does. Linux writes a file over its free memory
+    twice: the host's part is by how much the first time takes longer. Guests take turns; a
+    warm-up of each is dropped.
 
     Parameters
     ----------
     memory : int or str
         RAM of the guest; 7/8 of it are ballooned.
-    guests : iterable of {'thread', 'kvm'}
+    guests : iterable of {'thread', 'kvm', 'linux'}
         Who touches, as in `balloonlab.measure`.
     thp : bool
         Whether the host may use transparent huge pages: then one touch brings 2 MiB.
     repeats : int
         Measured repeats of each guest.
+    out : path-like, optional
+        Folder for ``give-back.csv`` and ``meta.json``; an earlier table is set aside.
+    progress : bool
+        Show a progress bar.
 
     Returns
     -------
@@ -57,37 +81,102 @@ def give_back(
     >>> give_back("16MiB", ["thread"], repeats=1)["n_units"].tolist()
     [3584]
     """
+    if out is not None:
+        check_out(out, TABLE)
     check_facilities()
     check_number("repeats", repeats, 1)
-    guests = list(guests)
+    guests = [guests] if isinstance(guests, str) else list(guests)  # type: ignore[list-item]
     for guest in guests:
-        check_choice("guests", guest, GUESTS)
-    cases = [
-        make_case(memory=memory, guest=guest, thp=thp, operation="deflate").with_pages()
-        for guest in guests
-    ]
+        check_choice("guests", guest, get_args(Guest))
+    cases = [_case(memory, guest, thp) for guest in guests]
+    meta = describe_machine()
     rows = []
-    with alone():
+    with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
         for case in cases:
+            check_rules(case)
             check_available(case.memory_bytes, case.touched)
-            setup_of(case).describe(case)
+            meta |= setup_of(case).describe(case)
         shared = [setup_of(case).share(case) for case in cases]
-        for number in range(-1, repeats):
-            for case, ram in zip(cases, shared, strict=True):
-                rows.append({**_touch_again(case, ram), "repeat": number})
-    frame = pd.DataFrame([row for row in rows if row["repeat"] >= 0])
-    names = ["source", "memory_bytes", "thp", "repeat", "unit_bytes", "n_units", "time_ns"]
-    return frame[names]
+        for number, (case, ram) in product(
+            range(WARM_UP, repeats), list(zip(cases, shared, strict=True))
+        ):
+            bar.describe(f"{case.source}: {'warm-up' if number == WARM_UP else number + 1}")
+            rows.append({**_take_back(case, ram), "repeat": number})
+            bar.advance()
+    frame = pd.DataFrame([row for row in rows if row["repeat"] != WARM_UP])[COLUMNS]
+    if out is not None:
+        arguments = {"memory_bytes": cases[0].memory_bytes, "guests": guests, "thp": thp}
+        write_table(frame, meta | {"arguments": arguments}, out, TABLE)
+    return frame
 
 
-def _touch_again(case: Case, shared: GuestRam) -> dict[str, Any]:
-    """Do one repeat; a RuntimeError where the host did not give what it was to give."""
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return microseconds per piece by source: median, least and greatest of the repeats.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        What `give_back` returns.
+    """
+    us = frame["time_ns"] / frame["n_units"] / 1e3
+    by_source = us.groupby([frame["source"], frame["unit_bytes"]], sort=False)
+    return by_source.agg(median_us="median", least_us="min", greatest_us="max").reset_index()
+
+
+def _case(memory: Size, guest: Guest, thp: bool) -> Case:
+    options: dict[str, Any] = {"memory": memory, "guest": guest, "thp": thp}
+    if guest == "linux":
+        return make_case(**options, protocol="pfn", discard="range")
+    return make_case(**options, operation="deflate").with_pages()
+
+
+def _take_back(case: Case, shared: Any) -> dict[str, Any]:
+    """Do one repeat; return its row."""
+    if case.guest == "linux":
+        unit, (n_units, time_ns) = PAGE_BYTES, _write_again(case)
+    else:
+        unit = HUGE_BYTES if case.thp else PAGE_BYTES
+        n_units, time_ns = _touch_again(case, shared, unit)
+    about = {name: getattr(case, name) for name in ("source", "memory_bytes", "thp")}
+    return {**about, "unit_bytes": unit, "n_units": n_units, "time_ns": time_ns}
+
+
+def _write_again(case: Case) -> tuple[int, int]:
+    """Return the pages that came back to a Linux guest, and what that took, by difference."""
+    with setup_of(case).use(case, None) as guest:
+        guest.load_driver()
+        guest.back_all()
+        guest.set_balloon(case.balloon_pages)
+        guest.set_balloon(0)
+        before = guest.ram.held_bytes()
+        first_ns = _time_touch(guest)
+        back = guest.ram.held_bytes() - before
+        again_ns = _time_touch(guest)
+        more = guest.ram.held_bytes() - before - back
+    if back < case.balloon_bytes // 2 or more > back // MOST_MORE:
+        raise RuntimeError(
+            f"writing over free memory must bring most of {case.balloon_bytes} bytes back, and "
+            f"hardly any the second time; it brought {back}, then {more}. Nothing is reported"
+        )
+    return (back - more) // PAGE_BYTES, first_ns - again_ns
+
+
+def _time_touch(guest: LinuxGuest) -> int:
+    begin_ns = time.monotonic_ns()
+    guest.touch()
+    return time.monotonic_ns() - begin_ns
+
+
+def _touch_again(case: Case, shared: GuestRam, unit: int) -> tuple[int, int]:
+    """Return the pieces that a touch brought back, and what that took.
+
+    A RuntimeError where the host did not give what it was to give.
+    """
     with setup_of(case).use(case, shared) as guest:
         guest.touch()
         vcpu = guest.vcpu if isinstance(guest, VirtualMachine) else None
         done = operate(case, shared, InVcpu(vcpu) if vcpu else None)
-        ballooned = sent_pages(case, shared, done)
-        offsets = _units(ballooned, HUGE_BYTES if case.thp else PAGE_BYTES)
+        offsets = _units(sent_pages(case, shared, done), unit)
         before = int(shared.resident().sum())
         arguments = shared.memory.ram, offsets
         if vcpu:
@@ -95,21 +184,13 @@ def _touch_again(case: Case, shared: GuestRam) -> dict[str, Any]:
             time_ns = vcpu.call(contents.touch_at, *arguments, vcpu.clock.tsc)
         else:
             time_ns = contents.touch_at(*arguments, np.zeros(2, np.int64))
-    unit = HUGE_BYTES if case.thp else PAGE_BYTES
     back = (int(shared.resident().sum()) - before) * PAGE_BYTES
     if back != offsets.size * unit:
         raise RuntimeError(
             f"touching {offsets.size} pieces of {unit} bytes must bring as much memory, it brought "
             f"{back} bytes: are huge pages as thp={case.thp} asks for? Nothing is reported"
         )
-    return {
-        "source": case.source,
-        "memory_bytes": case.memory_bytes,
-        "thp": case.thp,
-        "unit_bytes": unit,
-        "n_units": offsets.size,
-        "time_ns": time_ns,
-    }
+    return offsets.size, time_ns
 
 
 def _units(ballooned: npt.NDArray[np.bool_], unit: int) -> npt.NDArray[np.int64]:

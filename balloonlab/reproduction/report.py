@@ -29,8 +29,8 @@ from .reproduction import (
 )
 
 PAPER_STAGES = ("allocate", "send", "translate", "discard")
-OTHERS = {"qemu": "QEMU", "linux": "User-Mode Linux"}
-"""What is measured at sources other than the lab; its version stands in the metadata."""
+OTHERS = {"kvm": "KVM", "qemu": "QEMU", "linux": "User-Mode Linux"}
+"""What is measured at sources other than the lab; the metadata says which."""
 
 MOST_COLUMNS = 5
 """Columns of values of a table that fits 80 columns."""
@@ -132,7 +132,7 @@ def findings(result: Reproduction) -> list[str]:
             )
     if ratio := result.ratio("bitmap-v4", FLOOR, True):
         over = f"{format_number(ratio)} times one madvise over the same bytes"
-        lines.append(f"lab, touched: bitmap-v4 takes {over}.")
+        lines.append(f"{source}, touched: bitmap-v4 takes {over}.")
     return lines + _memory_findings(result)
 
 
@@ -196,7 +196,38 @@ def _linux_notes(result: Reproduction) -> list[str]:
     return [*notes, "paper: we know of nobody who had touched that guest's memory before."]
 
 
-_NOTES = {"qemu": _qemu_notes, "linux": _linux_notes}
+def _kvm_notes(result: Reproduction) -> list[str]:
+    """Return what only a virtual machine shows: its exits, its wake-ups, its page tables."""
+    checks = result.checks[result.checks["protocol"] != FLOOR]
+    us = {name: _quartiles_us(checks, name) for name in ("exit", "awake", "answer")}
+    mapped, unmapped = (
+        f"{checks[f'{name}_discard_q2_ns'].median():,.0f} ns" for name in ("mapped", "unmapped")
+    )
+    return [
+        "kvm: balloonlab's driver in a virtual processor of this process. A kick is a VM exit that "
+        "KVM sees to; to wait, the driver leaves the virtual machine for this process, one exit "
+        "more than where the kernel halts it.",
+        f"kvm: an exit and back takes {us['exit']}, kick to host awake {us['awake']}, answer to "
+        f"driver running {us['answer']} (medians of the repeats' quartiles); {_exits(checks)}.",
+        f"kvm: madvise of a page takes {mapped} where the guest has it mapped, "
+        f"{unmapped} where only the host has (rehearsed, medians).",
+        f"kvm: with {result.meta['arguments']['repeats']} repeats we report only the range.",
+    ]
+
+
+def _quartiles_us(checks: pd.DataFrame, name: str) -> str:
+    low, middle, high = (checks[f"{name}_q{n}_ns"].median() / 1e3 for n in (1, 2, 3))
+    return f"{format_number(middle)} us ({_span(low, high)})"
+
+
+def _exits(checks: pd.DataFrame) -> str:
+    waits, left = (int(checks[name].sum()) for name in ("n_waits", "n_exits"))
+    return (
+        f"the driver waited {waits:,} times and returned {left - waits:,} times, in {left:,} exits"
+    )
+
+
+_NOTES = {"kvm": _kvm_notes, "qemu": _qemu_notes, "linux": _linux_notes}
 
 
 def _lab_note(result: Reproduction) -> str:

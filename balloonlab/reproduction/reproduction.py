@@ -30,10 +30,11 @@ STATES = {False: "untouched", True: "touched"}
 PAPER = "paper, idle"
 PROTOCOLS = {
     "lab": ("pfn", "bitmap-v4", FLOOR),
+    "kvm": ("pfn", "bitmap-v4", FLOOR),
     "qemu": ("pfn", "reporting"),
     "linux": ("pfn", "hinting"),
 }
-"""What is compared at each source: ``pfn``, what replaces it, and in the lab the floor."""
+"""What is compared at each source: ``pfn``, what replaces it, and by our driver the floor."""
 
 
 class Case(NamedTuple):
@@ -89,11 +90,11 @@ class Reproduction:
 
     @property
     def source(self) -> str:
-        """Source of the run: ``"lab"``, ``"qemu"`` or ``"linux"``."""
+        """Source of the run: ``"lab"``, ``"kvm"``, ``"qemu"`` or ``"linux"``."""
         return source_of(self.frame)
 
     def table(self) -> pd.DataFrame:
-        """Compare paper and machine; beside QEMU's or Linux's run also the shipped one of the lab.
+        """Compare paper and machine; beside another source's run also the shipped one of the lab.
 
         Returns
         -------

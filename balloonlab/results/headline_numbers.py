@@ -82,6 +82,7 @@ def _contents() -> Numbers:
 PARTS = (
     _published,
     partial(_reproduction, "lab", "headline", "bitmap-v4"),
+    partial(_reproduction, "kvm", "kvm", "bitmap-v4"),
     partial(_reproduction, "qemu", "qemu", "reporting"),
     partial(_reproduction, "linux", "linux", "hinting"),
     _drivers,

@@ -22,23 +22,26 @@ def _table(title: str, names: list[str], numbers: list[str]) -> Table:
     return view
 
 
-def render_fuzz(rows: pd.DataFrame) -> Group:
-    """Return the tables of ``balloonlab fuzz``: of messages, of blocks, and of front-ends."""
+def render_fuzz(rows: pd.DataFrame, source: str = "lab") -> Group:
+    """Return the tables of ``balloonlab fuzz``: of messages, of blocks, and of front-ends.
+
+    `source` is whose memory the messages were.
+    """
     own = {name: rows[rows["protocol"] == name] for name in (BLOCKS.name, SESSIONS)}
     others = own[SESSIONS]
     messages = [rows[~rows["protocol"].isin(own)], own[BLOCKS.name]]
     view = _table("The back-end against hostile front-ends (lab)", [""], [SESSIONS])
     for row in others.itertuples():
         view.add_row(row.finding, f"{row.count:,.0f}")
-    tables = [_messages(some) for some in messages if len(some)]
+    tables = [_messages(some, source) for some in messages if len(some)]
     return Group(*tables, *([view] if len(others) else []))
 
 
-def _messages(rows: pd.DataFrame) -> Table:
+def _messages(rows: pd.DataFrame, source: str) -> Table:
     ways = ["protocol", "discard"]
     counts = rows.pivot_table(index="finding", columns=ways, values="count", sort=False)
     headings = [f"{protocol}\nby {discard}" for protocol, discard in counts.columns]
-    view = _table("The device against a hostile guest (lab)", [""], headings)
+    view = _table(f"The device against a hostile guest ({source})", [""], headings)
     for finding, row in counts.iterrows():
         view.add_row(str(finding), *(f"{count:,.0f}" for count in row))
     return view
