@@ -27,7 +27,7 @@ class Number(NamedTuple):
     unit : str
         As written behind it; empty for a count.
     source : str
-        ``paper``, ``lab``, ``linux``, ``qemu``, ``trace`` or ``model``.
+        ``paper``, ``lab``, ``kvm``, ``linux``, ``qemu``, ``trace`` or ``model``.
     data : str
         File or folder of ``data/`` that it is computed from; empty where it needs no data.
     means : str
