@@ -18,7 +18,7 @@ EXITS |= {"answer": "answer to driver running"}
 
 
 def _beside_the_thread() -> Numbers:
-    """The same cases by a thread and in a virtual machine, in turns of one run."""
+    """Compare cases by a thread and in a virtual machine, in turns of one run."""
     frame = load(datasets.path("vms")).frame
     by = ["source", "protocol", "touched", "thp"]
     ms = totals(frame).set_index(by)["median_ms"]
