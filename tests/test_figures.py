@@ -314,7 +314,9 @@ def test_the_headline_is_of_the_frames_source_or_of_the_one_that_is_named(closed
     assert names[0][-1] == "linux, touched: hinting"
     assert names[2] == names[3] == names[0][:7]
     assert names[4] == names[5]
-    with pytest.raises(ValueError, match="source must be one of lab, qemu, linux, got 'linus'; "):
+    with pytest.raises(
+        ValueError, match="source must be one of lab, kvm, qemu, linux, got 'linus'; "
+    ):
         bl.figures.headline(linux, source="linus")
     with pytest.raises(ValueError, match="cases of source 'lab', got only those of linux"):
         bl.figures.headline(linux, source="lab")
@@ -326,7 +328,7 @@ def test_balloons_of_different_sizes_are_drawn_per_gib(closed):
     frame.loc[more, "balloon_bytes"] += 4 << 20
     ax = bl.figures.headline(frame)
     assert ax.get_xlabel().startswith("time per GiB of balloon, ms (lab, qemu: ")
-    assert ax.get_title(loc="left").startswith("Inflating 7 GiB of a guest's 8 GiB")
+    assert ax.get_title(loc="left").startswith("Inflating 7 GiB of 8 GiB")
     assert texts(ax)[0] == "589 ms/GiB"
 
 

@@ -68,7 +68,7 @@ def test_an_unknown_name_is_found_before_any_number_is_computed():
 def test_every_number_says_where_it_comes_from():
     for name, number in bl.results.all_numbers().items():
         assert re.fullmatch(r"[a-z][a-z0-9_.-]*", name)
-        assert number.source in ("paper", "lab", "linux", "qemu", "trace", "model")
+        assert number.source in ("paper", "lab", "kvm", "linux", "qemu", "trace", "model")
         assert bl.datasets.path(number.data).exists()  # data/ itself where none is needed
         assert number.means
         assert number.value == number.value, name

@@ -82,6 +82,6 @@ def _draw(measured: list[Case], frame: pd.DataFrame, ax: Axes | None) -> Axes:
         what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
         ax.set_xlabel(f"{what} ({sources}: median repeat; line: range of the repeats)")
         memory, balloon = map(format_size, sizes_of(frame))
-        ax.set_title(f"Inflating {balloon} of a guest's {memory} (paper: 7 GiB of 8 GiB)")
+        ax.set_title(f"Inflating {balloon} of {memory} (paper: 7 GiB of 8 GiB)")
         explain_stages(ax, {stage for bar in bars for stage in bar.stages_ms.index})
     return ax
