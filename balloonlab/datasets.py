@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["path", "published"]
+__all__ = ["path", "published", "published_rates"]
 
 PACKAGED = Path(__file__).parent / "data"
 IN_TREE = Path(__file__).parents[1] / "data"
@@ -53,6 +53,25 @@ def published() -> pd.DataFrame:
     np.float64(590.0)
     """
     return pd.read_csv(path("published.csv"))
+
+
+def published_rates() -> pd.DataFrame:
+    """Load the rates that HyperAlloc's authors published (EuroSys 2025); their source is ``paper``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each system: ``source`` (always ``paper``), ``system``, GiB/s of reclaiming
+        touched and untouched memory (``reclaim_gib_per_s``, ``reclaim_untouched_gib_per_s``), of
+        returning it (``return_gib_per_s``) and of returning and touching it
+        (``return_install_gib_per_s``), ``note``, ``reference``.
+
+    Examples
+    --------
+    >>> published_rates().set_index("system")["reclaim_gib_per_s"]["virtio-balloon"]
+    np.float64(0.951)
+    """
+    return pd.read_csv(path("published-rates.csv"))
 
 
 def __dir__() -> list[str]:

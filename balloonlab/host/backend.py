@@ -53,7 +53,7 @@ _POLL_S = 0.05
 class Backend:
     """A balloon device that waits for a front-end at the socket `path`; ends with its context.
 
-    `discard` is one of `balloonlab.host.DISCARDS`; `extra` are the features offered besides:
+    `policy` is how it discards; `extra` are the features offered besides:
     free page hinting and reporting, with a queue each. That of reporting, to which the driver turns
     by itself, is served from `start_reporting` on. Each queue's device logs as many as
     `log_rows` intervals and keeps the first `room` ranges. `ram` and `devices` (by the queue's
@@ -63,13 +63,13 @@ class Backend:
     that wait raise a `VhostUserError` then, and a TimeoutError where nothing comes.
     """
 
-    def __init__(self, path: Path, discard: str, log_rows: int, room: int, extra: Feature) -> None:
+    def __init__(self, path: Path, policy: Policy, log_rows: int, room: int, extra: Feature) -> None:
         self.offered = _ALWAYS | extra
         names = ["inflate", "deflate"]
         names += [HINTING] if Feature.FREE_PAGE_HINT in extra else []
         names += [REPORTING] if Feature.REPORTING in extra else []
         self._vrings = [Vring(name) for name in names]
-        self._settings = discard, log_rows, room
+        self._settings = policy, log_rows, room
         self._config = np.zeros(1, CONFIG)
         self.ram: SharedRam | None = None
         self.devices: dict[str, BalloonDevice] = {}
@@ -308,13 +308,13 @@ class Backend:
         """Start the device of a queue once everything is known."""
         if self.ram is None or not vring.is_set():
             return
-        discard, log_rows, room = self._settings
+        policy, log_rows, room = self._settings
         plain = vring.name in ("inflate", "deflate")
         device = BalloonDevice(
             self.ram,
             vring.build(self.ram),
             wire.get("pfn") if plain else BLOCKS,
-            discard,
+            policy,
             log_rows,
             self._balloon if plain else np.zeros_like(self._balloon),
             "deflate" if vring.name == "deflate" else "inflate",

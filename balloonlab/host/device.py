@@ -10,18 +10,15 @@ import numpy.typing as npt
 
 from ..kernels import clock, faults, vring
 from ..kernels import device as kernels
-from ..kernels.discard import Discard
 from ..queue import DeviceQueue, Worker
 from ..sizes import PAGE_BYTES
 from ..wire.format import RANGES_PER_BYTE, Format
+from .policy import DISCARDS, Policy
 from .ram import GuestRam
 from .shared import SharedRam
 
 LOGGER = logging.getLogger("balloonlab.host")
 LOGGER.addHandler(logging.NullHandler())  # silent unless the user sets up logging
-
-DISCARDS = {"page": Discard.PER_PAGE, "range": Discard.PER_RANGE}
-"""``page``: one call per page, as QEMU does. ``range``: adjacent ranges make one call."""
 
 NO_COMMAND = -1
 """The command id of free page hinting before the driver has sent any."""
@@ -37,7 +34,7 @@ def no_balloon(ram_bytes: int) -> npt.NDArray[np.uint64]:
 
 def make_state(
     wire_format: Format,
-    discard: str,
+    policy: Policy,
     operation: str,
     balloon: npt.NDArray[np.uint64],
     advice: int = mmap.MADV_DONTNEED,
@@ -47,22 +44,27 @@ def make_state(
 
     `advice` is what frees this kind of memory.
     """
-    if discard not in DISCARDS:
-        raise ValueError(f"discard must be one of {', '.join(DISCARDS)}, got {discard!r}")
     words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
     return kernels.Device(
         decoding=int(wire_format.decoding),
-        discard=int(DISCARDS[discard]),
+        discard=int(DISCARDS[policy.discard]),
         inflating=operation == "inflate",
         advice=advice if operation == "inflate" else mmap.MADV_WILLNEED,
         balloon=balloon,
         words=words,
         ranges=np.zeros((RANGES_PER_BYTE * words.nbytes, 2), np.int64),
         extents=np.zeros((EXTENTS, 2), np.int64),
-        state=np.array([(*[0] * 7, NO_COMMAND, 0, 0)], kernels.STATE),
+        state=_fresh_state(),
         faults=np.zeros(1, faults.FAULTS),
         sent=np.full((room, 3), -1, np.int64),  # written once: timed code meets no page fault
+        vectors=policy.make_vectors(EXTENTS),
     )
+
+
+def _fresh_state() -> npt.NDArray[np.void]:
+    state = np.zeros(1, kernels.STATE)
+    state["command"] = NO_COMMAND
+    return state
 
 
 class BalloonDevice:
@@ -70,7 +72,7 @@ class BalloonDevice:
 
     Its `log` holds `log_rows` intervals of that. `balloon`, as `no_balloon` makes it, is which
     pages are in the balloon, shared by the device's two queues; a page is discarded only when it
-    enters it. `discard` is one of `DISCARDS`. Pages of the queue ``"inflate"`` are discarded (with
+    enters it, as `policy` says. Pages of the queue ``"inflate"`` are discarded (with
     the RAM's own advice), those of ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as
     QEMU does. The first `room` ranges that messages name are kept in `sent`.
     """
@@ -80,7 +82,7 @@ class BalloonDevice:
         ram: GuestRam | SharedRam,
         queue: DeviceQueue,
         wire_format: Format,
-        discard: str,
+        policy: Policy,
         log_rows: int,
         balloon: npt.NDArray[np.uint64],
         operation: str = "inflate",
@@ -88,7 +90,7 @@ class BalloonDevice:
     ) -> None:
         self._ram, self._queue, self._operation = ram, queue, operation
         self.log = clock.Log.empty(log_rows)
-        self._state = make_state(wire_format, discard, operation, balloon, ram.advice, room)
+        self._state = make_state(wire_format, policy, operation, balloon, ram.advice, room)
         self._worker = Worker(self._serve, "balloon-device")
 
     def start(self) -> None:
@@ -117,7 +119,7 @@ class BalloonDevice:
     def clear(self) -> None:
         """Forget what was logged, kept and counted; no message may be under way."""
         self.log.clear()
-        for name in ("n_translations", "n_discards", "n_discard_errors", "n_sent"):
+        for name in ("n_translations", "n_discards", "n_extents", "n_discard_errors", "n_sent"):
             self._state.state[0][name] = 0
 
     @property

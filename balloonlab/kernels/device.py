@@ -13,7 +13,7 @@ import numpy as np
 from .bitmap import ONE, ZERO
 from .clock import DECODE, DISCARD, TRANSLATE, record
 from .compile import kernel
-from .discard import discard
+from .discard import Vectors, apply
 from .doorbell import call, mark_broken, wait_for_kick
 from .formats import Decoding, decode
 from .intrinsics import load_acquire
@@ -24,7 +24,8 @@ from .vring import BAD_INDEX, ENTRIES, INDEX, STOP, fetch, fetch_blocks, push_us
 STATE = np.dtype(
     [
         ("n_translations", np.int64),
-        ("n_discards", np.int64),
+        ("n_discards", np.int64),  # calls
+        ("n_extents", np.int64),  # that they discarded
         ("n_discard_errors", np.int64),
         # Where `translate` stands in the message at hand:
         ("range", np.int64),  # the next range
@@ -54,6 +55,7 @@ class Device(NamedTuple):
     sent: (
         np.ndarray
     )  # int64, shape (room, 3): start_pfn, n_pages, ns when their message was fetched
+    vectors: Vectors
 
 
 @kernel
@@ -116,11 +118,14 @@ def handle(device, ring, memory, n_bytes, clock, log):
     while state["range"] < n_ranges and not _is_to_stop(ring):
         n = translate(memory, device, ranges)
         clock = record(log, TRANSLATE, clock)
-        if state["rehearsing"] == 0:
-            state["n_discard_errors"] += discard(memory, device.extents[:n], device.advice)
-            state["n_discards"] += n
         if device.decoding == Decoding.BLOCKS:  # no balloon: a used block is the guest's again
             _forget(device.balloon, device.extents[:n])
+        if state["rehearsing"] == 0:
+            extents = device.extents[:n]
+            n_calls, failed = apply(device.discard, memory, extents, device.advice, device.vectors)
+            state["n_discards"] += n_calls
+            state["n_extents"] += n
+            state["n_discard_errors"] += failed
         clock = record(log, DISCARD, clock)
     state["n_translations"] += state["n_lookups"]
 

@@ -21,6 +21,8 @@ from .compile import kernel
 from .tsc import Tsc, tsc_ns
 
 CLOCK_MONOTONIC = 1
+PROCESS_MADVISE = 440
+"""The call's number, the same on all architectures; older C libraries have no name for it."""
 
 if config.DISABLE_JIT:
 
@@ -28,6 +30,12 @@ if config.DISABLE_JIT:
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         return int(madvise(int(address), int(length_bytes), int(advice)))
+
+    def advise_vectors(pidfd: int, iovecs: np.ndarray, n: int, advice: int) -> int:
+        syscall = ctypes.CDLL(None).syscall
+        syscall.restype = ctypes.c_long
+        words = (PROCESS_MADVISE, int(pidfd), iovecs.ctypes.data, int(n), int(advice), 0)
+        return int(syscall(*map(ctypes.c_long, words)))
 
     def signal_event(fd: int, cell: np.ndarray) -> None:
         with suppress(OSError):  # a pipe may be full, or nobody's
@@ -58,6 +66,7 @@ if config.DISABLE_JIT:
 
 else:
     _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
+    _syscall = types.ExternalFunction("syscall", types.intp(*[types.intp] * 6))
     _write = types.ExternalFunction("write", types.intp(types.int32, types.intp, types.uintp))
     _read = types.ExternalFunction("read", types.intp(types.int32, types.intp, types.uintp))
     _epoll = types.ExternalFunction(
@@ -69,6 +78,11 @@ else:
     def advise(address, length_bytes, advice):
         """``madvise(2)``; 0, or -1 on error."""
         return _madvise(address, length_bytes, advice)
+
+    @kernel
+    def advise_vectors(pidfd, iovecs, n, advice):
+        """``process_madvise(2)`` with the first `n` iovecs; the bytes that were done, or -1."""
+        return _syscall(PROCESS_MADVISE, pidfd, iovecs.ctypes.data, n, advice, 0)
 
     @kernel
     def signal_event(fd, cell):

@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from ..host import BalloonDevice
+from ..host import BalloonDevice, Policy
 from ..host.backend import FIRST_COMMAND, Backend
 from ..host.shared import SharedRam
 from ..queue.vhost_user import VhostUserError
@@ -43,13 +43,13 @@ class Kept(NamedTuple):
 class LinuxGuest:
     """A User-Mode Linux and a balloon device; `Uml` says what `linux` and the rest are.
 
-    `discard`, `log_rows`, `room`, `extra` are of the device (`balloonlab.host.backend.Backend`).
+    `policy`, `log_rows`, `room`, `extra` are of the device (`balloonlab.host.backend.Backend`).
     Methods raise a `GuestError` where guest or driver fail; with the end of its console. `advance`
     is called with the bytes by which a measured balloon has moved since its last call.
     """
 
     def __init__(
-        self, linux: Linux, memory_bytes: int, *, discard: str, log_rows: int, room: int,
+        self, linux: Linux, memory_bytes: int, *, policy: Policy, log_rows: int, room: int,
         extra: Feature, disk: bool = False, patience_s: float = PATIENCE_S,
     ) -> None:  # fmt: skip
         self.memory_bytes, self._patience_s = memory_bytes, patience_s
@@ -59,7 +59,7 @@ class LinuxGuest:
                 Uml(linux, memory_bytes, disk=disk, patience_s=patience_s)
             )
             self.device = stack.enter_context(
-                Backend(self._uml.socket, discard, log_rows, room, extra)
+                Backend(self._uml.socket, policy, log_rows, room, extra)
             )
             self.wire = self._uml.boot()
             self._open = stack.pop_all()

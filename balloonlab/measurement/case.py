@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address_map import check_sizes
+from ..host import Policy
 from ..kernels.buddy import N_ORDERS
 from ..pages import Buddy, age, patterns
 from ..qemu.protocols import REPORTING
@@ -49,6 +50,7 @@ class Case:
     backing: str
     protocol: str
     discard: str
+    vectors: int  # of a vectored discard; 0 for all others
     pattern: str
     order: str
     operation: str
@@ -132,6 +134,11 @@ class Case:
                 f"{size_literal(n_pages * PAGE_BYTES)}) or left out, got {balloon}"
             )
         return self.given
+
+    @property
+    def policy(self) -> Policy:
+        """How the host's device applies a message."""
+        return Policy(self.discard, self.vectors or 1)
 
     @property
     def memory_key(self) -> tuple[str, str, str, int, bool, bool]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .. import wire
 from ..address_map import DRIVER_GPA, ram_ranges
 from ..guest import OFFERED, BalloonDriver, InVcpu, run_in_thread
-from ..host import BalloonDevice, GuestRam
+from ..host import BalloonDevice, GuestRam, Policy
 from ..host.device import EXTENTS, no_balloon
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..kernels.tsc import Tsc
@@ -31,7 +31,7 @@ def machine(
     ram: GuestRam,
     buddy: Buddy,
     protocol: str,
-    discard: str | None = None,
+    policy: Policy | None = None,
     wait: str = "block",
     offered: Feature = OFFERED,
     bitmaps: int = MAX_BITMAPS,
@@ -41,7 +41,7 @@ def machine(
     """Start a device and a driver that negotiated with it; yield both, stop them at the end.
 
     The driver takes what it can of the `offered` features, and has memory for as many `bitmaps`;
-    `discard` is by default as the protocol's hosts do it. The intervals of as many `operations`
+    `policy` is by default as the protocol's hosts do it. The intervals of as many `operations`
     fit the logs, those of more are not logged. A thread runs the driver, or else `vcpu`.
     """
     wire_format = wire.get(protocol)
@@ -64,7 +64,7 @@ def machine(
         devices = {}
         for operation, queue in transport.virtqueues.items():
             device = BalloonDevice(
-                ram, queue, spoken, discard or wire_format.discard, rows, balloon, operation
+                ram, queue, spoken, policy or Policy(wire_format.discard), rows, balloon, operation
             )
             stack.callback(device.stop)
             device.start()

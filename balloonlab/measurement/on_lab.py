@@ -86,7 +86,7 @@ def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
 
     Apart from the checks, so that the guest's lists (20 bytes per page) are gone by then.
     """
-    settings = (case.protocol, case.discard, case.wait)
+    settings = (case.protocol, case.policy, case.wait)
     operations = 2 * case.steps
     guest = machine(
         ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=operations, vcpu=vcpu

@@ -86,7 +86,7 @@ def use(case: Case, shared: None) -> LinuxGuest:
     return LinuxGuest(
         find(case.linux, case.modules),
         case.memory_bytes,
-        discard=case.discard,
+        policy=case.policy,
         log_rows=4 * (case.balloon_pages // PFNS_PER_BUFFER + n_steps) + OTHER_ROWS,
         room=case.memory_pages + ROUNDS * sum(STEPS),
         extra=EXTRA.get(case.protocol, Feature(0)),

@@ -74,7 +74,7 @@ def ratios(
                 f"they differ in {', '.join(differing(base)) or 'nothing but the run'}"
             )
         for _, case in group[group["protocol"] != over].iterrows() if len(base) else ():
-            found = _ratio(by_case[case["run_id"]], by_case[base["run_id"].iloc[0]])
+            found = ratio_of(by_case[case["run_id"]], by_case[base["run_id"].iloc[0]])
             rows.append([*case[shown], *found])
     table = pd.DataFrame(rows, columns=[*shown, *RATIO_COLUMNS])
     return table.sort_values(shown, ignore_index=True)
@@ -87,7 +87,7 @@ def _default_by(frame: pd.DataFrame) -> list[str]:
     return [name for name in differing(frame) if name not in follows]
 
 
-def _ratio(
+def ratio_of(
     top: npt.NDArray[np.int64], bottom: npt.NDArray[np.int64]
 ) -> tuple[float, float, float, int, str]:
     n = min(top.size, bottom.size)

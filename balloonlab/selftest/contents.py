@@ -13,7 +13,7 @@ import pandas as pd
 from .. import wire
 from ..address_map import check_sizes
 from ..guest import Operation
-from ..host import DISCARDS, BalloonDevice, GuestRam
+from ..host import DISCARDS, BalloonDevice, GuestRam, Policy
 from ..kernels import contents as kernels
 from ..measurement.machine import machine
 from ..measurement.options import check_number
@@ -100,7 +100,7 @@ def _rounds(
     ballooned = np.zeros(-(-ram.memory_pages // 64) * 64, bool)
     ballooned[ram.page_index(pages)] = True
     bits = np.packbits(ballooned, bitorder="little").view(np.uint64)
-    with machine(ram, Buddy.holding(ram.memory_pages, pages), protocol, discard) as both:
+    with machine(ram, Buddy.holding(ram.memory_pages, pages), protocol, Policy(discard)) as both:
         for operation, target in (("inflate", pages.size), ("deflate", 0)):
             done = both.driver.set_target(target)
             _check_sent(pages, done, both.devices[operation])

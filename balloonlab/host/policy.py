@@ -1,0 +1,133 @@
+"""How a host applies messages, and the policies of hosts that there are."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from ..kernels.discard import Discard, Vectors
+from ..kernels.syscalls import advise_vectors
+from ..sizes import PAGE_BYTES
+
+DISCARDS = {
+    "page": Discard.PER_PAGE,
+    "range": Discard.PER_RANGE,
+    "sorted": Discard.SORTED,
+    "vector": Discard.VECTOR,
+    "sorted-vector": Discard.SORTED_VECTOR,
+}
+"""``page``: one call per page, as QEMU does. ``range``: neighbours in a message make one call.
+``sorted``: a message's ranges are sorted, and all that adjoin make one call. ``vector`` and
+``sorted-vector``: as these two, but many ranges in one call of ``process_madvise``."""
+
+VECTORED = ("vector", "sorted-vector")
+MOST_VECTORS = 1024  # UIO_MAXIOV
+
+ADVICE = {mmap.MADV_DONTNEED: "MADV_DONTNEED", mmap.MADV_REMOVE: "MADV_REMOVE"}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a device applies a message: one of `DISCARDS`, and how many ranges a vectored call has.
+
+    Examples
+    --------
+    >>> Policy("vector").vectors
+    1024
+    """
+
+    discard: str = "range"
+    vectors: int = MOST_VECTORS
+
+    def __post_init__(self) -> None:
+        if self.discard not in DISCARDS:
+            rule = f"discard must be one of {', '.join(DISCARDS)}"
+            raise ValueError(f"{rule}, got {self.discard!r}")
+        if not 1 <= self.vectors <= MOST_VECTORS:
+            raise ValueError(f"vectors must be 1 to {MOST_VECTORS}, got {self.vectors}")
+
+    def make_vectors(self, n_extents: int) -> Vectors:
+        """Return what a device of this policy sorts and calls with."""
+        vectored, sorts = self.discard in VECTORED, self.discard in ("sorted", "sorted-vector")
+        return Vectors(
+            _pidfd(os.getpid()) if vectored else -1,
+            np.full((self.vectors if vectored else 0, 2), -1, np.int64),
+            np.full((n_extents if sorts else 0, 2), -1, np.int64),
+        )
+
+
+@cache
+def _pidfd(pid: int) -> int:
+    """Open a descriptor of this process, once; a forked one opens its own."""
+    return os.pidfd_open(pid)
+
+
+@cache
+def check_vectored(advice: int, pid: int = 0) -> None:
+    """Try a vectored call on a page of our own; a NotImplementedError where the kernel refuses.
+
+    `advice` is ``MADV_DONTNEED``, or ``MADV_REMOVE`` for memory that is a shared file.
+    """
+    shared = advice == mmap.MADV_REMOVE
+    flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
+    with mmap.mmap(-1, PAGE_BYTES, flags=flags | mmap.MAP_ANONYMOUS) as mapping:
+        mapping[0] = 1
+        page = np.frombuffer(mapping, np.uint8)
+        iovecs = np.array([[page.ctypes.data, PAGE_BYTES]], np.int64)
+        done = advise_vectors(_pidfd(pid or os.getpid()), iovecs, 1, advice)
+        freed = page[0] == 0
+        del page
+    if done != PAGE_BYTES or not freed:
+        raise NotImplementedError(
+            f"discard='vector' needs process_madvise(2) with {ADVICE[advice]} on one's own process "
+            f"(Linux 6.13 or later), which Linux {platform.release()} refuses: use 'range' or "
+            "'sorted'"
+        )
+
+
+_WHOLE = "the whole message is discarded before it is answered"
+
+POLICIES = {
+    "qemu": (Policy("page"), "QEMU", f"each page is looked up and discarded; {_WHOLE}"),
+    "cloud-hypervisor": (
+        Policy("page"), "Cloud Hypervisor", "each page is looked up and discarded; a shared file "
+        "is punched besides",
+    ),
+    "crosvm": (Policy("range"), "crosvm", "pages that follow each other in the message are joined"),
+    "firecracker": (
+        Policy("sorted"), "Firecracker", "pages are sorted, repeated ones dropped, neighbours "
+        "joined, up to 2048 that are on the queue together",
+    ),
+    "vectored": (Policy("vector", 256), "nobody", "256 ranges, a whole message, in one call"),
+    "sorted-vectored": (
+        Policy("sorted-vector", 256), "nobody", "sorted and joined, the rest in one call",
+    ),
+}  # fmt: skip
+"""What hosts do with the legacy message: the policy, who does it, and what it is."""
+
+
+def host_policies() -> pd.DataFrame:
+    """Return what hosts do with the legacy message, and what they could do without a new guest.
+
+    Returns
+    -------
+    pandas.DataFrame
+        By ``name``: ``discard`` and ``vectors``, as `balloonlab.measure` takes them, ``used_by``,
+        ``what`` it is.
+
+    Examples
+    --------
+    >>> host_policies().loc["firecracker", "discard"]
+    'sorted'
+    """
+    rows = {
+        name: {"discard": policy.discard, "vectors": policy.vectors, "used_by": who, "what": what}
+        for name, (policy, who, what) in POLICIES.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
