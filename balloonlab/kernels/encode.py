@@ -196,7 +196,13 @@ def encode_page(encoder, page, ring):
     if encoder.encoding == Encoding.PFNS:
         return encode_batch(encoder, page, ring)
     encoder.records[0] = make_head(page[0], PAGE_SHIFT_4K, 0)
-    n_bytes = _with_header(encoder, 1)
+    return encode_heads(encoder, 1, ring)
+
+
+@kernel
+def encode_heads(encoder, n, ring):
+    """Make a message of the first `n` words of the record area; return its bytes."""
+    n_bytes = _with_header(encoder, n)
     describe_records(encoder, ring, n_bytes)
     return n_bytes
 

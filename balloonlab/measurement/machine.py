@@ -37,12 +37,14 @@ def machine(
     bitmaps: int = MAX_BITMAPS,
     operations: int = 1,
     vcpu: InVcpu | None = None,
+    chunks: bool = False,
 ) -> Iterator[Machine]:
     """Start a device and a driver that negotiated with it; yield both, stop them at the end.
 
     The driver takes what it can of the `offered` features, and has memory for as many `bitmaps`;
     `discard` is by default as the protocol's hosts do it. The intervals of as many `operations`
-    fit the logs, those of more are not logged. A thread runs the driver, or else `vcpu`.
+    fit the logs, those of more are not logged. A thread runs the driver, or else `vcpu`. `chunks`
+    as of `BalloonDriver`.
     """
     wire_format = wire.get(protocol)
     pages = ram.memory_pages
@@ -59,7 +61,7 @@ def machine(
         if vcpu is not None:
             runner = vcpu.run, vcpu.clock
             transport.queues = {name: vcpu.queue(ends) for name, ends in transport.queues.items()}
-        driver = BalloonDriver(transport, buddy, wire_format, rows, bitmaps, *runner)
+        driver = BalloonDriver(transport, buddy, wire_format, rows, bitmaps, *runner, chunks=chunks)
         spoken = wire_format if wire_format.feature in driver.features else wire.get("pfn")
         devices = {}
         for operation, queue in transport.virtqueues.items():

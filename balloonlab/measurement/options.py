@@ -121,6 +121,12 @@ class Options(TypedDict, Generic[M], total=False):
         "Whether the driver sleeps or polls until the host has answered. A driver that polls "
         "saves wake-ups but stays on its processor, which every ``madvise`` must then interrupt "
         "to flush its TLB: discarding touched memory per page took seven times as long."))]
+    allocation: Annotated[Literal["page", "chunk"] | M, Option("page", column="allocation", help=(
+        "What the guest takes from its allocator: single pages, or chunks of them. ``page`` is as "
+        "Linux does. ``chunk``: the largest blocks that there are, each sent as one record of "
+        "``bitmap-v4``, no page list and no bitmap between. The pattern's pages are free in the "
+        "largest blocks that they make, then, as an allocator merges them; where ``order`` asks "
+        "for one, they are single pages in that order."))]
     steps: Annotated[int | M, Option(1, least=1, column="steps",
         help="In how many equal steps the balloon gets to its size. Times and counts are sums.")]
     bitmaps: Annotated[int | M, Option(

@@ -78,7 +78,7 @@ def _text(name: str, value: Any) -> str:
 def constants(frame: pd.DataFrame) -> list[str]:
     """Return what all cases of a frame agree in, as ``name value``; sizes and words, no numbers."""
     names = [name for name in CASE if name in frame.columns and len(frame[name].unique()) == 1]
-    usual = {"order": "as is", "wait": "block", "steps": 1, "thp": False}
+    usual = {"order": "as is", "wait": "block", "allocation": "page", "steps": 1, "thp": False}
     return [
         f"{name.removesuffix('_bytes')} {_text(name, frame[name].iloc[0])}"
         for name in names

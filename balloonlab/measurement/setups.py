@@ -38,7 +38,7 @@ class Setup:
     operate: Callable[[Case, Any, str, int], Repeat]  # runs one: case, of `use`, run_id, number
     warm_up: Callable[[Case], Case] = lambda case: case  # what is run before a case's first repeat
     opening: str = ""  # what `use` does, where it takes a while
-    rules: Mapping[str, Rules] = field(default_factory=dict)  # of a protocol: by its name
+    rules: Mapping[str, Rules] = field(default_factory=dict)  # by protocol and allocation
     check_pages: Callable[[int], None] = lambda memory_pages: None  # refuses sizes of RAM
     backings: tuple[str, ...] = ("anonymous",)  # the default first
     states: tuple[str, ...] = ()  # patterns, where the guest has an allocator of its own
@@ -49,7 +49,13 @@ class Setup:
 
 _FLOOR_RULES: Rules = {
     name: (TABLE[name].default, "it is one call over as many bytes")
-    for name in ("operation", "pattern", "order", "wait", "steps")
+    for name in ("operation", "pattern", "order", "wait", "allocation", "steps")
+}
+_LAB_RULES: Mapping[str, Rules] = {
+    FLOOR: _FLOOR_RULES,
+    "pfn": {"allocation": ("page", "a PFN names a single page")},
+    "bitmap-v4-posted": {"allocation": ("page", "as posted, it takes single pages")},
+    "chunk": {"bitmaps": (TABLE["bitmaps"].most, "blocks need no bitmap")},
 }
 _OF_LAB = {
     **{name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS))) for name in wire.formats()},
@@ -57,6 +63,9 @@ _OF_LAB = {
 }
 _BLOCKS = "a guest takes a reported page back without a message"
 _AT_ONCE = "the guest sends all that it has"
+
+_SCOPES = ("protocol", "allocation")
+"""Options whose values have rules of their own."""
 
 SETUPS = {
     ("thread", "lab"): Setup(
@@ -66,7 +75,7 @@ SETUPS = {
         share=on_lab.share,
         use=on_lab.use,
         operate=on_lab.operate_in_lab,
-        rules={FLOOR: _FLOOR_RULES},
+        rules=_LAB_RULES,
     ),
     ("kvm", "lab"): Setup(
         source="kvm",
@@ -75,7 +84,7 @@ SETUPS = {
         share=on_lab.share,
         use=on_kvm.use,
         operate=on_kvm.operate_in_kvm,
-        rules={FLOOR: _FLOOR_RULES},
+        rules=_LAB_RULES,
         describe=lambda case: vcpu.describe(),
     ),
     ("thread", "qemu"): Setup(
@@ -89,6 +98,7 @@ SETUPS = {
             "": {
                 "wait": ("block", "its answer is waited for in a system call"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of its device has bitmaps"),
+                "allocation": ("page", "a PFN names a single page, and blocks are reported"),
                 "steps": (1, "a repeat is one step in a fresh process"),
             },
             protocols.REPORTING: {
@@ -117,6 +127,7 @@ SETUPS = {
             "": {
                 "wait": ("block", "Linux's driver sleeps"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of Linux has bitmaps"),
+                "allocation": ("page", "Linux's driver takes single pages"),
                 "order": ("as is", "pages come as its allocator has them"),
                 "thp": (False, "its memory is a shared file of small pages"),
             },
@@ -213,7 +224,8 @@ def check_rules(case: Case) -> None:
     _check_protocol(case.guest, case.host, case.protocol, case.discard)
     check_choice("backing", case.backing, setup.backings, f" with guest={case.guest!r}")
     where = f"guest={case.guest!r}" if case.guest != "thread" else f"host={case.host!r}"
-    scopes = {"": where, case.protocol: f"protocol={case.protocol!r}"}
+    scopes = {"": where}
+    scopes |= {getattr(case, name): f"{name}={getattr(case, name)!r}" for name in _SCOPES}
     for scope, where in scopes.items():
         for name, (only, reason) in setup.rules.get(scope, {}).items():
             value = getattr(case, name)

@@ -151,6 +151,9 @@ OWN_CHECKS = {
 }
 """Columns of the checks that only repeats of one source have; blank for those of others."""
 
+EARLIER: dict[str, Any] = {"allocation": "page"}
+"""What columns were that runs of earlier versions lack: there was no other way."""
+
 DTYPES: dict[str, type] = {
     column.name: column.dtype
     for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *KVM_CHECKS, *LINUX_CHECKS, *SKIPPED)
