@@ -30,10 +30,11 @@ def bitmap_words(pages, first_pfn, n_words):
     return words
 
 
-def encode_pfn(pages):
+def encode_pfn(pages, kick_pages=256):
     buffers = []
-    for i in range(0, len(pages), 256):
-        buffers.append(b"".join(page.to_bytes(4, "little") for page in pages[i : i + 256]))
+    for i in range(0, len(pages), kick_pages):
+        batch = pages[i : i + kick_pages]
+        buffers.append(b"".join(page.to_bytes(4, "little") for page in batch))
     return buffers
 
 

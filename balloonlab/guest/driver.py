@@ -14,7 +14,6 @@ from ..kernels import driver as kernels
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..kernels.encode import BLOCKS_PER_KICK, Encoder
 from ..kernels.formats import Encoding
-from ..kernels.pfn import PFNS_PER_BUFFER
 from ..kernels.sending import COUNTERS
 from ..kernels.tsc import Tsc
 from ..pages import Buddy
@@ -78,7 +77,8 @@ class BalloonDriver:
         encoding = wire_format.encoding if agreed else Encoding.PFNS
         self._chunks = chunks and encoding == Encoding.RECORDS
         self._balloon: Balloon = Chunks(buddy) if self._chunks else SinglePages(buddy)
-        self._buffers = Buffers(transport, buddy.memory_pages, encoding)
+        self._kick_pages = wire_format.kick_pages
+        self._buffers = Buffers(transport, buddy.memory_pages, encoding, self._kick_pages)
 
     @property
     def pages(self) -> npt.NDArray[np.uint64]:
@@ -143,7 +143,7 @@ class BalloonDriver:
         On the reporting queue `pages` are the first pages of blocks of ``2**order``, each sent
         with a byte missing at its end.
         """
-        most = BLOCKS_PER_KICK if queue == REPORTING else PFNS_PER_BUFFER
+        most = BLOCKS_PER_KICK if queue == REPORTING else self._kick_pages
         if not _whole(pages.size, "pages.size", most, "what one message takes"):
             return self._nothing()
         if queue == REPORTING:

@@ -1,10 +1,10 @@
 """The guest's side: take or release pages, and send them to the host.
 
-Two drivers, as in the seed patch. The legacy one works 256 pages at a time. The bitmap one
-takes or lists all its pages first, then sends them. The log gets interval by interval: one
-clock read (24 ns) at each batch boundary. Everywhere `blocks` is a `buddy.Blocks`, `encoder`
-an `encode.Encoder`, `queue` a `doorbell.Queue`, `counters` a `sending.COUNTERS` array of shape
-(1,), `log` a `clock.Log`, and pages are uint64.
+Two drivers, as in the seed patch. The legacy one works a message at a time, which is 256 pages. The
+bitmap one takes or lists all its pages first, then sends them. The log gets interval by interval:
+one clock read (24 ns) at each batch boundary. Everywhere `blocks` is a `buddy.Blocks`, `encoder` an
+`encode.Encoder`, `queue` a `doorbell.Queue`, `counters` a `sending.COUNTERS` array of shape (1,),
+`log` a `clock.Log`, and pages are uint64.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class Case:
     thp: bool
     wait: str
     allocation: str
+    kick_pages: int
     steps: int
     bitmaps: int
     block_order: int  # of what free page reporting reports; 0 for all other protocols

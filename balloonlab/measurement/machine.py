@@ -12,6 +12,7 @@ from ..guest import OFFERED, BalloonDriver, InVcpu, run_in_thread
 from ..host import BalloonDevice, GuestRam
 from ..host.device import EXTENTS, no_balloon
 from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..kernels.pfn import PFNS_PER_BUFFER
 from ..kernels.tsc import Tsc
 from ..pages import Buddy
 from ..queue import LocalTransport
@@ -38,19 +39,20 @@ def machine(
     operations: int = 1,
     vcpu: InVcpu | None = None,
     chunks: bool = False,
+    kick_pages: int = PFNS_PER_BUFFER,
 ) -> Iterator[Machine]:
     """Start a device and a driver that negotiated with it; yield both, stop them at the end.
 
     The driver takes what it can of the `offered` features, and has memory for as many `bitmaps`;
     `discard` is by default as the protocol's hosts do it. The intervals of as many `operations`
     fit the logs, those of more are not logged. A thread runs the driver, or else `vcpu`. `chunks`
-    as of `BalloonDriver`.
+    as of `BalloonDriver`, `kick_pages` as of `balloonlab.wire.encode`.
     """
-    wire_format = wire.get(protocol)
+    wire_format = wire.get(protocol, kick_pages)
     pages = ram.memory_pages
     # PFNs are what a driver may fall back to, and the most kicks.
     span = ram_ranges(pages)[-1].end
-    kicks = max(wire.get(name).max_kicks(pages, span) for name in ("pfn", protocol))
+    kicks = max(one.max_kicks(pages, span) for one in (wire.get("pfn"), wire_format))
     rows = operations * (3 * (kicks + 1) + 2 * (pages // EXTENTS + 1))
     balloon = no_balloon(ram.memory.ram.size)
     with ExitStack() as stack:

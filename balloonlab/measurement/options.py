@@ -22,7 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..host import BACKINGS, DISCARDS
+from ..kernels.pfn import PFNS_PER_BUFFER
 from ..sizes import Size, parse_pages
+from ..wire.pfn import LEAST_KICK_PAGES, MOST_KICK_PAGES
 
 Pattern = str | npt.ArrayLike
 PathLike = str | os.PathLike[str]
@@ -127,6 +129,9 @@ class Options(TypedDict, Generic[M], total=False):
         "``bitmap-v4``, no page list and no bitmap between. The pattern's pages are free in the "
         "largest blocks that they make, then, as an allocator merges them; where ``order`` asks "
         "for one, they are single pages in that order."))]
+    kick_pages: Annotated[int | M, Option(
+        PFNS_PER_BUFFER, least=LEAST_KICK_PAGES, most=MOST_KICK_PAGES, column="kick_pages", help=(
+        "Page numbers per kick under ``pfn``. Linux sends 256."))]
     steps: Annotated[int | M, Option(1, least=1, column="steps",
         help="In how many equal steps the balloon gets to its size. Times and counts are sums.")]
     bitmaps: Annotated[int | M, Option(

@@ -49,12 +49,15 @@ class Setup:
 
 _FLOOR_RULES: Rules = {
     name: (TABLE[name].default, "it is one call over as many bytes")
-    for name in ("operation", "pattern", "order", "wait", "allocation", "steps")
+    for name in ("operation", "pattern", "order", "wait", "allocation", "kick_pages", "steps")
 }
+_KICK_PAGES = TABLE["kick_pages"].default
+_RECORDS = {"kick_pages": (_KICK_PAGES, "its messages are no lists of pages")}
 _LAB_RULES: Mapping[str, Rules] = {
     FLOOR: _FLOOR_RULES,
     "pfn": {"allocation": ("page", "a PFN names a single page")},
-    "bitmap-v4-posted": {"allocation": ("page", "as posted, it takes single pages")},
+    "bitmap-v4": _RECORDS,
+    "bitmap-v4-posted": {**_RECORDS, "allocation": ("page", "as posted, it takes single pages")},
     "chunk": {"bitmaps": (TABLE["bitmaps"].most, "blocks need no bitmap")},
 }
 _OF_LAB = {
@@ -99,6 +102,7 @@ SETUPS = {
                 "wait": ("block", "its answer is waited for in a system call"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of its device has bitmaps"),
                 "allocation": ("page", "a PFN names a single page, and blocks are reported"),
+                "kick_pages": (_KICK_PAGES, "it is told apart by messages as Linux sends them"),
                 "steps": (1, "a repeat is one step in a fresh process"),
             },
             protocols.REPORTING: {
@@ -128,6 +132,7 @@ SETUPS = {
                 "wait": ("block", "Linux's driver sleeps"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of Linux has bitmaps"),
                 "allocation": ("page", "Linux's driver takes single pages"),
+                "kick_pages": (_KICK_PAGES, "Linux's driver sends no other number"),
                 "order": ("as is", "pages come as its allocator has them"),
                 "thp": (False, "its memory is a shared file of small pages"),
             },

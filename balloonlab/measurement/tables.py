@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..kernels.pfn import PFNS_PER_BUFFER
 from .options import TABLE, Option
 
 
@@ -151,7 +152,7 @@ OWN_CHECKS = {
 }
 """Columns of the checks that only repeats of one source have; blank for those of others."""
 
-EARLIER: dict[str, Any] = {"allocation": "page"}
+EARLIER: dict[str, Any] = {"allocation": "page", "kick_pages": PFNS_PER_BUFFER}
 """What columns were that runs of earlier versions lack: there was no other way."""
 
 DTYPES: dict[str, type] = {
