@@ -30,10 +30,11 @@ def bitmap_words(pages, first_pfn, n_words):
     return words
 
 
-def encode_pfn(pages):
+def encode_pfn(pages, kick_pages=256):
     buffers = []
-    for i in range(0, len(pages), 256):
-        buffers.append(b"".join(page.to_bytes(4, "little") for page in pages[i : i + 256]))
+    for i in range(0, len(pages), kick_pages):
+        batch = pages[i : i + kick_pages]
+        buffers.append(b"".join(page.to_bytes(4, "little") for page in batch))
     return buffers
 
 
@@ -292,6 +293,67 @@ class Buddy:
 
     def blocks(self):
         return {(o, pfn) for (_, o), pfns in self.free.items() for pfn in pfns}
+
+
+def take_largest(buddy, n_pages, most_blocks):
+    """The largest blocks (first page, order) that make up at most so many pages."""
+    blocks = []
+    for order in reversed(range(11)):
+        while 1 << order <= n_pages and len(blocks) < most_blocks:
+            pfn = buddy.take(order)
+            if pfn is None:
+                break
+            blocks.append((pfn, order))
+            n_pages -= 1 << order
+    return blocks
+
+
+class Chunks:
+    """A balloon of blocks (first page, order), oldest first, and its allocator."""
+
+    def __init__(self, buddy):
+        self.buddy, self.blocks = buddy, []
+
+    def pages(self):
+        return [pfn + i for pfn, order in self.blocks for i in range(1 << order)]
+
+    def inflate(self, n_pages):
+        """Blocks that enter."""
+        taken = take_largest(self.buddy, n_pages, n_pages)
+        self.blocks += taken
+        return taken
+
+    def deflate(self, n_pages):
+        """Blocks that leave, the newest first; halves of one that is cut stay below."""
+        left = []
+        while n_pages:
+            pfn, order = self.blocks.pop()
+            while 1 << order > n_pages:  # the lower half stays, unless all of the upper one leaves
+                order -= 1
+                half = 1 << order
+                if n_pages >= half:
+                    left.append((pfn + half, order))
+                    n_pages -= half
+                else:
+                    self.blocks.append((pfn, order))
+                    pfn += half
+                if n_pages == 0:
+                    self.blocks.append((pfn, order))
+                    break
+            else:
+                left.append((pfn, order))
+                n_pages -= 1 << order
+        for block in left:
+            self.buddy.give(*block)
+        return left
+
+    def records(self, blocks):
+        """Messages that name blocks: heads alone, as many as the record area takes."""
+        buffers = []
+        for i in range(0, len(blocks), AREA_WORDS):
+            area = b"".join(head(pfn, 12 + order, 0) for pfn, order in blocks[i : i + AREA_WORDS])
+            buffers.append((len(area) << 32).to_bytes(8, "little") + area)
+        return buffers
 
 
 def work(buddy, held, slots, orders):

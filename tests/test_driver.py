@@ -138,6 +138,19 @@ def test_a_guest_that_runs_dry_keeps_what_it_got(protocol):
         assert driver.pages.size == 0
 
 
+@pytest.mark.parametrize("kick_pages", [64, 100, 1024, 65_536])
+def test_pages_are_the_same_whatever_a_kick_takes(kick_pages):
+    buddy = Buddy.idle(N_PAGES)
+    with running("pfn", buddy, kick_pages=kick_pages) as (ram, driver, devices):
+        for target in (1300, 900, 1100, 0):
+            done = driver.set_target(target)
+            assert done.n_kicks == -(-done.pages.size // kick_pages)
+            assert np.unique(driver.pages).size == target
+            assert [device.faults() for device in devices.values()] == [{}, {}]
+        assert (~ram.resident()).sum() == 1300
+        assert blocks_of(buddy) == blocks_of(Buddy.idle(N_PAGES))
+
+
 @pytest.mark.parametrize("operation", ["inflate", "deflate"])
 def test_the_device_has_two_queues_with_one_job_each(operation):
     with running("pfn") as (ram, driver, devices):

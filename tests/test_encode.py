@@ -69,12 +69,12 @@ class Listener:
             thread.join()
 
 
-def conversation(protocol, pages, memory_pages, bitmaps=32):
+def conversation(protocol, pages, memory_pages, bitmaps=32, kick_pages=256):
     """What a driver says while its balloon takes `pages` and gives them back."""
     buddy = Buddy.holding(memory_pages, np.array(pages, np.uint64))
     with LocalTransport(np.zeros(MIB, np.uint8), DRIVER_GPA, OFFERED, False) as transport:
         listener = Listener(transport)
-        driver = BalloonDriver(transport, buddy, wire.get(protocol), 10_000, bitmaps)
+        driver = BalloonDriver(transport, buddy, wire.get(protocol, kick_pages), 10_000, bitmaps)
         try:
             driver.set_target(len(pages))
             driver.set_target(0)
@@ -92,6 +92,42 @@ def test_the_drivers_bytes_are_those_of_encode(protocol, pages):
     inflated, deflated = conversation(protocol, pages, 3 * GIB)
     assert inflated == wire.encode(pages, protocol)
     assert deflated == wire.encode(pages[::-1], protocol)
+
+
+KICK_PAGES = st.sampled_from([64, 100, 255, 256, 4096, 65_536])
+
+
+@settings(max_examples=50 if not INTERPRETED else 10)
+@given(pages=page_sets(highest=3 * GIB - 1), kick_pages=KICK_PAGES)
+def test_a_kick_has_as_many_page_numbers_as_asked_for(pages, kick_pages):
+    pages = [page for page in pages if page < 3 * GIB]
+    assume(pages)
+    inflated, deflated = conversation("pfn", pages, 3 * GIB, kick_pages=kick_pages)
+    expected = naive.encode_pfn(pages, kick_pages)
+    assert inflated == wire.encode(pages, "pfn", kick_pages) == expected
+    assert deflated == naive.encode_pfn(pages[::-1], kick_pages)
+    decoded = wire.decode(inflated, "pfn", kick_pages=kick_pages)
+    assert decoded["start_pfn"].tolist() == pages
+    assert wire.get("pfn", kick_pages).max_kicks(len(pages), 3 * GIB) == len(expected)
+
+
+def test_numbers_of_pages_per_kick_that_are_none():
+    for protocol, kick_pages, words in (
+        ("pfn", 63, "a whole number from 64 to 65536, got 63"),
+        ("pfn", 65_537, "got 65537"),
+        ("bitmap-v4", 512, "must be 256 with protocol='bitmap-v4', got 512: its messages are no"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            wire.encode([1], protocol, kick_pages=kick_pages)
+    with pytest.raises(TypeError):
+        wire.encode([1], "pfn", kick_pages=64.0)
+    with pytest.raises(ValueError, match="has 1028 bytes, and no message more than 1024"):
+        wire.decode(wire.encode(range(257), "pfn", 512), "pfn")
+    own = np.zeros(MIB // 8, np.uint8)
+    with LocalTransport(own, DRIVER_GPA, OFFERED, False) as transport:
+        buddy = Buddy.idle(64)
+        with pytest.raises(ValueError, match=r"own_memory must have 290816 bytes .*, got 131072"):
+            BalloonDriver(transport, buddy, wire.get("pfn", 65_536), 9)
 
 
 def test_so_are_those_of_the_driver_as_posted():

@@ -5,7 +5,7 @@ import pytest
 
 from balloonlab import wire
 from balloonlab.host.device import make_state, no_balloon
-from balloonlab.kernels import clock, device, driver, vring
+from balloonlab.kernels import chunks, clock, device, driver, sending, vring
 from balloonlab.kernels.doorbell import USED, Eventfds, Queue
 from balloonlab.kernels.formats import Encoding
 from balloonlab.kernels.plain import load_acquire
@@ -19,25 +19,27 @@ from balloonlab.wire.format import make_encoder
 class Clock:
     """Time that passes in work alone, so much for each kind."""
 
-    def __init__(self, monkeypatch, module):
+    def __init__(self, monkeypatch, module, *others):
         self.now, self._patch, self._module = 0, monkeypatch, module
         monkeypatch.setattr(module, "now_ns", lambda cell: self.now)
-        monkeypatch.setattr(module, "record", self._record)
+        for one in (module, *others):
+            monkeypatch.setattr(one, "record", self._record)
 
     def _record(self, log, stage, begin_ns):
         log.rows[log.length[0]] = (stage, begin_ns, self.now)
         log.length[0] += 1
         return self.now
 
-    def slow(self, name, ns, result=None):
+    def slow(self, name, ns, result=None, module=None):
         """Make a part of the module take so long; what it does stays, or `result` is returned."""
-        work = getattr(self._module, name)
+        module = module or self._module
+        work = getattr(module, name)
 
         def part(*arguments):
             self.now += ns
             return work(*arguments) if result is None else result
 
-        self._patch.setattr(self._module, name, part)
+        self._patch.setattr(module, name, part)
 
 
 def spent(log):
@@ -56,6 +58,7 @@ def plain(kernel):
 def test_the_device_labels_decoding_translating_and_discarding(monkeypatch):
     time = Clock(monkeypatch, device)
     monkeypatch.setattr(device, "load_acquire", load_acquire)
+    monkeypatch.setattr(device, "_is_to_stop", plain(device._is_to_stop))
     for name, ns in (("decode", 10), ("translate", 200)):
         time.slow(name, ns)
     time.slow("discard", 3000, result=0)  # madvise is slow
@@ -74,15 +77,16 @@ def test_the_device_labels_decoding_translating_and_discarding(monkeypatch):
 def test_the_driver_labels_allocating_packing_waiting_and_releasing(
     monkeypatch, encoding, operation
 ):
-    time = Clock(monkeypatch, driver)
+    time = Clock(monkeypatch, driver, sending)
     packing = "encode_batch" if encoding == Encoding.PFNS else "begin"
     for name, ns in (("take_blocks", 10), (packing, 200), ("free_blocks", 40_000)):
         time.slow(name, ns)
-    time.slow("kick_and_wait", 3000, result=USED)
-    for name in ("_send", "send_pages", "inflate", "deflate"):
+    time.slow("kick_and_wait", 3000, USED, sending)
+    monkeypatch.setattr(driver, "send", plain(sending.send))
+    for name in ("send_pages", "inflate", "deflate"):
         monkeypatch.setattr(driver, name, plain(getattr(driver, name)))
     queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))
-    counters, log = np.zeros(1, driver.COUNTERS), clock.Log.empty(99)
+    counters, log = np.zeros(1, sending.COUNTERS), clock.Log.empty(99)
     encoder, buddy = make_encoder(encoding, 600), Buddy.idle(1024)
     pages, leaving = np.full(600, 1, np.uint64), np.full(600, 1, np.uint64)
     driver.inflate(buddy.blocks, pages, 0, encoder, queue, counters, log)
@@ -98,6 +102,30 @@ def test_the_driver_labels_allocating_packing_waiting_and_releasing(
         clock.ROUND_TRIP: batches * 3000,
     }
     assert counters[0]["end_ns"] - counters[0]["begin_ns"] == batches * (done + 3200)
+
+
+@pytest.mark.parametrize("operation", ["inflate", "deflate"])
+def test_so_does_the_driver_that_takes_chunks(monkeypatch, operation):
+    time = Clock(monkeypatch, chunks, sending)
+    for name, ns in (("take_largest", 10), ("encode_heads", 200), ("free_newest", 40_000)):
+        time.slow(name, ns)
+    time.slow("kick_and_wait", 3000, USED, sending)
+    monkeypatch.setattr(chunks, "send", plain(sending.send))
+    for name in ("_send_heads", "inflate_chunks", "deflate_chunks"):
+        monkeypatch.setattr(chunks, name, plain(getattr(chunks, name)))
+    queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))
+    counters, log = np.zeros(1, sending.COUNTERS), clock.Log.empty(99)
+    encoder, heads = make_encoder(Encoding.RECORDS, 0), np.full(9000, 1, np.uint64)
+    buddy = Buddy.holding(18_000, np.arange(0, 18_000, 2))
+    n = chunks.inflate_chunks(buddy.blocks, heads, 0, 9000, encoder, queue, counters, log)
+    first, done = clock.ALLOCATE, 10
+    if operation == "deflate":
+        log.clear()
+        chunks.deflate_chunks(buddy.blocks, heads, heads.copy(), encoder, queue, counters, log)
+        first, done = clock.RELEASE, 40_000
+    assert n == 9000
+    assert spent(log) == {first: 3 * done, clock.PACK: 3 * 200, clock.ROUND_TRIP: 3 * 3000}
+    assert counters[0]["end_ns"] - counters[0]["begin_ns"] == 3 * (done + 3200)
 
 
 def written(*rows):

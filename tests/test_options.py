@@ -98,6 +98,15 @@ def test_it_works_without_docstrings():
             ValueError,
             "pattern must not have masked entries",
         ),
+        ({"protocol": "pfn", "kick_pages": 63}, ValueError, "kick_pages must be a .* from 64 to"),
+        ({"kick_pages": 512}, ValueError, "256 with protocol='bitmap-v4', got 512: its messages"),
+        ({"protocol": "madvise", "kick_pages": 512}, ValueError, "one call over as many bytes"),
+        (
+            {"host": "qemu", "kick_pages": 512},
+            ValueError,
+            "256 with host='qemu', got 512: it is told apart by messages as Linux sends them",
+        ),
+        ({"guest": "linux", "memory": "1GiB", "kick_pages": 512}, ValueError, "no other number"),
         ({"pattern": [5000]}, ValueError, "pattern must be the guest's RAM"),
         (
             {"pattern": np.arange(4000)},
@@ -121,6 +130,17 @@ def test_a_share_of_memory_is_a_balloon():
     assert make_case(memory="8MiB", balloon=0.25).balloon_bytes == 2 << 20
     run = bl.measure("8MiB", balloon=np.float32(0.5), repeats=1, progress=False)
     assert (run.frame["balloon_bytes"] == 4 << 20).all()
+
+
+def test_pages_per_kick_stand_in_the_frame():
+    run = bl.sweep(
+        memory="8MiB", protocol=["pfn", "bitmap-v4"], kick_pages=[64, 256, 4096], repeats=1,
+        progress=False,
+    )  # fmt: skip
+    by_size = run.frame[run.frame["protocol"] == "pfn"].groupby("kick_pages")["n_kicks"].first()
+    assert by_size.to_dict() == {64: 28, 256: 7, 4096: 1}
+    assert set(run.frame.loc[run.frame["protocol"] == "bitmap-v4", "kick_pages"]) == {256}
+    assert set(run.skipped["kick_pages"]) == {64, 4096}
 
 
 def test_the_floor_is_a_case_like_any_other():

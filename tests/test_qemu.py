@@ -28,6 +28,7 @@ from balloonlab.kernels.buddy import free_blocks
 from balloonlab.kernels.clock import Log
 from balloonlab.kernels.encode import encode_batch
 from balloonlab.kernels.formats import Encoding
+from balloonlab.kernels.sending import COUNTERS
 from balloonlab.pages import Buddy
 from balloonlab.qemu import (
     FILL,
@@ -122,7 +123,7 @@ def test_what_comes_of_a_kick(answers, uses, outcome):
 
     peer = threading.Thread(target=play)
     peer.start()
-    log, counters = Log.empty(8), np.zeros(1, kernels.COUNTERS)
+    log, counters = Log.empty(8), np.zeros(1, COUNTERS)
     encoder, batch = make_encoder(Encoding.PFNS, 3), np.arange(3, dtype=np.uint64)
     with ours:
         clock = kernels.send_pages(batch, batch, encoder, ends, counters, log, 0)

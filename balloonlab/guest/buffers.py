@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ..address_map import ram_ranges
 from ..kernels.bitmap_v4 import BITMAP_WORDS, MAX_BITMAPS, RECORD_WORDS
 from ..kernels.encode import Encoder
 from ..kernels.formats import Encoding
-from ..kernels.pfn import PFNS_PER_BUFFER
 from ..queue import Transport
 from ..queue.transport import BUFFERS_AT
 from ..sizes import PAGE_BYTES
@@ -16,9 +16,8 @@ from ..wire import Fault
 from ..wire.format import make_encoder
 from ..wire.posted import fault_of
 
-_PFNS_AT = BUFFERS_AT
-_HEADER_AT = _PFNS_AT + PAGE_BYTES
-_RECORDS_AT = _HEADER_AT + PAGE_BYTES
+_HEADER_AT = BUFFERS_AT
+_AT = _HEADER_AT + PAGE_BYTES  # page numbers or records: a driver sends one of them
 
 
 class Buffers:
@@ -27,17 +26,19 @@ class Buffers:
     Everything is written once here, so that timed code meets no page fault.
     """
 
-    def __init__(self, transport: Transport, memory_pages: int, encoding: Encoding) -> None:
-        own_memory = transport.own_memory
+    def __init__(
+        self, transport: Transport, memory_pages: int, encoding: Encoding, kick_pages: int
+    ) -> None:
         span = ram_ranges(memory_pages)[-1].end
         self._needed = -(-span // (64 * BITMAP_WORDS))
-        self._encoder = make_encoder(encoding, memory_pages)._replace(
-            pfns=own_memory[_PFNS_AT : _PFNS_AT + 4 * PFNS_PER_BUFFER].view(np.uint32),
-            header=own_memory[_HEADER_AT : _HEADER_AT + 8].view(np.uint64),
-            records=own_memory[_RECORDS_AT : _RECORDS_AT + 8 * RECORD_WORDS].view(np.uint64),
-            pfns_gpa=transport.own_gpa + _PFNS_AT,
+        own = transport.own_memory
+        self._encoder = make_encoder(encoding, memory_pages, kick_pages=kick_pages)._replace(
+            pfns=_written(own, _AT, 4 * kick_pages).view(np.uint32),
+            header=_written(own, _HEADER_AT, 8).view(np.uint64),
+            records=_written(own, _AT, 8 * RECORD_WORDS).view(np.uint64),
+            pfns_gpa=transport.own_gpa + _AT,
             header_gpa=transport.own_gpa + _HEADER_AT,
-            records_gpa=transport.own_gpa + _RECORDS_AT,
+            records_gpa=transport.own_gpa + _AT,
         )
 
     @property
@@ -67,3 +68,14 @@ class Buffers:
         return self._encoder._replace(
             encoding=int(Encoding.BLOCKS), block_order=order, block_bytes=block_bytes
         )
+
+
+def _written(own_memory: npt.NDArray[np.uint8], at: int, n_bytes: int) -> npt.NDArray[np.uint8]:
+    """Return a part of the driver's memory, written once; a ValueError where there is no room."""
+    if at + n_bytes > own_memory.size:
+        raise ValueError(
+            f"own_memory must have {at + n_bytes} bytes for the driver's queues and buffers, got "
+            f"{own_memory.size}: send fewer pages per kick"
+        )
+    own_memory[at : at + n_bytes] = 1
+    return own_memory[at : at + n_bytes]

@@ -1,4 +1,4 @@
-"""The balloon driver: keeps the page list, takes and releases pages, sends them to the host."""
+"""The balloon driver: takes and releases pages, sends them to the host, keeps the books."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy.typing as npt
 from ..kernels import clock
 from ..kernels import driver as kernels
 from ..kernels.bitmap_v4 import MAX_BITMAPS
-from ..kernels.encode import BLOCKS_PER_KICK
+from ..kernels.encode import BLOCKS_PER_KICK, Encoder
 from ..kernels.formats import Encoding
-from ..kernels.pfn import PFNS_PER_BUFFER
+from ..kernels.sending import COUNTERS
 from ..kernels.tsc import Tsc
 from ..pages import Buddy
 from ..queue import Transport
 from ..sizes import PAGE_BYTES
 from ..wire import Feature, Format, PostedDriverError
+from .balloon import Balloon, Chunks, SinglePages, Step
 from .buffers import Buffers
 from .operation import Operation
 from .thread import run_in_thread
@@ -32,14 +33,15 @@ REPORTING = "reporting"
 
 
 class BalloonDriver:
-    """The guest's end of the balloon: negotiation, its page list, and its queues.
+    """The guest's end of the balloon: negotiation, its pages, and its queues.
 
     It may log as many intervals as `log_rows`. `bitmaps`, of 32 KiB, are those that the guest has
     memory for, 0 to 32; they may be changed between operations, as memory gets short. `run` is who
     runs an operation (`balloonlab.guest.thread`), and `tsc` its clock where that is no system call.
-    `features` are what was negotiated: the device
-    must speak accordingly. `negotiated_protocol` is that of `wire_format`, or ``"pfn"`` where it
-    was not offered or there is no memory for a single bitmap.
+    With `chunks` it takes and sends the largest blocks of pages that the allocator has, where
+    records were negotiated; it needs no bitmap for that. `features` are what was negotiated: the
+    device must speak accordingly. `negotiated_protocol` is that of `wire_format`, or ``"pfn"``
+    where it was not offered or there is no memory for a single bitmap.
 
     Operations raise a ValueError or TypeError for what is no number of pages that can move, and a
     RuntimeError where the device broke, which says why; pages are in the balloon then that were
@@ -59,47 +61,47 @@ class BalloonDriver:
         bitmaps: int = MAX_BITMAPS,
         run: Callable[..., int] = run_in_thread,
         tsc: Tsc | None = None,
+        chunks: bool = False,
     ) -> None:
         _whole(bitmaps, "bitmaps", MAX_BITMAPS, "the most that a driver takes")
         self._transport, self._buddy, self._run_by = transport, buddy, run
         self.bitmaps = bitmaps
+        has_bitmaps = chunks or bitmaps > 0 or Feature.PAGE_BITMAP not in wire_format.feature
         wanted = Feature.MUST_TELL_HOST | Feature.DEFLATE_ON_OOM | wire_format.feature
-        if bitmaps == 0 and wire_format.names_each_page_once:
+        if not has_bitmaps and wire_format.names_each_page_once:
             wanted &= ~Feature.PAGE_BITMAP
         self.features = transport.negotiate(wanted)
-        has_bitmaps = bitmaps > 0 or Feature.PAGE_BITMAP not in wire_format.feature
         agreed = wire_format.feature in self.features and has_bitmaps
         self.negotiated_protocol = wire_format.name if agreed else "pfn"
         self.log = clock.Log.empty(log_rows, tsc)
-        # Written once, so that timed code meets no page fault.
-        self._list = np.full(buddy.memory_pages, 1, np.uint64)
-        self._held = 0
         encoding = wire_format.encoding if agreed else Encoding.PFNS
-        self._buffers = Buffers(transport, buddy.memory_pages, encoding)
+        self._chunks = chunks and encoding == Encoding.RECORDS
+        self._balloon: Balloon = Chunks(buddy) if self._chunks else SinglePages(buddy)
+        self._kick_pages = wire_format.kick_pages
+        self._buffers = Buffers(transport, buddy.memory_pages, encoding, self._kick_pages)
 
     @property
     def pages(self) -> npt.NDArray[np.uint64]:
         """The balloon's pages, oldest first (a copy)."""
-        return self._list[: self._held].copy()
+        return self._balloon.pages
 
     def set_target(self, n_pages: int) -> Operation:
         """Inflate or deflate to `n_pages`, as the device's ``num_pages`` asks a driver to."""
         most = self._buddy.memory_pages
-        change = _whole(n_pages, "n_pages", most, "the guest's pages") - self._held
+        change = _whole(n_pages, "n_pages", most, "the guest's pages") - self._balloon.n_pages
         return self.inflate(change) if change >= 0 else self.deflate(-change)
 
     def inflate(self, n_pages: int) -> Operation:
-        """Take `n_pages` more single pages from the allocator and send them.
+        """Take `n_pages` more from the allocator and send them.
 
         A RuntimeError, too, where the allocator ran dry.
         """
-        room = self._buddy.memory_pages - self._held
-        _whole(n_pages, "n_pages", room, "the guest's other pages")
-        held, pages = self._held, self._list[: self._held + n_pages]
-        encoder, n_bitmaps = self._buffers.for_operation(pages.size, self.bitmaps)
-        blocks, queue = self._buddy.blocks, self._transport.queues["inflate"]
-        operate = partial(kernels.inflate, blocks, pages, held, encoder, queue)
-        done = self._run(operate, pages[held:], n_bitmaps, self._count_in)
+        held = self._balloon.n_pages
+        room = self._buddy.memory_pages - held
+        if not _whole(n_pages, "n_pages", room, "the guest's other pages"):
+            return self._nothing()
+        encoder, n_bitmaps = self._encoder(held + n_pages)
+        done = self._run(self._balloon.inflating(n_pages), encoder, n_bitmaps, "inflate")
         if done.pages.size < n_pages:
             raise RuntimeError(
                 f"the guest ran out of memory after {done.pages.size} of {n_pages} pages"
@@ -110,17 +112,15 @@ class BalloonDriver:
         """Take free blocks of ``2**order`` pages and report them, 32 per kick."""
         encoder = self._buffers.for_blocks(order, PAGE_BYTES << order)
         firsts = np.full(n_blocks, 1, np.uint64)
-        blocks, queue = self._buddy.blocks, self._transport.queues[REPORTING]
-        return self._run(partial(kernels.inflate, blocks, firsts, 0, encoder, queue), firsts)
+        step = Step(partial(kernels.inflate, self._buddy.blocks, firsts, 0), lambda n: firsts[:n])
+        return self._run(step, encoder, 0, REPORTING) if n_blocks else self._nothing()
 
     def deflate(self, n_pages: int) -> Operation:
         """Send the newest `n_pages` of the balloon to the host and release them."""
-        _whole(n_pages, "n_pages", self._held, "the pages in the balloon")
-        pages, leaving = self._list[: self._held], np.full(n_pages, 1, np.uint64)
-        encoder, n_bitmaps = self._buffers.for_operation(n_pages, self.bitmaps)
-        blocks, queue = self._buddy.blocks, self._transport.queues["deflate"]
-        operate = partial(kernels.deflate, blocks, pages, leaving, encoder, queue)
-        return self._run(operate, leaving, n_bitmaps, lambda n: self._count_in(-n))
+        if not _whole(n_pages, "n_pages", self._balloon.n_pages, "the pages in the balloon"):
+            return self._nothing()
+        encoder, n_bitmaps = self._encoder(n_pages)
+        return self._run(self._balloon.deflating(n_pages), encoder, n_bitmaps, "deflate")
 
     def migrate(self, pfn: int) -> Operation:
         """Migrate a ballooned page, as memory compaction asks a driver to.
@@ -128,25 +128,9 @@ class BalloonDriver:
         The new page is inflated, then the old one deflated; only then is it the guest's again. The
         new page is the list's newest. A RuntimeError, too, where there is no other page.
         """
-        held = self._list[: self._held]
-        at = np.flatnonzero(held == operator.index(pfn))
-        if at.size == 0:
-            raise ValueError(f"pfn must be a page in the balloon, got {pfn}")
-        ends = [self._transport.queues[name] for name in ("inflate", "deflate")]
-        pages = np.array([0, pfn], np.uint64)
-        new, old = pages[:1], pages[1:]
-        encoder, n_bitmaps = self._buffers.for_operation(1, self.bitmaps)
-
-        def settle(steps: int) -> None:
-            if steps == 2:
-                held[at[0] : -1] = held[at[0] + 1 :]
-                self._count_in(-1)
-            if steps > 0:
-                self._list[self._held] = new[0]
-                self._count_in(1)
-
-        operate = partial(kernels.migrate, self._buddy.blocks, old, new, encoder, *ends)
-        done = self._run(operate, pages, n_bitmaps, settle)
+        step = self._balloon.migrating(pfn)
+        encoder, n_bitmaps = self._encoder(1)
+        done = self._run(step, encoder, n_bitmaps, "inflate", "deflate")
         if done.pages.size == 0:
             raise RuntimeError(f"the guest has no page to migrate {pfn} to")
         return done
@@ -159,18 +143,21 @@ class BalloonDriver:
         On the reporting queue `pages` are the first pages of blocks of ``2**order``, each sent
         with a byte missing at its end.
         """
-        most = BLOCKS_PER_KICK if queue == REPORTING else PFNS_PER_BUFFER
-        _whole(pages.size, "pages.size", most, "what one message takes")
+        most = BLOCKS_PER_KICK if queue == REPORTING else self._kick_pages
+        if not _whole(pages.size, "pages.size", most, "what one message takes"):
+            return self._nothing()
         if queue == REPORTING:
             encoder = self._buffers.for_blocks(order, (PAGE_BYTES << order) - 1)
         else:
-            encoder, _ = self._buffers.for_operation(pages.size, self.bitmaps)
-        ends = self._transport.queues[queue]
-        return self._run(partial(kernels.rehearse, pages, n_pairs, encoder, ends), pages)
+            encoder, _ = self._encoder(pages.size)
+        step = Step(partial(kernels.rehearse, pages, n_pairs), lambda n: pages[:n])
+        return self._run(step, encoder, 0, queue)
 
-    def _count_in(self, n_pages: int) -> None:
-        """Account for pages that entered the balloon (left it, where negative)."""
-        self._held += n_pages
+    def _encoder(self, n_pages: int) -> tuple[Encoder, int]:
+        """Return an encoder for an operation, and how many bitmaps it has."""
+        if self._chunks:
+            return self._buffers.for_operation(0, 1)[0], 0
+        return self._buffers.for_operation(n_pages, self.bitmaps)
 
     def _check_works(self, outcome: int) -> None:
         """Refuse to go on after the device, or the guest as posted, has given up."""
@@ -178,27 +165,20 @@ class BalloonDriver:
         if fault := self._buffers.fault:
             raise PostedDriverError(fault)
 
-    def _run(
-        self,
-        operate: Callable[..., int],
-        pages: npt.NDArray[np.uint64],
-        n_bitmaps: int = 0,
-        settle: Callable[[int], None] = lambda n: None,
-    ) -> Operation:
-        """Run an operation, check that the device took it, and sum it up.
+    def _nothing(self) -> Operation:
+        return Operation(np.zeros(0, np.uint64), self.negotiated_protocol, 0)
 
-        `operate` takes the counters and the log and returns how many of `pages` it has dealt
-        with; `settle` enters them in the books.
-        """
-        if pages.size == 0:
-            return Operation(pages, self.negotiated_protocol, 0)
-        counters = np.zeros(1, kernels.COUNTERS)
+    def _run(self, step: Step, encoder: Encoder, n_bitmaps: int, *queues: str) -> Operation:
+        """Run an operation, check that the device took it, and sum it up."""
+        counters = np.zeros(1, COUNTERS)
         done = counters[0]
         self._check_works(int(done["outcome"]))
-        n_done = self._run_by(partial(operate, counters, self.log), self._transport.abort, settle)
+        ends = [self._transport.queues[name] for name in queues]
+        operate = partial(step.operate, encoder, *ends, counters, self.log)
+        n_done = self._run_by(operate, self._transport.abort, step.settle)
         self._check_works(int(done["outcome"]))
         return Operation(
-            pages[:n_done].copy(),
+            step.pages(n_done),
             negotiated_protocol=self.negotiated_protocol,
             n_bitmaps=n_bitmaps,
             wall_ns=int(done["end_ns"] - done["begin_ns"]),

@@ -1,10 +1,12 @@
 """The host: guest RAM, its memory map, and the balloon device."""
 
 from .device import BalloonDevice
-from .policy import DISCARDS, POLICIES, Policy, check_vectored, host_policies
+from .policy import (
+    DISCARDS, MOST_THREADS, MOST_VECTORS, POLICIES, VECTORED, Policy, check_vectored, host_policies,
+)  # fmt: skip
 from .ram import BACKINGS, GuestRam
 
 __all__ = [
-    "BACKINGS", "DISCARDS", "POLICIES", "BalloonDevice", "GuestRam", "Policy", "check_vectored",
-    "host_policies",
+    "BACKINGS", "DISCARDS", "MOST_THREADS", "MOST_VECTORS", "POLICIES", "VECTORED",
+    "BalloonDevice", "GuestRam", "Policy", "check_vectored", "host_policies",
 ]  # fmt: skip

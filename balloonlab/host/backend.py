@@ -28,6 +28,7 @@ from ..queue.vhost_user import (
 from ..wire import Feature
 from ..wire.blocks import BLOCKS
 from .device import BalloonDevice, no_balloon
+from .policy import Policy
 from .shared import SharedRam
 from .vring import Addresses, Vring
 

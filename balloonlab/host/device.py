@@ -119,7 +119,7 @@ class BalloonDevice:
     def clear(self) -> None:
         """Forget what was logged, kept and counted; no message may be under way."""
         self.log.clear()
-        for name in ("n_translations", "n_discards", "n_extents", "n_discard_errors", "n_sent"):
+        for name in ("n_translations", "n_discards", "n_discard_errors", "n_sent"):
             self._state.state[0][name] = 0
 
     @property
@@ -152,7 +152,7 @@ class BalloonDevice:
 
     @property
     def n_discards(self) -> int:
-        """Calls of madvise."""
+        """Calls that discarded."""
         return int(self._state.state[0]["n_discards"])
 
     @property

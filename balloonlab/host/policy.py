@@ -28,6 +28,7 @@ DISCARDS = {
 
 VECTORED = ("vector", "sorted-vector")
 MOST_VECTORS = 1024  # UIO_MAXIOV
+MOST_THREADS = 64
 
 ADVICE = {mmap.MADV_DONTNEED: "MADV_DONTNEED", mmap.MADV_REMOVE: "MADV_REMOVE"}
 
@@ -44,6 +45,7 @@ class Policy:
 
     discard: str = "range"
     vectors: int = MOST_VECTORS
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.discard not in DISCARDS:
@@ -51,6 +53,8 @@ class Policy:
             raise ValueError(f"{rule}, got {self.discard!r}")
         if not 1 <= self.vectors <= MOST_VECTORS:
             raise ValueError(f"vectors must be 1 to {MOST_VECTORS}, got {self.vectors}")
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise ValueError(f"threads must be 1 to {MOST_THREADS}, got {self.threads}")
 
     def make_vectors(self, n_extents: int) -> Vectors:
         """Return what a device of this policy sorts and calls with."""

@@ -8,10 +8,11 @@ The way of a page number, step by step, each a module here::
     encode              into a message            formats.decode     into ranges of pages
       encode_batch (PFNs, blocks), next_message (records)
       bitmap, windows, bitmap_v4, pfn, posted       pfn, bitmap_v4, blocks
-    vring.offer         onto the queue            translate          into extents of memory
+    sending             onto the queue            translate          into extents of memory
     doorbell            kick, and wait     --->   discard            madvise
     driver.deflate      and back to buddy  <---   vring.push_used, doorbell.call
 
+`chunks` goes from the allocator to the message in one step, in the largest blocks there are.
 `clock` logs when each step ends. `faults` counts what the host refuses, `contents` and
 `fuzz` check it; `workload` ages the allocator. `compile`, `intrinsics` (`plain` without the
 JIT) and `syscalls` are what all stand on; `vcpu` and `tsc` are what of them there is inside a

@@ -25,7 +25,6 @@ STATE = np.dtype(
     [
         ("n_translations", np.int64),
         ("n_discards", np.int64),  # calls
-        ("n_extents", np.int64),  # that they discarded
         ("n_discard_errors", np.int64),
         # Where `translate` stands in the message at hand:
         ("range", np.int64),  # the next range
@@ -124,7 +123,6 @@ def handle(device, ring, memory, n_bytes, clock, log):
             extents = device.extents[:n]
             n_calls, failed = apply(device.discard, memory, extents, device.advice, device.vectors)
             state["n_discards"] += n_calls
-            state["n_extents"] += n
             state["n_discard_errors"] += failed
         clock = record(log, DISCARD, clock)
     state["n_translations"] += state["n_lookups"]

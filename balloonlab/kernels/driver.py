@@ -1,20 +1,17 @@
 """The guest's side: take or release pages, and send them to the host.
 
-Two drivers, as in the seed patch. The legacy one works 256 pages at a time. The bitmap one
-takes or lists all its pages first, then sends them. The log gets interval by interval: one
-clock read (24 ns) at each batch boundary. Everywhere `blocks` is a `buddy.Blocks`, `encoder`
-an `encode.Encoder`, `queue` a `doorbell.Queue`, `counters` a COUNTERS array of shape (1,),
+Two drivers, as in the seed patch. The legacy one works a message at a time, which is 256 pages. The
+bitmap one takes or lists all its pages first, then sends them. The log gets interval by interval:
+one clock read (24 ns) at each batch boundary. Everywhere `blocks` is a `buddy.Blocks`, `encoder` an
+`encode.Encoder`, `queue` a `doorbell.Queue`, `counters` a `sending.COUNTERS` array of shape (1,),
 `log` a `clock.Log`, and pages are uint64.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
 from .buddy import free_blocks, take_blocks
-from .clock import ALLOCATE, PACK, RELEASE, ROUND_TRIP, record
+from .clock import ALLOCATE, PACK, RELEASE, record
 from .compile import kernel
-from .doorbell import USED, kick_and_wait
 from .encode import (
     batch_pages,
     begin,
@@ -25,34 +22,9 @@ from .encode import (
     next_message,
 )
 from .formats import Encoding
+from .sending import send
 from .syscalls import now_ns
-from .vring import describe, offer
-
-COUNTERS = np.dtype(
-    [
-        ("n_kicks", np.int64),
-        ("wire_bytes", np.int64),
-        ("n_records", np.int64),
-        ("begin_ns", np.int64),  # when the operation began
-        ("end_ns", np.int64),  # and ended
-        ("outcome", np.int64),  # of the last kick (`balloonlab.kernels.doorbell`)
-    ]
-)
-"""What an operation sent, and when."""
-
-
-@kernel
-def _send(n_bytes, queue, counters, log, clock):
-    """Send the message that the descriptors name; the clock after it, -1 when that failed."""
-    clock = record(log, PACK, clock)
-    offer(queue.ring)
-    outcome = kick_and_wait(queue.doorbell, queue.ring, log.cell)
-    counters[0]["outcome"] = outcome
-    if outcome != USED:
-        return -1
-    counters[0]["n_kicks"] += 1
-    counters[0]["wire_bytes"] += n_bytes
-    return record(log, ROUND_TRIP, clock)
+from .vring import describe
 
 
 @kernel
@@ -65,12 +37,12 @@ def send_pages(pages, walked, encoder, queue, counters, log, clock):
     if encoder.encoding == Encoding.PFNS or encoder.encoding == Encoding.BLOCKS:
         n_bytes = encode_batch(encoder, pages, queue.ring)
         counters[0]["n_records"] += pages.size
-        return _send(n_bytes, queue, counters, log, clock)
+        return send(n_bytes, queue, counters, log, clock)
     begin(encoder, pages)
     n_bytes = next_message(encoder, walked)
     while n_bytes > 0:
         describe_records(encoder, queue.ring, n_bytes)
-        clock = _send(n_bytes, queue, counters, log, clock)
+        clock = send(n_bytes, queue, counters, log, clock)
         if clock < 0:
             break
         message_used(encoder)
@@ -84,7 +56,7 @@ def _send_page(page, encoder, queue, counters, log, clock):
     """Send a single page, as migration does."""
     n_bytes = encode_page(encoder, page, queue.ring)
     counters[0]["n_records"] += 1
-    return _send(n_bytes, queue, counters, log, clock)
+    return send(n_bytes, queue, counters, log, clock)
 
 
 @kernel
@@ -180,7 +152,7 @@ def rehearse(pages, n_pairs, encoder, queue, counters, log):
     clock = now_ns(log.cell)
     for i in range(n_pairs):
         describe(queue.ring, 0, encoder.pfns_gpa, 1, 0)
-        clock = _send(1, queue, counters, log, clock)
+        clock = send(1, queue, counters, log, clock)
         if clock >= 0:
             clock = send_pages(pages, pages, encoder, queue, counters, log, clock)
         if clock < 0:

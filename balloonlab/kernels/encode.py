@@ -23,7 +23,7 @@ from .bitmap_v4 import (
 )
 from .compile import kernel
 from .formats import Encoding
-from .pfn import PFNS_PER_BUFFER, write_pfns
+from .pfn import write_pfns
 from .vring import DESC_NEXT, DESC_WRITE, describe
 from .windows import split_by_window
 
@@ -49,7 +49,8 @@ class Encoder(NamedTuple):
     """What a driver builds its messages with, and where the guest finds the buffers."""
 
     encoding: int  # one of `Encoding`
-    pfns: np.ndarray  # uint32, shape (256,)
+    kick_pages: int  # page numbers in a message of PFNS
+    pfns: np.ndarray  # uint32, shape (kick_pages,)
     header: np.ndarray  # uint64, shape (1,)
     records: np.ndarray  # uint64, shape (4096,)
     pfns_gpa: int  # guest physical addresses of the three
@@ -69,7 +70,7 @@ class Encoder(NamedTuple):
 def batch_pages(encoder, n_pages):
     """Return the pages or blocks that the driver takes before it sends: one message, or all."""
     if encoder.encoding == Encoding.PFNS:
-        return PFNS_PER_BUFFER
+        return encoder.kick_pages
     if encoder.encoding == Encoding.BLOCKS:
         return BLOCKS_PER_KICK
     return n_pages
@@ -196,7 +197,13 @@ def encode_page(encoder, page, ring):
     if encoder.encoding == Encoding.PFNS:
         return encode_batch(encoder, page, ring)
     encoder.records[0] = make_head(page[0], PAGE_SHIFT_4K, 0)
-    n_bytes = _with_header(encoder, 1)
+    return encode_heads(encoder, 1, ring)
+
+
+@kernel
+def encode_heads(encoder, n, ring):
+    """Make a message of the first `n` words of the record area; return its bytes."""
+    n_bytes = _with_header(encoder, n)
     describe_records(encoder, ring, n_bytes)
     return n_bytes
 

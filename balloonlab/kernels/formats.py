@@ -14,7 +14,7 @@ class Encoding(IntEnum):
     """How a driver encodes pages (`balloonlab.kernels.encode`)."""
 
     PFNS = 0
-    """Arrays of 256 page numbers."""
+    """Arrays of page numbers."""
     RECORDS = 1
     """Bitmaps, cut into records of ``bitmap-v4``."""
     RECORDS_AS_POSTED = 2

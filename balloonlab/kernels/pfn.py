@@ -1,4 +1,4 @@
-"""The legacy format on the wire: little-endian 32-bit page numbers, 256 per buffer."""
+"""The legacy format on the wire: little-endian 32-bit page numbers, so many per buffer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from .compile import kernel
 from .faults import BUFFER_LENGTH, record_fault
 
-PFNS_PER_BUFFER = 256
+PFNS_PER_BUFFER = 256  # of Linux
 
 
 @kernel

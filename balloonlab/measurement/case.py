@@ -57,6 +57,8 @@ class Case:
     touched: bool
     thp: bool
     wait: str
+    allocation: str
+    kick_pages: int
     steps: int
     bitmaps: int
     block_order: int  # of what free page reporting reports; 0 for all other protocols
@@ -118,7 +120,7 @@ class Case:
             if self.balloon_pages > start.free_blocks() @ (1 << np.arange(N_ORDERS)):
                 self._pages()  # raises, and says what would fit
             return start
-        if self.protocol == REPORTING:
+        if self._merged:
             return Buddy.joining(self.memory_pages, self._pages(), "pattern")
         pages = patterns.ordered(self._pages(), self.order)
         return Buddy.holding(self.memory_pages, pages, "pattern")
@@ -141,6 +143,12 @@ class Case:
         return Policy(self.discard, self.vectors or 1)
 
     @property
+    def _merged(self) -> bool:
+        """Whether the pattern's pages are free as the largest blocks that they make."""
+        chunks = self.allocation == "chunk" and self.order == "as is"
+        return chunks or self.protocol == REPORTING
+
+    @property
     def memory_key(self) -> tuple[str, str, str, int, bool, bool]:
         """What cases that can share a mapping agree in."""
         setup = self.guest, self.host, self.backing
@@ -149,8 +157,8 @@ class Case:
     @property
     def pages_key(self) -> tuple[int, int, str, str, bool]:
         """What cases that start from the same allocator agree in."""
-        merged = self.protocol == REPORTING
-        return self.memory_pages, self.balloon_pages, self.pattern, self.order, merged
+        pages = self.memory_pages, self.balloon_pages, self.pattern
+        return *pages, self.order, self._merged
 
     @property
     def memory_bytes(self) -> int:

@@ -87,10 +87,10 @@ def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
     Apart from the checks, so that the guest's lists (20 bytes per page) are gone by then.
     """
     settings = (case.protocol, case.policy, case.wait)
-    operations = 2 * case.steps
     guest = machine(
-        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=operations, vcpu=vcpu
-    )
+        ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps,
+        vcpu=vcpu, chunks=case.allocation == "chunk", kick_pages=case.kick_pages,
+    )  # fmt: skip
     with guest as running:
         driver = running.driver
         if case.operation == "deflate":

@@ -21,8 +21,10 @@ from typing import Annotated, Any, Generic, Literal, ParamSpec, TypedDict, TypeV
 import numpy as np
 import numpy.typing as npt
 
-from ..host import BACKINGS, DISCARDS
+from ..host import BACKINGS, DISCARDS, MOST_VECTORS
+from ..kernels.pfn import PFNS_PER_BUFFER
 from ..sizes import Size, parse_pages
+from ..wire.pfn import LEAST_KICK_PAGES, MOST_KICK_PAGES
 
 Pattern = str | npt.ArrayLike
 PathLike = str | os.PathLike[str]
@@ -93,8 +95,16 @@ class Options(TypedDict, Generic[M], total=False):
     discard: Annotated[str | M | None, Option(
         None, column="discard", choices=(*DISCARDS, "single"), help=(
         "How the host applies a message. By default as the protocol's hosts do: ``page`` for "
-        "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else. Memory of a "
-        "Linux guest is a shared file: there a discard is ``MADV_REMOVE``, which makes a hole."))]
+        "``pfn``, ``single`` for ``madvise``, else ``range``. QEMU does nothing else. ``page``: a "
+        "call per page. ``range``: pages that follow each other in a message, up or down, make one "
+        "call. ``sorted``: a message's pages are sorted, and all that adjoin make one. ``vector`` "
+        "and ``sorted-vector``: as these two, many ranges in one ``process_madvise`` (Linux 6.13). "
+        "Memory of a Linux guest is a shared file: there a discard is ``MADV_REMOVE``, which makes "
+        "a hole."))]
+    vectors: Annotated[int | M | None, Option(
+        None, least=1, most=MOST_VECTORS, column="vectors", help=(
+        "Ranges in a vectored call, by default 256 for ``pfn``, a message's pages, else 1024. 0 "
+        "stands in the frame where no call is vectored."))]
     pattern: Annotated[Pattern | M, Option("idle", column="pattern", help=(
         "Which pages: ``idle``, ``random``, ``huge``, ``aged``, ``every:8``, ``geometric:1.5`` or "
         "``trace:NAME``. A spelling that `balloonlab.patterns.make` takes, or an array of "
@@ -121,6 +131,15 @@ class Options(TypedDict, Generic[M], total=False):
         "Whether the driver sleeps or polls until the host has answered. A driver that polls "
         "saves wake-ups but stays on its processor, which every ``madvise`` must then interrupt "
         "to flush its TLB: discarding touched memory per page took seven times as long."))]
+    allocation: Annotated[Literal["page", "chunk"] | M, Option("page", column="allocation", help=(
+        "What the guest takes from its allocator: single pages, or chunks of them. ``page`` is as "
+        "Linux does. ``chunk``: the largest blocks that there are, each sent as one record of "
+        "``bitmap-v4``, no page list and no bitmap between. The pattern's pages are free in the "
+        "largest blocks that they make, then, as an allocator merges them; where ``order`` asks "
+        "for one, they are single pages in that order."))]
+    kick_pages: Annotated[int | M, Option(
+        PFNS_PER_BUFFER, least=LEAST_KICK_PAGES, most=MOST_KICK_PAGES, column="kick_pages", help=(
+        "Page numbers per kick under ``pfn``. Linux sends 256."))]
     steps: Annotated[int | M, Option(1, least=1, column="steps",
         help="In how many equal steps the balloon gets to its size. Times and counts are sums.")]
     bitmaps: Annotated[int | M, Option(

@@ -209,6 +209,7 @@ def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFr
         raise ValueError(f"{path} is damaged: it is no text of a table ({error})") from None
     if raw is None:
         return tables.empty(columns)
+    raw = raw.assign(**{n: str(v) for n, v in tables.EARLIER.items() if n not in raw})
     if missing := [name for name in columns if name not in raw]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
     kept = [*columns, *(name for name in more if name in raw)]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ..sizes import format_size
-from .tables import SKIPPED_COLUMNS, as_frame, empty
+from .tables import EARLIER, SKIPPED_COLUMNS, as_frame, empty
 
 CASE = SKIPPED_COLUMNS[1:-2]
 """Columns that say which case a row is of."""
@@ -78,7 +78,7 @@ def _text(name: str, value: Any) -> str:
 def constants(frame: pd.DataFrame) -> list[str]:
     """Return what all cases of a frame agree in, as ``name value``; sizes and words, no numbers."""
     names = [name for name in CASE if name in frame.columns and len(frame[name].unique()) == 1]
-    usual = {"order": "as is", "wait": "block", "steps": 1, "thp": False}
+    usual = {"order": "as is", "wait": "block", "steps": 1, "thp": False} | EARLIER
     return [
         f"{name.removesuffix('_bytes')} {_text(name, frame[name].iloc[0])}"
         for name in names

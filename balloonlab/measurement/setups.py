@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Never, Unpack
 
 from .. import vcpu, wire
-from ..host import DISCARDS
+from ..host import DISCARDS, MOST_VECTORS, VECTORED, check_vectored
 from ..host.backend import HINTING
+from ..kernels.pfn import PFNS_PER_BUFFER
 from ..linux import NATIVE
 from ..linux import find as find_linux
 from ..pages import as_pfns, patterns
@@ -38,7 +39,7 @@ class Setup:
     operate: Callable[[Case, Any, str, int], Repeat]  # runs one: case, of `use`, run_id, number
     warm_up: Callable[[Case], Case] = lambda case: case  # what is run before a case's first repeat
     opening: str = ""  # what `use` does, where it takes a while
-    rules: Mapping[str, Rules] = field(default_factory=dict)  # of a protocol: by its name
+    rules: Mapping[str, Rules] = field(default_factory=dict)  # by protocol and allocation
     check_pages: Callable[[int], None] = lambda memory_pages: None  # refuses sizes of RAM
     backings: tuple[str, ...] = ("anonymous",)  # the default first
     states: tuple[str, ...] = ()  # patterns, where the guest has an allocator of its own
@@ -49,7 +50,16 @@ class Setup:
 
 _FLOOR_RULES: Rules = {
     name: (TABLE[name].default, "it is one call over as many bytes")
-    for name in ("operation", "pattern", "order", "wait", "steps")
+    for name in ("operation", "pattern", "order", "wait", "allocation", "kick_pages", "steps")
+}
+_KICK_PAGES = TABLE["kick_pages"].default
+_RECORDS = {"kick_pages": (_KICK_PAGES, "its messages are no lists of pages")}
+_LAB_RULES: Mapping[str, Rules] = {
+    FLOOR: _FLOOR_RULES,
+    "pfn": {"allocation": ("page", "a PFN names a single page")},
+    "bitmap-v4": _RECORDS,
+    "bitmap-v4-posted": {**_RECORDS, "allocation": ("page", "as posted, it takes single pages")},
+    "chunk": {"bitmaps": (TABLE["bitmaps"].most, "blocks need no bitmap")},
 }
 _OF_LAB = {
     **{name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS))) for name in wire.formats()},
@@ -57,6 +67,9 @@ _OF_LAB = {
 }
 _BLOCKS = "a guest takes a reported page back without a message"
 _AT_ONCE = "the guest sends all that it has"
+
+_SCOPES = ("protocol", "allocation")
+"""Options whose values have rules of their own."""
 
 SETUPS = {
     ("thread", "lab"): Setup(
@@ -66,7 +79,7 @@ SETUPS = {
         share=on_lab.share,
         use=on_lab.use,
         operate=on_lab.operate_in_lab,
-        rules={FLOOR: _FLOOR_RULES},
+        rules=_LAB_RULES,
     ),
     ("kvm", "lab"): Setup(
         source="kvm",
@@ -75,7 +88,7 @@ SETUPS = {
         share=on_lab.share,
         use=on_kvm.use,
         operate=on_kvm.operate_in_kvm,
-        rules={FLOOR: _FLOOR_RULES},
+        rules=_LAB_RULES,
         describe=lambda case: vcpu.describe(),
     ),
     ("thread", "qemu"): Setup(
@@ -89,6 +102,8 @@ SETUPS = {
             "": {
                 "wait": ("block", "its answer is waited for in a system call"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of its device has bitmaps"),
+                "allocation": ("page", "a PFN names a single page, and blocks are reported"),
+                "kick_pages": (_KICK_PAGES, "it is told apart by messages as Linux sends them"),
                 "steps": (1, "a repeat is one step in a fresh process"),
             },
             protocols.REPORTING: {
@@ -103,9 +118,9 @@ SETUPS = {
     ("linux", "lab"): Setup(
         source="linux",
         protocols={
-            "pfn": ("page", "range"),
-            HINTING: ("range", "page"),
-            protocols.REPORTING: ("range", "page"),
+            "pfn": tuple(DISCARDS),
+            HINTING: ("range", *(name for name in DISCARDS if name != "range")),
+            protocols.REPORTING: ("range", *(name for name in DISCARDS if name != "range")),
         },
         default="pfn",
         share=on_linux.share,
@@ -117,6 +132,8 @@ SETUPS = {
             "": {
                 "wait": ("block", "Linux's driver sleeps"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of Linux has bitmaps"),
+                "allocation": ("page", "Linux's driver takes single pages"),
+                "kick_pages": (_KICK_PAGES, "Linux's driver sends no other number"),
                 "order": ("as is", "pages come as its allocator has them"),
                 "thp": (False, "its memory is a shared file of small pages"),
             },
@@ -164,6 +181,7 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
         _check_protocol(guest, host, protocol, None)  # no other setup has it: a slip
     usual_discard = next(iter(setup.protocols.get(protocol, ())), "")
     chosen |= {"protocol": protocol, "discard": chosen["discard"] or usual_discard}
+    chosen["vectors"] = _vectors(chosen["vectors"], chosen["discard"], protocol)
     chosen["backing"] = chosen["backing"] or setup.backings[0]
     if protocol != protocols.REPORTING or setup.states:
         chosen["block_order"] = 0
@@ -187,6 +205,16 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
         memory_pages, n_pages, **chosen, source=setup.source, given=given,
         sized_by_pattern=balloon is None,
     )  # fmt: skip
+
+
+def _vectors(given: int | None, discard: str, protocol: str) -> int:
+    """Return the ranges of a vectored call, 0 where no call is vectored."""
+    if discard in VECTORED:
+        return given or (PFNS_PER_BUFFER if protocol == "pfn" else MOST_VECTORS)
+    if given is not None:
+        rule = f"vectors must be left out with discard={discard!r}"
+        raise ValueError(f"{rule}, got {given}: only {' and '.join(VECTORED)} have vectored calls")
+    return 0
 
 
 def _check_protocol(guest: str, host: str, protocol: Any, discard: str | None) -> None:
@@ -213,7 +241,8 @@ def check_rules(case: Case) -> None:
     _check_protocol(case.guest, case.host, case.protocol, case.discard)
     check_choice("backing", case.backing, setup.backings, f" with guest={case.guest!r}")
     where = f"guest={case.guest!r}" if case.guest != "thread" else f"host={case.host!r}"
-    scopes = {"": where, case.protocol: f"protocol={case.protocol!r}"}
+    scopes = {"": where}
+    scopes |= {getattr(case, name): f"{name}={getattr(case, name)!r}" for name in _SCOPES}
     for scope, where in scopes.items():
         for name, (only, reason) in setup.rules.get(scope, {}).items():
             value = getattr(case, name)

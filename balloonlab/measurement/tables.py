@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..kernels.pfn import PFNS_PER_BUFFER
 from .options import TABLE, Option
 
 
@@ -55,7 +56,7 @@ FRAME = (
     Column("wire_bytes", np.int64, "Bytes of all messages."),
     Column("n_records", np.int64, "Records, PFNs or descriptors in them."),
     Column("n_translations", np.int64, "Look-ups in the memory map."),
-    Column("n_discards", np.int64, "madvise calls."),
+    Column("n_discards", np.int64, "Calls that discard: of madvise, or of process_madvise."),
 )
 """One row per stage part. Counts stand for the whole operation and are the same in each of its
 rows. Units are in the names: ``_ns``, ``_bytes``, and ``n_`` for counts."""
@@ -150,6 +151,9 @@ OWN_CHECKS = {
     "linux": [column.name for column in LINUX_CHECKS],
 }
 """Columns of the checks that only repeats of one source have; blank for those of others."""
+
+EARLIER: dict[str, Any] = {"vectors": 0, "allocation": "page", "kick_pages": PFNS_PER_BUFFER}
+"""What columns were that runs of earlier versions lack: there was no other way."""
 
 DTYPES: dict[str, type] = {
     column.name: column.dtype

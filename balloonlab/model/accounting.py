@@ -12,6 +12,7 @@ import pandas as pd
 
 from .. import wire
 from ..address_map import HIGH_RAM_START, LOW_RAM_END
+from ..host import Policy
 from ..host.device import make_state, no_balloon
 from ..kernels import translate as kernels
 from ..kernels.bitmap_v4 import WINDOW_WORDS
@@ -69,7 +70,7 @@ def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.
     slots = np.array([low, high, (LOW_RAM_END, n_hole, end - n_hole, 1)], np.int64)
     guest = kernels.Memory(np.zeros(0, np.uint8), 0, slots)
     balloon = no_balloon((top + HIGH_RAM_START) * kernels.PAGE_BYTES)
-    device = make_state(wire_format, wire_format.discard, "inflate", balloon)
+    device = make_state(wire_format, Policy(wire_format.discard), "inflate", balloon)
     calls = [np.zeros((0, 2), np.int64)]
     n_translations = 0
     for ranges in decoded:

@@ -10,6 +10,7 @@ import pandas as pd
 from .. import wire
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..measurement.case import CUSTOM
+from ..measurement.options import TABLE
 from ..measurement.tables import COLUMNS
 from ..sizes import PAGE_BYTES, Size, parse_size
 from ..wire.pfn import PFN32_LIMIT
@@ -60,14 +61,12 @@ def forecast(
         "negotiated_protocol": protocol,
         "n_bitmaps": MAX_BITMAPS if protocol != "pfn" else 0,
         "pattern": pattern,
-        "order": "as is",
-        "wait": "block",
-        "steps": 1,
         "memory_bytes": memory_bytes,
         "balloon_bytes": counts["n_pages"] * PAGE_BYTES,
         "repeat": 0,
     }
-    return model.predict(case, counts).assign(**case, **about, **counts)[COLUMNS]
+    usual = {str(row.column): row.default for row in TABLE.values()}
+    return model.predict(case, counts).assign(**usual | case | about, **counts)[COLUMNS]
 
 
 def idle_guests(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import wire
-from ..host import DISCARDS
+from ..host import DISCARDS, Policy
 from ..host.device import make_state, no_balloon
 from ..kernels import clock, contents, faults, vring
 from ..kernels import fuzz as kernels
@@ -147,7 +147,7 @@ def _play(
     balloon = no_balloon(memory.ram.size)
     read_as = BLOCKS if protocol == BLOCKS.name else wire.get(protocol)
     queues = [
-        make_state(read_as, discard, operation, balloon) for operation in ("inflate", "deflate")
+        make_state(read_as, Policy(discard), operation, balloon) for operation in ("inflate", "deflate")
     ]
     tallies, in_balloon = kernels.Tallies.zero(), np.zeros_like(balloon)
     log = clock.Log.empty(1000)

@@ -7,20 +7,21 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernels.formats import Encoding
-from ..kernels.pfn import write_pfns
+from ..kernels.pfn import PFNS_PER_BUFFER, write_pfns
 from ..pages.checks import as_pfns
 from .bitmap import SPARE_RUNS, find_runs, pack, pack_windows, split
 from .bitmap_v4 import BITMAP_V4
 from .defects import DEFECTS, defect_rates, smallest
 from .features import Feature
 from .format import RANGE, Buffer, Format, decode_buffers
-from .pfn import PFN
+from .pfn import PFN, with_kick_pages
 from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, PostedRun, run_posted
 from .record_table import records
 
@@ -53,15 +54,20 @@ def formats() -> list[str]:
     return list(_FORMATS)
 
 
-def get(name: str) -> Format:
-    """Look up a wire format; a ValueError lists those there are."""
+def get(name: str, kick_pages: int = PFNS_PER_BUFFER) -> Format:
+    """Look up a wire format; a ValueError lists those there are.
+
+    `kick_pages` are the page numbers in a buffer of ``pfn``, 64 to 65,536; no other format has
+    another number than 256 (ValueError).
+    """
     try:
-        return _FORMATS[name]
+        wire_format = _FORMATS[name]
     except (KeyError, TypeError):
         raise ValueError(f"protocol must be one of {', '.join(_FORMATS)}, got {name!r}") from None
+    return with_kick_pages(wire_format, operator.index(kick_pages))
 
 
-def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
+def encode(pfns: npt.ArrayLike, protocol: str, kick_pages: int = PFNS_PER_BUFFER) -> list[bytes]:
     """Encode page numbers into the buffers that the driver puts on the queue, by its own kernels.
 
     Parameters
@@ -70,6 +76,8 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
         Pages in the order the guest allocated them, which shows in ``pfn`` and in no bitmap.
     protocol : str
         One of `formats`.
+    kick_pages : int
+        Page numbers in a buffer of ``pfn``, 64 to 65,536; Linux has 256.
 
     Returns
     -------
@@ -81,7 +89,7 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     ------
     TypeError, ValueError
         Unknown protocol; pages that are not integers, are negative, come twice, or exceed the
-        format (32 bits in ``pfn``, 52 in ``bitmap-v4``).
+        format (32 bits in ``pfn``, 52 in ``bitmap-v4``); `kick_pages` for another format.
     PostedDriverError
         ``bitmap-v4-posted`` crashed its guest on these pages.
 
@@ -90,7 +98,7 @@ def encode(pfns: npt.ArrayLike, protocol: str) -> list[bytes]:
     >>> [buffer.hex() for buffer in encode([1, 2], "pfn")]
     ['0100000002000000']
     """
-    wire_format, pages = get(protocol), as_pfns(pfns)
+    wire_format, pages = get(protocol, kick_pages), as_pfns(pfns)
     if wire_format.encoding not in _ENCODERS:
         raise ValueError(f"protocol={protocol!r} has no buffers to encode pages into")
     return _ENCODERS[wire_format.encoding](wire_format, pages) if pages.size else []
@@ -128,7 +136,9 @@ _ENCODERS = {
 """How messages are taken out of the driver's kernels. Blocks have none: they are descriptors."""
 
 
-def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
+def decode(
+    stream: Iterable[Buffer], protocol: str, kick_pages: int = PFNS_PER_BUFFER
+) -> npt.NDArray[np.void]:
     """Decode buffers into ranges of pages, in wire order.
 
     Parameters
@@ -137,6 +147,8 @@ def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
         Buffers as `encode` gives them.
     protocol : str
         One of `formats`.
+    kick_pages : int
+        As of `encode`: no buffer of ``pfn`` may have more.
 
     Returns
     -------
@@ -154,7 +166,7 @@ def decode(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
     >>> decode(encode([7, 8], "bitmap-v4"), "bitmap-v4")
     array([(7, 2)], dtype=[('start_pfn', '<u8'), ('n_pages', '<u8')])
     """
-    return decode_buffers(get(protocol), stream)
+    return decode_buffers(get(protocol, kick_pages), stream)
 
 
 def __dir__() -> list[str]:

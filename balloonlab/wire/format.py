@@ -50,6 +50,8 @@ class Format:
         that span of page numbers.
     names_each_page_once : bool
         False for the posted driver, which is there to be studied.
+    kick_pages : int
+        Page numbers in a buffer that has nothing else.
     """
 
     name: str
@@ -61,17 +63,22 @@ class Format:
     feature: Feature
     max_kicks: Callable[[int, int], int]
     names_each_page_once: bool = True
+    kick_pages: int = PFNS_PER_BUFFER
 
 
-def make_encoder(encoding: Encoding, n_pages: int, n_bitmaps: int = 1) -> kernels.Encoder:
+def make_encoder(
+    encoding: Encoding, n_pages: int, n_bitmaps: int = 1, kick_pages: int = PFNS_PER_BUFFER
+) -> kernels.Encoder:
     """Return an encoder of one window with buffers of its own; a driver puts others in their place.
 
-    `n_pages` are the most it is given at a time, `n_bitmaps` the bitmaps of 32 KiB it has.
+    `n_pages` are the most it is given at a time, `n_bitmaps` the bitmaps of 32 KiB it has,
+    `kick_pages` as of `Format`.
     """
     # Written once, so that timed code meets no page fault.
     return kernels.Encoder(
         encoding=int(encoding),
-        pfns=np.full(PFNS_PER_BUFFER, 1, np.uint32),
+        kick_pages=kick_pages,
+        pfns=np.full(kick_pages, 1, np.uint32),
         header=np.full(1, 1, np.uint64),
         records=np.full(RECORD_WORDS, 1, np.uint64),
         pfns_gpa=0,
