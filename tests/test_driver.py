@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from balloonlab import wire
 from balloonlab.address_map import zones
 from balloonlab.guest import OFFERED
-from balloonlab.host import GuestRam
+from balloonlab.host import GuestRam, Policy
 from balloonlab.kernels import device, doorbell, vring
 from balloonlab.kernels.windows import split_by_window
 from balloonlab.measurement.machine import machine
@@ -73,7 +73,7 @@ def test_the_balloon_follows_any_targets_in_a_row(protocol, targets):
 def test_each_direction_tells_its_queue_the_pages_and_nothing_twice(protocol, discard):
     pages = np.random.default_rng(3).permutation(N_PAGES)[:700]
     buddy = Buddy.holding(N_PAGES, pages)
-    with running(protocol, buddy, discard=discard) as (_, driver, devices):
+    with running(protocol, buddy, policy=Policy(discard)) as (_, driver, devices):
         inflated = driver.inflate(600)
         assert inflated.pages.tolist() == pages[:600].tolist()
         deflated = driver.deflate(450)

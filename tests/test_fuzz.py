@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from balloonlab import wire
 from balloonlab.cli.commands import app
+from balloonlab.host import Policy
 from balloonlab.host.device import make_state, no_balloon
 from balloonlab.kernels import clock
 from balloonlab.kernels import fuzz as kernels
@@ -68,7 +69,9 @@ def test_the_same_seed_plays_the_same_cases():
 
 
 def play(memory, canaries, own):
-    state = make_state(wire.get("bitmap-v4"), "range", "inflate", no_balloon(memory.ram.size))
+    state = make_state(
+        wire.get("bitmap-v4"), Policy("range"), "inflate", no_balloon(memory.ram.size)
+    )
     tallies = kernels.Tallies.zero()
     area = memory.ram[own * 4096 :][: 4096 * hostile.QUEUE_PAGES]
     message = memory.ram[(own + hostile.QUEUE_PAGES) * 4096 :][: 8 * kernels.MESSAGE_WORDS]

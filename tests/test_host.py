@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from balloonlab import wire
 from balloonlab.address_map import DRIVER_GPA
-from balloonlab.host import GuestRam, ram
+from balloonlab.host import GuestRam, Policy, ram
 from balloonlab.host.device import make_state
 from balloonlab.kernels import faults
 from balloonlab.kernels.discard import discard
@@ -32,7 +32,7 @@ class Slots:
 def device(balloon, discard="range", inflating=True, capacity=9):
     """One queue of a device with room for some extents."""
     operation = "inflate" if inflating else "deflate"
-    state = make_state(wire.get("bitmap-v4"), discard, operation, balloon)
+    state = make_state(wire.get("bitmap-v4"), Policy(discard), operation, balloon)
     return state._replace(extents=np.zeros((capacity, 2), np.int64))
 
 

@@ -12,7 +12,7 @@ import pytest
 import balloonlab as bl
 from balloonlab import linux
 from balloonlab.guest import InVcpu
-from balloonlab.host import GuestRam
+from balloonlab.host import GuestRam, Policy
 from balloonlab.kernels import contents
 from balloonlab.kernels.doorbell import Ports, Queue
 from balloonlab.measurement import on_kvm, tables
@@ -134,7 +134,9 @@ def test_every_byte_is_as_it_must_be_from_inside(protocol, discard, rng):
     with Vcpu() as vcpu:
         vcpu.call(contents.fill, words, 0, N_PAGES)
         buddy = Buddy.holding(N_PAGES, pages)
-        with machine(ram, buddy, protocol, discard, operations=2, vcpu=InVcpu(vcpu)) as both:
+        with machine(
+            ram, buddy, protocol, Policy(discard), operations=2, vcpu=InVcpu(vcpu)
+        ) as both:
             for target in (pages.size, 0):
                 both.driver.set_target(target)
                 found = np.zeros(4, np.int64)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from balloonlab import wire
+from balloonlab.host import Policy
 from balloonlab.host.device import make_state, no_balloon
 from balloonlab.kernels import chunks, clock, device, driver, sending, vring
 from balloonlab.kernels.doorbell import USED, Eventfds, Queue
@@ -63,7 +64,7 @@ def test_the_device_labels_decoding_translating_and_discarding(monkeypatch):
         time.slow(name, ns)
     time.slow("discard", 3000, result=0)  # madvise is slow
     memory = Memory(np.zeros(1, np.uint8), 0, np.array([(0, 64, 0, 1)], np.int64))
-    state = make_state(wire.get("pfn"), "page", "inflate", no_balloon(64 * 4096))
+    state = make_state(wire.get("pfn"), Policy("page"), "inflate", no_balloon(64 * 4096))
     message = np.array([1, 2, 3], np.uint32)
     state.words.view(np.uint8)[:12] = message.view(np.uint8)
     ring, log = build_ring(np.zeros(QUEUE_BYTES, np.uint8)), clock.Log.empty(9)
@@ -162,6 +163,6 @@ def test_an_answer_is_given_after_the_work_and_not_before(monkeypatch):
     monkeypatch.setattr(device, "now_ns", lambda cell: 0)
     queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))
     queue.ring.avail[vring.INDEX] = 1
-    state = make_state(wire.get("pfn"), "page", "inflate", no_balloon(4096))
+    state = make_state(wire.get("pfn"), Policy("page"), "inflate", no_balloon(4096))
     assert plain(device.answer)(queue, None, state, 0, clock.Log.empty(1)) == 1
     assert order == ["handle", "push_used", "call"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import balloonlab as bl
 from balloonlab import capture
+from balloonlab.host import Policy
 from balloonlab.kernels import clock
 from balloonlab.linux import GuestError, LinuxGuest, Uml, check_room, find, missing, supervisor
 from balloonlab.measurement import reading, setups, stages_of_linux, tables
@@ -117,7 +118,7 @@ def test_a_run_with_linux_is_stored_read_and_pooled(tmp_path):
 @needs_linux
 def test_targets_go_up_and_down_in_one_guest_and_the_driver_is_as_its_kernel_says():
     with LinuxGuest(
-        find(), 256 * MIB, discard="range", log_rows=9999, room=99999, extra=Feature(0)
+        find(), 256 * MIB, policy=Policy("range"), log_rows=9999, room=99999, extra=Feature(0)
     ) as guest:
         with pytest.raises(GuestError, match="before load_driver"):
             guest.ram  # noqa: B018

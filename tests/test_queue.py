@@ -8,7 +8,7 @@ import pytest
 
 from balloonlab import wire
 from balloonlab.address_map import DRIVER_GPA
-from balloonlab.host import BalloonDevice, GuestRam
+from balloonlab.host import BalloonDevice, GuestRam, Policy
 from balloonlab.host.device import no_balloon
 from balloonlab.kernels import doorbell, vring
 from balloonlab.queue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue, Worker
@@ -33,7 +33,7 @@ class Rig:
         self.queue = Virtqueue(self.own[:QUEUE_BYTES])
         balloon = no_balloon(self.ram.memory.ram.size)
         self.device = BalloonDevice(
-            self.ram, self.queue, wire.get(protocol), discard, 1000, balloon
+            self.ram, self.queue, wire.get(protocol), Policy(discard), 1000, balloon
         )
         self.device.start()
 

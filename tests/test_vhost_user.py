@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from balloonlab import wire
 from balloonlab.guest import BalloonDriver
+from balloonlab.host import Policy
 from balloonlab.host.backend import DONE, FIRST_COMMAND, HINTING, REPORTING, STOP, Backend
 from balloonlab.host.shared import SharedRam
 from balloonlab.kernels import blocks, device, doorbell, faults, vring
@@ -40,7 +41,7 @@ class Session:
         names = ["inflate", "deflate"]
         names += [HINTING] if Feature.FREE_PAGE_HINT in extra else []
         names += [REPORTING] if Feature.REPORTING in extra else []
-        self.back = Backend(folder / "socket", discard, 9999, 9999, extra)
+        self.back = Backend(folder / "socket", Policy(discard), 9999, 9999, extra)
         self.front = FrontEnd(folder / "socket", PAGES, tuple(names), offset)
         self.front.ram[: PAGES * PAGE_BYTES] = 7
 
@@ -459,7 +460,7 @@ def test_the_judge_of_front_ends_notices_what_a_back_end_does_wrong(monkeypatch,
 
     leaked = []
     found = hostile_front_end.play(
-        9, seed=1, make=lambda path: Wrong(path, "range", 99, 99, hostile_front_end.EXTRA)
+        9, seed=1, make=lambda path: Wrong(path, Policy("range"), 99, 99, hostile_front_end.EXTRA)
     )
     assert found[finding] > 0
     for fd in leaked:
@@ -477,7 +478,7 @@ def test_the_judge_of_front_ends_notices_a_hang(monkeypatch):
                 time.sleep(0.01)
 
     found = hostile_front_end.play(
-        1, seed=2, make=lambda path: Hangs(path, "range", 99, 99, hostile_front_end.EXTRA)
+        1, seed=2, make=lambda path: Hangs(path, Policy("range"), 99, 99, hostile_front_end.EXTRA)
     )
     done.append(True)
     assert found[hostile_front_end.HUNG] == 1

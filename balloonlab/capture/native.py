@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address_map import pfns_at
+from ..host import Policy
 from ..linux import STATES, GuestError, LinuxGuest, find
 from ..sizes import PAGE_BYTES
 from ..wire import Feature
@@ -59,7 +60,7 @@ class NativeGuest:
         self._guest = LinuxGuest(
             self._linux,
             wanted.memory_bytes,
-            discard="range",
+            policy=Policy("range"),
             log_rows=LOG_ROWS,
             room=(2 * state.cycles + 1) * self.memory_pages,
             extra=Feature(0),

@@ -73,7 +73,7 @@ def _draw_source(
         row = mine.loc[name]
         ns, scale = row["page_ns"], row["page_ns"] / row["median_ms"]
         ends = [row["least_ms"] * scale, row["greatest_ms"] * scale]
-        look = {"height": thick, "edgecolor": "black", "linewidth": 0.6}
+        look: dict[str, Any] = {"height": thick, "edgecolor": "black", "linewidth": 0.6}
         label = source if y == 0 else None
         ax.barh(y + shift, ns - least, left=least, color=colour, hatch=hatch, label=label, **look)
         end = max(ns, ends[1])

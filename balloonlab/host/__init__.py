@@ -2,11 +2,19 @@
 
 from .device import BalloonDevice
 from .policy import (
-    DISCARDS, MOST_THREADS, MOST_VECTORS, POLICIES, VECTORED, Policy, check_vectored, host_policies,
-)  # fmt: skip
+    DISCARDS,
+    MOST_COLLECTED,
+    MOST_THREADS,
+    MOST_VECTORS,
+    POLICIES,
+    VECTORED,
+    Policy,
+    check_vectored,
+    host_policies,
+)
 from .ram import BACKINGS, GuestRam
 
 __all__ = [
-    "BACKINGS", "DISCARDS", "MOST_THREADS", "MOST_VECTORS", "POLICIES", "VECTORED",
-    "BalloonDevice", "GuestRam", "Policy", "check_vectored", "host_policies",
+    "BACKINGS", "DISCARDS", "MOST_COLLECTED", "MOST_THREADS", "MOST_VECTORS", "POLICIES",
+    "VECTORED", "BalloonDevice", "GuestRam", "Policy", "check_vectored", "host_policies",
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from ..queue.vhost_user import (
 )
 from ..wire import Feature
 from ..wire.blocks import BLOCKS
-from .device import BalloonDevice, no_balloon
+from .device import BalloonDevice, no_balloon, no_guard
 from .policy import Policy
 from .shared import SharedRam
 from .vring import Addresses, Vring
@@ -64,7 +64,9 @@ class Backend:
     that wait raise a `VhostUserError` then, and a TimeoutError where nothing comes.
     """
 
-    def __init__(self, path: Path, policy: Policy, log_rows: int, room: int, extra: Feature) -> None:
+    def __init__(
+        self, path: Path, policy: Policy, log_rows: int, room: int, extra: Feature
+    ) -> None:
         self.offered = _ALWAYS | extra
         names = ["inflate", "deflate"]
         names += [HINTING] if Feature.FREE_PAGE_HINT in extra else []
@@ -247,6 +249,7 @@ class Backend:
         if self.ram is not None:
             self.ram.close()
         self.ram, self._balloon = ram, no_balloon(ram.memory.ram.size)
+        self._guard = no_guard()
         for vring in self._vrings:
             self._start_if_set(vring)
 
@@ -320,6 +323,7 @@ class Backend:
             self._balloon if plain else np.zeros_like(self._balloon),
             "deflate" if vring.name == "deflate" else "inflate",
             room,
+            self._guard if plain else None,
         )
         vring.device = device
         with self._changed:  # known before it answers anything

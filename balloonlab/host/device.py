@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import time
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from ..kernels import device as kernels
 from ..queue import DeviceQueue, Worker
 from ..sizes import PAGE_BYTES
 from ..wire.format import RANGES_PER_BYTE, Format
+from .crew import Crew
 from .policy import DISCARDS, Policy
 from .ram import GuestRam
 from .shared import SharedRam
@@ -32,6 +34,11 @@ def no_balloon(ram_bytes: int) -> npt.NDArray[np.uint64]:
     return np.zeros(-(-ram_bytes // (64 * PAGE_BYTES)), np.uint64)
 
 
+def no_guard() -> npt.NDArray[np.int64]:
+    """Return what the two queues of a device know of pages that are held; none are."""
+    return np.zeros(2, np.int64)
+
+
 def make_state(
     wire_format: Format,
     policy: Policy,
@@ -39,6 +46,8 @@ def make_state(
     balloon: npt.NDArray[np.uint64],
     advice: int = mmap.MADV_DONTNEED,
     room: int = 0,
+    crew: Crew | None = None,
+    guard: npt.NDArray[np.int64] | None = None,
 ) -> kernels.Device:
     """Return the state of a device queue as `BalloonDevice` describes it.
 
@@ -58,6 +67,9 @@ def make_state(
         faults=np.zeros(1, faults.FAULTS),
         sent=np.full((room, 3), -1, np.int64),  # written once: timed code meets no page fault
         vectors=policy.make_vectors(EXTENTS),
+        crew=(crew or Crew.of_none()).state,
+        collect=policy.collect,
+        guard=no_guard() if guard is None else guard,
     )
 
 
@@ -72,9 +84,10 @@ class BalloonDevice:
 
     Its `log` holds `log_rows` intervals of that. `balloon`, as `no_balloon` makes it, is which
     pages are in the balloon, shared by the device's two queues; a page is discarded only when it
-    enters it, as `policy` says. Pages of the queue ``"inflate"`` are discarded (with
-    the RAM's own advice), those of ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as
-    QEMU does. The first `room` ranges that messages name are kept in `sent`.
+    enters it, as `policy` says. Pages of the queue ``"inflate"`` are discarded (with the RAM's own
+    advice), those of ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as QEMU does. The
+    first `room` ranges that messages name are kept in `sent`. Where the policy collects messages,
+    the two queues share a `guard`, as `no_guard` makes it.
     """
 
     def __init__(
@@ -87,14 +100,20 @@ class BalloonDevice:
         balloon: npt.NDArray[np.uint64],
         operation: str = "inflate",
         room: int = 0,
+        guard: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._ram, self._queue, self._operation = ram, queue, operation
         self.log = clock.Log.empty(log_rows)
-        self._state = make_state(wire_format, policy, operation, balloon, ram.advice, room)
+        advice = ram.advice if operation == "inflate" else mmap.MADV_WILLNEED
+        self._crew = Crew(policy, ram.memory, advice, EXTENTS)
+        self._state = make_state(
+            wire_format, policy, operation, balloon, ram.advice, room, self._crew, guard
+        )
         self._worker = Worker(self._serve, "balloon-device")
 
     def start(self) -> None:
         """Start answering kicks."""
+        self._crew.start()
         self._worker.start()
 
     def stop(self) -> None:
@@ -103,7 +122,10 @@ class BalloonDevice:
         Bad records go to the log ``balloonlab.host`` then, one by one.
         """
         self._queue.stop()
-        self._worker.join()
+        try:
+            self._worker.join()
+        finally:
+            self._crew.stop()
         found = self.fault_log()
         for message, text, at in found:
             LOGGER.warning("%s queue, message %d, at %d: %s", self._operation, message, at, text)
@@ -111,6 +133,11 @@ class BalloonDevice:
         if beyond:
             LOGGER.warning("%s queue: %d more bad records", self._operation, beyond)
         self._worker.result()
+
+    def settle(self) -> None:
+        """Wait until nothing is held that was answered; no message may be under way."""
+        while self._state.guard[kernels.HELD]:
+            time.sleep(1e-4)
 
     def rehearse(self, rehearsing: bool) -> None:
         """Do everything but discard, or everything again; no message may be under way."""

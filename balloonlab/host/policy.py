@@ -29,13 +29,19 @@ DISCARDS = {
 VECTORED = ("vector", "sorted-vector")
 MOST_VECTORS = 1024  # UIO_MAXIOV
 MOST_THREADS = 64
+MOST_COLLECTED = 64
 
 ADVICE = {mmap.MADV_DONTNEED: "MADV_DONTNEED", mmap.MADV_REMOVE: "MADV_REMOVE"}
 
 
 @dataclass(frozen=True)
 class Policy:
-    """How a device applies a message: one of `DISCARDS`, and how many ranges a vectored call has.
+    """How a device applies messages.
+
+    By one of `DISCARDS`, with so many ranges a vectored call, by so many threads. The device
+    answers as many messages as `collect` says before it discards them together: when it has
+    that many, when no kick has come for a millisecond, before it answers a deflation, and
+    before it stops.
 
     Examples
     --------
@@ -46,6 +52,7 @@ class Policy:
     discard: str = "range"
     vectors: int = MOST_VECTORS
     threads: int = 1
+    collect: int = 1
 
     def __post_init__(self) -> None:
         if self.discard not in DISCARDS:
@@ -55,6 +62,8 @@ class Policy:
             raise ValueError(f"vectors must be 1 to {MOST_VECTORS}, got {self.vectors}")
         if not 1 <= self.threads <= MOST_THREADS:
             raise ValueError(f"threads must be 1 to {MOST_THREADS}, got {self.threads}")
+        if not 1 <= self.collect <= MOST_COLLECTED:
+            raise ValueError(f"collect must be 1 to {MOST_COLLECTED}, got {self.collect}")
 
     def make_vectors(self, n_extents: int) -> Vectors:
         """Return what a device of this policy sorts and calls with."""

@@ -13,18 +13,23 @@ import numpy as np
 from .bitmap import ONE, ZERO
 from .clock import DECODE, DISCARD, TRANSLATE, record
 from .compile import kernel
-from .discard import Vectors, apply
-from .doorbell import call, mark_broken, wait_for_kick
+from .crew import Crew, apply
+from .discard import Vectors
+from .doorbell import FOREVER, call, mark_broken, wait_for_kick
 from .formats import Decoding, decode
-from .intrinsics import load_acquire
-from .syscalls import now_ns
+from .intrinsics import load_acquire, store_release
+from .syscalls import now_ns, pause
 from .translate import PAGE_BYTES, translate
 from .vring import BAD_INDEX, ENTRIES, INDEX, STOP, fetch, fetch_blocks, push_used
+
+IDLE_MS = 1
+"""A device that holds extents discards them when no kick has come for so long."""
 
 STATE = np.dtype(
     [
         ("n_translations", np.int64),
         ("n_discards", np.int64),  # calls
+        ("n_extents", np.int64),  # that they discarded
         ("n_discard_errors", np.int64),
         # Where `translate` stands in the message at hand:
         ("range", np.int64),  # the next range
@@ -34,8 +39,14 @@ STATE = np.dtype(
         ("command", np.int64),  # the last command id of free page hinting; -1 before any
         ("n_sent", np.int64),  # ranges that messages named; beyond the room they are not kept
         ("rehearsing", np.int64),  # not 0: all is done but the discard
+        ("held", np.int64),  # extents that were answered and are still to be discarded
+        ("n_collected", np.int64),  # messages that these are of
     ]
 )
+
+
+HELD, FLUSHES = 0, 1
+"""Columns of `Device.guard`: whether the inflate queue holds extents, and how often it let go."""
 
 
 class Device(NamedTuple):
@@ -55,6 +66,9 @@ class Device(NamedTuple):
         np.ndarray
     )  # int64, shape (room, 3): start_pfn, n_pages, ns when their message was fetched
     vectors: Vectors
+    crew: Crew
+    collect: int  # messages whose extents are discarded together, after they were answered
+    guard: np.ndarray  # int64, shape (2,): HELD, FLUSHES; one for inflate and deflate
 
 
 @kernel
@@ -97,6 +111,43 @@ def _forget(balloon, extents):
 
 
 @kernel
+def flush(device, memory, clock, log):
+    """Discard the extents that are held; return the clock."""
+    state = device.state[0]
+    extents = device.extents[: state["held"]]
+    if device.decoding == Decoding.BLOCKS:  # no balloon: a used block is the guest's again
+        _forget(device.balloon, extents)
+    if state["rehearsing"] == 0:
+        n_extents, n_calls, failed = apply(
+            device.discard, memory, extents, device.advice, device.vectors, device.crew
+        )
+        state["n_extents"] += n_extents
+        state["n_discards"] += n_calls
+        state["n_discard_errors"] += failed
+    state["held"] = 0
+    state["n_collected"] = 0
+    if device.guard[HELD] != 0:
+        store_release(device.guard, HELD, 0)
+        store_release(device.guard, FLUSHES, device.guard[FLUSHES] + 1)
+    return record(log, DISCARD, clock)
+
+
+@kernel
+def _await_flush(device, ring, cell):
+    """Wait until no page is held that a deflation names: it must not be discarded afterwards.
+
+    Whatever is held now is discarded by the next flush, which the inflate queue's own thread makes
+    within `IDLE_MS`; a count tells one that went by between two looks.
+    """
+    guard = device.guard
+    before = load_acquire(guard, FLUSHES)
+    while load_acquire(guard, HELD) != 0 and load_acquire(guard, FLUSHES) == before:
+        if _is_to_stop(ring):
+            break
+        pause(cell)
+
+
+@kernel
 def handle(device, ring, memory, n_bytes, clock, log):
     """Carry out the message in ``device.words``; `clock` is when it was fetched.
 
@@ -117,15 +168,15 @@ def handle(device, ring, memory, n_bytes, clock, log):
     while state["range"] < n_ranges and not _is_to_stop(ring):
         n = translate(memory, device, ranges)
         clock = record(log, TRANSLATE, clock)
-        if device.decoding == Decoding.BLOCKS:  # no balloon: a used block is the guest's again
-            _forget(device.balloon, device.extents[:n])
-        if state["rehearsing"] == 0:
-            extents = device.extents[:n]
-            n_calls, failed = apply(device.discard, memory, extents, device.advice, device.vectors)
-            state["n_discards"] += n_calls
-            state["n_discard_errors"] += failed
-        clock = record(log, DISCARD, clock)
+        state["held"] = n
+        if state["range"] < n_ranges:
+            clock = flush(device, memory, clock, log)
     state["n_translations"] += state["n_lookups"]
+    state["n_collected"] += 1
+    if state["n_collected"] >= device.collect or device.decoding == Decoding.BLOCKS:
+        flush(device, memory, clock, log)
+    elif state["held"] > 0:
+        store_release(device.guard, HELD, 1)
 
 
 @kernel
@@ -147,6 +198,8 @@ def answer(queue, memory, device, used, log):
     if n_bytes < 0:
         return n_bytes
     handle(device, ring, memory, n_bytes, clock, log)
+    if not device.inflating:
+        _await_flush(device, ring, log.cell)
     push_used(ring, head, used)
     call(queue.doorbell, ring, log.cell)
     return 1
@@ -156,13 +209,18 @@ def answer(queue, memory, device, used, log):
 def serve(queue, memory, device, log):
     """Answer kicks until asked to stop or until the queue is found corrupt."""
     used = 0
+    state = device.state[0]
     while True:
-        wait_for_kick(queue.doorbell, log.cell)
+        patience_ms = IDLE_MS if state["held"] > 0 else FOREVER
+        if not wait_for_kick(queue.doorbell, patience_ms, log.cell):
+            flush(device, memory, now_ns(log.cell), log)
         while True:
             if _is_to_stop(queue.ring):
+                flush(device, memory, now_ns(log.cell), log)
                 return
             outcome = answer(queue, memory, device, used, log)
             if outcome < 0:
+                flush(device, memory, now_ns(log.cell), log)
                 mark_broken(queue, -outcome, log.cell)
                 return
             if outcome == 0:

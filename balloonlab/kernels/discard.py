@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import kernel
-from .syscalls import advise, advise_vectors, now_ns
+from .syscalls import advise, advise_vectors
 
 SHORT_RUN = 16  # rows that are sorted by insertion; of 8 to 64 the fastest, 256 shuffled rows: 4 us
 
@@ -131,22 +131,3 @@ def discard_vectored(memory, extents, advice, vectors):
             failed += 1
             done += 1
     return n_calls, failed
-
-
-@kernel
-def apply(how, memory, extents, advice, vectors):
-    """Discard extents as one of `Discard` does; return the calls made and how many failed."""
-    n = extents.shape[0]
-    if how == Discard.SORTED or how == Discard.SORTED_VECTOR:
-        n = sort_extents(extents, vectors.scratch)
-    if how == Discard.VECTOR or how == Discard.SORTED_VECTOR:
-        return discard_vectored(memory, extents[:n], advice, vectors)
-    return n, discard(memory, extents[:n], advice)
-
-
-@kernel
-def timed_discard(memory, extents, advice, cell):
-    """Discard extents as the device does; return how many failed and the ns it took."""
-    begin_ns = now_ns(cell)
-    failed = discard(memory, extents, advice)
-    return failed, now_ns(cell) - begin_ns

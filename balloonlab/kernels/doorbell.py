@@ -13,13 +13,21 @@ from numba.extending import overload
 
 from .compile import kernel
 from .intrinsics import load_acquire, store_release
-from .syscalls import receive_bytes, send_bytes, signal_event, wait_event, wait_readable
+from .syscalls import (
+    receive_bytes,
+    send_bytes,
+    signal_event,
+    wait_event,
+    wait_input,
+    wait_readable,
+)
 from .vcpu import write_port
 from .vring import BROKEN, FLAGS, INDEX, NO_INTERRUPT, NO_NOTIFY, Ring
 
 USED, RING_BROKEN, NO_ANSWER, REFUSED, NOT_USED = range(5)
 """What came of a kick. The first two are any device's, the others QEMU's."""
 
+FOREVER = -1  # ms
 _NEWLINE, _O, _K = 10, 79, 75
 
 
@@ -150,30 +158,34 @@ def _typed(doorbell, ring, cell):
 
 
 @kernel
-def _sleep_on_eventfd(doorbell, cell):
+def _sleep_on_eventfd(doorbell, patience_ms, cell):
+    if patience_ms != FOREVER and not wait_input(doorbell.kick, patience_ms, cell):
+        return False
     wait_event(doorbell.kick, cell)
+    return True
 
 
 @kernel
-def _sleep_on_epoll(doorbell, cell):
-    wait_readable(doorbell.kick, cell)
+def _sleep_on_epoll(doorbell, patience_ms, cell):
+    return wait_readable(doorbell.kick, patience_ms, cell)
 
 
 _SLEEPS = {Eventfds: _sleep_on_eventfd, Polled: _sleep_on_epoll}
 
 
-def wait_for_kick(doorbell: Any, cell: np.ndarray) -> None:
+def wait_for_kick(doorbell: Any, patience_ms: int, cell: np.ndarray) -> bool:
     """Sleep until a kick, or until somebody wants the device to look; it may wake early.
 
-    The device's end of `Eventfds` and `Polled`.
+    The device's end of `Eventfds` and `Polled`. False where none came for `patience_ms`, which may
+    be FOREVER.
     """
-    _SLEEPS[type(doorbell)](doorbell, cell)
+    return _SLEEPS[type(doorbell)](doorbell, patience_ms, cell)
 
 
 @overload(wait_for_kick)
-def _typed_wait(doorbell, cell):
+def _typed_wait(doorbell, patience_ms, cell):
     sleep = _SLEEPS[doorbell.instance_class]
-    return lambda doorbell, cell: sleep(doorbell, cell)
+    return lambda doorbell, patience_ms, cell: sleep(doorbell, patience_ms, cell)
 
 
 @kernel

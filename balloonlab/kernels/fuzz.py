@@ -253,10 +253,10 @@ def run_cases(guest, memory, device, in_balloon, canaries, n_cases, tallies, log
         for k in range(in_balloon.size):
             in_balloon[k] = draw(guest.state) & draw(guest.state)
             device.balloon[k] = in_balloon[k]
-        before = device.state[0]["n_discards"]
+        before = device.state[0]["n_extents"]
         outcome = answer(guest.queue, memory, device, used, log)
         log.length[0] = 0
-        n_extents = min(device.state[0]["n_discards"] - before, device.extents.shape[0])
+        n_extents = min(device.state[0]["n_extents"] - before, device.extents.shape[0])
         extents = device.extents[:n_extents]
         counts["discards_outside"] += _outside(memory, extents)
         counts["discarded_again"] += _again(in_balloon, extents, device.inflating)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import time
 from contextlib import suppress
 from typing import Any
@@ -21,6 +22,10 @@ from .compile import kernel
 from .tsc import Tsc, tsc_ns
 
 CLOCK_MONOTONIC = 1
+POLLIN = 1
+PAUSE_NS = 50_000
+"""Of a thread that waits for another one to finish its work; no cost of anything."""
+
 PROCESS_MADVISE = 440
 """The call's number, the same on all architectures; older C libraries have no name for it."""
 
@@ -44,8 +49,15 @@ if config.DISABLE_JIT:
     def wait_event(fd: int, cell: np.ndarray) -> None:
         os.read(int(fd), 8)
 
-    def wait_readable(epoll_fd: int, cell: np.ndarray) -> None:
-        ctypes.CDLL(None).epoll_wait(int(epoll_fd), ctypes.c_void_p(cell.ctypes.data), 1, -1)
+    def wait_readable(epoll_fd: int, patience_ms: int, cell: np.ndarray) -> bool:
+        event = ctypes.c_void_p(cell.ctypes.data)
+        return ctypes.CDLL(None).epoll_wait(int(epoll_fd), event, 1, int(patience_ms)) != 0
+
+    def wait_input(fd: int, patience_ms: int, cell: np.ndarray) -> bool:
+        return bool(select.select([int(fd)], [], [], patience_ms / 1e3)[0])
+
+    def pause(cell: np.ndarray) -> None:
+        time.sleep(PAUSE_NS / 1e9)
 
     def send_bytes(fd: int, data: np.ndarray) -> int:
         try:
@@ -72,6 +84,8 @@ else:
     _epoll = types.ExternalFunction(
         "epoll_wait", types.int32(types.int32, types.intp, types.int32, types.int32)
     )
+    _poll = types.ExternalFunction("poll", types.int32(types.intp, types.uintp, types.int32))
+    _nanosleep = types.ExternalFunction("nanosleep", types.int32(types.intp, types.intp))
     _clock = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.intp))
 
     @kernel
@@ -99,12 +113,29 @@ else:
         _read(fd, cell.ctypes.data, 8)
 
     @kernel
-    def wait_readable(epoll_fd, cell):
+    def wait_readable(epoll_fd, patience_ms, cell):
         """Sleep until one of an epoll's descriptors has an edge; a signal ends it, too.
 
-        `cell`, 16 bytes, takes the one event, of 12.
+        False where `patience_ms` (-1: endless) went by. `cell`, 16 bytes, takes the one event, of
+        12.
         """
-        _epoll(epoll_fd, cell.ctypes.data, 1, -1)
+        return _epoll(epoll_fd, cell.ctypes.data, 1, patience_ms) != 0
+
+    @kernel
+    def wait_input(fd, patience_ms, cell):
+        """Sleep until a descriptor can be read; False where it could not for so long.
+
+        `cell`, 16 bytes, holds the one ``struct pollfd``, of 8.
+        """
+        cell[0] = fd | POLLIN << 32
+        return _poll(cell.ctypes.data, 1, patience_ms) != 0
+
+    @kernel
+    def pause(cell):
+        """Let others run for `PAUSE_NS`."""
+        cell[0] = 0
+        cell[1] = PAUSE_NS
+        _nanosleep(cell.ctypes.data, 0)
 
     @kernel
     def send_bytes(fd, data):

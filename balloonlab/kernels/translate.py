@@ -116,6 +116,8 @@ def _side(last_offset, last_bytes, offset, n_bytes):
 def translate(memory, device, ranges):
     """Turn ranges of guest pages into extents of host memory; return how many, a batch at a time.
 
+    Those that the device holds already stay, and count.
+
     `ranges` are int64 rows of (start_pfn, n_pages), each address looked up in the memory map. A
     range of which any page is not the guest's RAM is refused whole, before anything of it is
     discarded. Of one that repeats pages those are skipped, 64 at a time: none is discarded that is
@@ -129,7 +131,7 @@ def translate(memory, device, ranges):
     slots, extents, balloon = memory.slots, device.extents, device.balloon
     state, inflating = device.state[0], device.inflating
     per_page = device.discard == Discard.PER_PAGE
-    n = 0
+    n = state["held"]
     i, done, n_lookups = state["range"], state["done"], state["n_lookups"]
     last_lookup = n_lookups + extents.shape[0]
     while i < ranges.shape[0] and n_lookups < last_lookup:

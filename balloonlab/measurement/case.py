@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address_map import check_sizes
-from ..host import Policy
+from ..host import MOST_VECTORS, Policy
 from ..kernels.buddy import N_ORDERS
 from ..pages import Buddy, age, patterns
 from ..qemu.protocols import REPORTING
@@ -51,6 +51,8 @@ class Case:
     protocol: str
     discard: str
     vectors: int  # of a vectored discard; 0 for all others
+    threads: int
+    collect: int
     pattern: str
     order: str
     operation: str
@@ -140,7 +142,7 @@ class Case:
     @property
     def policy(self) -> Policy:
         """How the host's device applies a message."""
-        return Policy(self.discard, self.vectors or 1)
+        return Policy(self.discard, self.vectors or MOST_VECTORS, self.threads, self.collect)
 
     @property
     def _merged(self) -> bool:

@@ -10,7 +10,7 @@ from .. import wire
 from ..address_map import DRIVER_GPA, ram_ranges
 from ..guest import OFFERED, BalloonDriver, InVcpu, run_in_thread
 from ..host import BalloonDevice, GuestRam, Policy
-from ..host.device import EXTENTS, no_balloon
+from ..host.device import EXTENTS, no_balloon, no_guard
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..kernels.tsc import Tsc
@@ -54,7 +54,8 @@ def machine(
     span = ram_ranges(pages)[-1].end
     kicks = max(one.max_kicks(pages, span) for one in (wire.get("pfn"), wire_format))
     rows = operations * (3 * (kicks + 1) + 2 * (pages // EXTENTS + 1))
-    balloon = no_balloon(ram.memory.ram.size)
+    balloon, guard = no_balloon(ram.memory.ram.size), no_guard()
+    policy = policy or Policy(wire_format.discard)
     with ExitStack() as stack:
         transport = stack.enter_context(
             LocalTransport(ram.driver_memory(), DRIVER_GPA, offered, wait == "busy")
@@ -68,7 +69,7 @@ def machine(
         devices = {}
         for operation, queue in transport.virtqueues.items():
             device = BalloonDevice(
-                ram, queue, spoken, policy or Policy(wire_format.discard), rows, balloon, operation
+                ram, queue, spoken, policy, rows, balloon, operation, guard=guard
             )
             stack.callback(device.stop)
             device.start()

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..guest import InVcpu
-from ..host import GuestRam
+from ..host import GuestRam, Policy
+from ..host.crew import Crew
 from ..host.ram import bits_of
 from ..kernels import clock, contents
-from ..kernels.discard import timed_discard
 from ..kernels.vcpu import write_often
 from ..sizes import PAGE_BYTES
 from ..vcpu import Vcpu
@@ -108,12 +108,13 @@ def time_kicks(vcpu: Vcpu) -> dict[str, int]:
 def time_discards(guest: VirtualMachine) -> dict[str, int]:
     """Time ``madvise`` of single pages that the guest, and in turn only the host, has touched."""
     probe = GuestRam(PROBE_PAGES)
-    extents = np.arange(PROBE_PAGES)[:, None] * [PAGE_BYTES, 0] + [0, PAGE_BYTES]
+    extents = np.array([(page * PAGE_BYTES, PAGE_BYTES) for page in range(PROBE_PAGES)])
+    crew = Crew(Policy("range"), probe.memory, mmap.MADV_DONTNEED, PROBE_PAGES)
     cell, found = np.zeros(2, np.int64), dict[str, list[int]](mapped=[], unmapped=[])
     for _ in range(PROBES):
         for name, call in (("mapped", guest.vcpu.call), ("unmapped", _call)):
             probe.touch(call=call)
-            failed, ns = timed_discard(probe.memory, extents, mmap.MADV_DONTNEED, cell)
+            failed, ns = crew.timed_discard(extents, cell)
             if failed:
                 raise RuntimeError(f"{failed} madvise calls of the rehearsal failed")
             found[name].append(ns // PROBE_PAGES)

@@ -14,9 +14,9 @@ import psutil
 
 from .. import wire
 from ..guest import InVcpu, Operation
-from ..host import BalloonDevice, GuestRam
+from ..host import BalloonDevice, GuestRam, Policy
+from ..host.crew import Crew
 from ..kernels.clock import Log
-from ..kernels.discard import timed_discard
 from ..kernels.faults import DESCRIPTIONS, REPEATED
 from .case import Case
 from .checks import Pages, check_after, check_before, check_rss_fall, none_lost
@@ -98,6 +98,8 @@ def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
             driver.log.clear()
         rss = psutil.Process().memory_info().rss
         steps = [driver.set_target(target) for target in case.targets()]
+        for device in running.devices.values():
+            device.settle()
         fall = rss - psutil.Process().memory_info().rss
     return Operated(steps, driver.log, running.devices, fall)
 
@@ -124,14 +126,16 @@ def sent_pages(case: Case, ram: GuestRam, done: Operated) -> Pages:
 def discard_once(case: Case, ram: GuestRam) -> tuple[Times, int]:
     """Discard the first ``case.balloon_bytes`` of RAM in one call; return times and fall of RSS.
 
-    Nothing is allocated, sent or translated: only the host's discard is left, by the same
-    compiled function that the device uses.
+    A call for each of the case's threads. Nothing is allocated, sent or translated: only the host's
+    discard is left, by the same compiled function that the device uses.
     """
     extents, cell = np.array([[0, case.balloon_bytes]], np.int64), np.zeros(2, np.int64)
-    rss = psutil.Process().memory_info().rss
-    begin = time.monotonic_ns()
-    failed, discard_ns = timed_discard(ram.memory, extents, mmap.MADV_DONTNEED, cell)
-    wall_ns = time.monotonic_ns() - begin
+    policy = Policy("range", threads=case.threads)
+    with Crew(policy, ram.memory, mmap.MADV_DONTNEED, 1) as crew:
+        rss = psutil.Process().memory_info().rss
+        begin = time.monotonic_ns()
+        failed, discard_ns = crew.timed_discard(extents, cell)
+        wall_ns = time.monotonic_ns() - begin
     fall_bytes = rss - psutil.Process().memory_info().rss
     if failed:
         raise RuntimeError("one madvise over the balloon failed; nothing is reported")

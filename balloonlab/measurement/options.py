@@ -21,7 +21,7 @@ from typing import Annotated, Any, Generic, Literal, ParamSpec, TypedDict, TypeV
 import numpy as np
 import numpy.typing as npt
 
-from ..host import BACKINGS, DISCARDS, MOST_VECTORS
+from ..host import BACKINGS, DISCARDS, MOST_COLLECTED, MOST_THREADS, MOST_VECTORS
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..sizes import Size, parse_pages
 from ..wire.pfn import LEAST_KICK_PAGES, MOST_KICK_PAGES
@@ -105,6 +105,12 @@ class Options(TypedDict, Generic[M], total=False):
         None, least=1, most=MOST_VECTORS, column="vectors", help=(
         "Ranges in a vectored call, by default 256 for ``pfn``, a message's pages, else 1024. 0 "
         "stands in the frame where no call is vectored."))]
+    threads: Annotated[int | M, Option(1, least=1, most=MOST_THREADS, column="threads", help=(
+        "Threads that discard a message together."))]
+    collect: Annotated[int | M, Option(1, least=1, most=MOST_COLLECTED, column="collect", help=(
+        "Messages that the host answers before it discards them together. Earlier where no kick "
+        "comes for a millisecond, and before a deflation is answered. Firecracker gathers what is "
+        "on the queue, up to 2048 pages."))]
     pattern: Annotated[Pattern | M, Option("idle", column="pattern", help=(
         "Which pages: ``idle``, ``random``, ``huge``, ``aged``, ``every:8``, ``geometric:1.5`` or "
         "``trace:NAME``. A spelling that `balloonlab.patterns.make` takes, or an array of "

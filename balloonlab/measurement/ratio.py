@@ -90,6 +90,10 @@ def _default_by(frame: pd.DataFrame) -> list[str]:
 def ratio_of(
     top: npt.NDArray[np.int64], bottom: npt.NDArray[np.int64]
 ) -> tuple[float, float, float, int, str]:
+    """Return the ratio of the medians of two cases' repeats, as `ratios` has it.
+
+    Low and high end of its interval, the fewer repeats, and what the interval is.
+    """
     n = min(top.size, bottom.size)
     ratio = float(np.median(top) / np.median(bottom))
     if n < LEAST_FOR_BOOTSTRAP:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -50,7 +51,9 @@ class Setup:
 
 _FLOOR_RULES: Rules = {
     name: (TABLE[name].default, "it is one call over as many bytes")
-    for name in ("operation", "pattern", "order", "wait", "allocation", "kick_pages", "steps")
+    for name in (
+        *("operation", "pattern", "order", "wait", "collect", "allocation", "kick_pages", "steps"),
+    )
 }
 _KICK_PAGES = TABLE["kick_pages"].default
 _RECORDS = {"kick_pages": (_KICK_PAGES, "its messages are no lists of pages")}
@@ -67,6 +70,11 @@ _OF_LAB = {
 }
 _BLOCKS = "a guest takes a reported page back without a message"
 _AT_ONCE = "the guest sends all that it has"
+_OF_BLOCKS: Rules = {
+    "operation": ("inflate", _BLOCKS),
+    "steps": (1, _AT_ONCE),
+    "collect": (1, "a block that was answered is the guest's again"),
+}
 
 _SCOPES = ("protocol", "allocation")
 """Options whose values have rules of their own."""
@@ -102,6 +110,8 @@ SETUPS = {
             "": {
                 "wait": ("block", "its answer is waited for in a system call"),
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of its device has bitmaps"),
+                "threads": (1, "its own main thread discards"),
+                "collect": (1, "it discards before it answers"),
                 "allocation": ("page", "a PFN names a single page, and blocks are reported"),
                 "kick_pages": (_KICK_PAGES, "it is told apart by messages as Linux sends them"),
                 "steps": (1, "a repeat is one step in a fresh process"),
@@ -137,8 +147,8 @@ SETUPS = {
                 "order": ("as is", "pages come as its allocator has them"),
                 "thp": (False, "its memory is a shared file of small pages"),
             },
-            HINTING: {"operation": ("inflate", _BLOCKS), "steps": (1, _AT_ONCE)},
-            protocols.REPORTING: {"operation": ("inflate", _BLOCKS), "steps": (1, _AT_ONCE)},
+            HINTING: _OF_BLOCKS,
+            protocols.REPORTING: _OF_BLOCKS,
         },
         check_pages=on_linux.check_memory,
         backings=("memfd",),
@@ -239,6 +249,8 @@ def check_rules(case: Case) -> None:
     """Refuse values that the case's guest, host or protocol cannot have (ValueError)."""
     setup = setup_of(case)
     _check_protocol(case.guest, case.host, case.protocol, case.discard)
+    if case.discard in VECTORED:
+        check_vectored(mmap.MADV_REMOVE if case.guest == "linux" else mmap.MADV_DONTNEED)
     check_choice("backing", case.backing, setup.backings, f" with guest={case.guest!r}")
     where = f"guest={case.guest!r}" if case.guest != "thread" else f"host={case.host!r}"
     scopes = {"": where}

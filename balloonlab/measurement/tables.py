@@ -152,7 +152,10 @@ OWN_CHECKS = {
 }
 """Columns of the checks that only repeats of one source have; blank for those of others."""
 
-EARLIER: dict[str, Any] = {"vectors": 0, "allocation": "page", "kick_pages": PFNS_PER_BUFFER}
+EARLIER: dict[str, Any] = {
+    **{"vectors": 0, "threads": 1, "collect": 1, "allocation": "page"},
+    "kick_pages": PFNS_PER_BUFFER,
+}
 """What columns were that runs of earlier versions lack: there was no other way."""
 
 DTYPES: dict[str, type] = {

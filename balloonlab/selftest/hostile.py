@@ -147,7 +147,8 @@ def _play(
     balloon = no_balloon(memory.ram.size)
     read_as = BLOCKS if protocol == BLOCKS.name else wire.get(protocol)
     queues = [
-        make_state(read_as, Policy(discard), operation, balloon) for operation in ("inflate", "deflate")
+        make_state(read_as, Policy(discard), operation, balloon)
+        for operation in ("inflate", "deflate")
     ]
     tallies, in_balloon = kernels.Tallies.zero(), np.zeros_like(balloon)
     log = clock.Log.empty(1000)

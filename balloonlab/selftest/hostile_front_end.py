@@ -18,6 +18,7 @@ from threading import active_count
 
 import numpy as np
 
+from ..host import Policy
 from ..host.backend import Backend
 from ..kernels import vring
 from ..queue import Worker
@@ -45,7 +46,7 @@ Backends = Callable[[Path], Backend]
 
 def make_backend(path: Path) -> Backend:
     """Return the back-end that is attacked."""
-    return Backend(path, "range", 100, 100, EXTRA)
+    return Backend(path, Policy("range"), 100, 100, EXTRA)
 
 
 def play(n_sessions: int, seed: int, make: Backends = make_backend) -> dict[str, int]:
