@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         capture,
         datasets,
         figures,
+        ladder,
         linux,
         model,
         qemu,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
         vcpu,
         wire,
     )
+    from .host import host_policies, host_policy
+    from .ladder import bench
     from .main_job import reproduce
     from .measurement import (
         compare,
@@ -48,13 +51,16 @@ if TYPE_CHECKING:
     from .pages import patterns, traces
 
 __all__ = [
-    "capture", "compare", "datasets", "figures", "give_back", "linux", "load", "load_timeline",
-    "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction",
-    "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces", "vcpu", "wire",
+    "bench", "capture", "compare", "datasets", "figures", "give_back", "host_policies",
+    "host_policy", "ladder", "linux", "load", "load_timeline", "measure", "model", "patterns",
+    "pool", "qemu", "ratios", "reproduce", "reproduction", "results", "selftest", "sizes", "sweep",
+    "timeline", "totals", "traces", "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {
-    "patterns": "pages", "reproduce": "main_job", "traces": "pages",
+    "bench": "ladder", "reproduce": "main_job",
+    **dict.fromkeys(("host_policies", "host_policy"), "host"),
+    **dict.fromkeys(("patterns", "traces"), "pages"),
     **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
     **dict.fromkeys(("give_back", "ratios", "sweep", "timeline", "totals"), "measurement"),
 }  # fmt: skip

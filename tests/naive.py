@@ -535,3 +535,27 @@ def fetch_blocks(chain, ram, room):
         else:
             command = int.from_bytes(ram[address : address + 4].tobytes(), "little")
     return pairs, command
+
+
+def sort_extents(extents):
+    """Extents (offset, bytes) in order, those that adjoin merged."""
+    merged = []
+    for offset, n_bytes in sorted(extents):
+        if merged and sum(merged[-1]) == offset:
+            merged[-1][1] += n_bytes
+        else:
+            merged.append([offset, n_bytes])
+    return merged
+
+
+def vectored(extents, most, refused):
+    """Calls of a vectored discard and how many failed, where some offsets are refused."""
+    calls, failed, left = 0, 0, list(extents)
+    while left:
+        calls += 1
+        for offset, _ in left[:most]:
+            left = left[1:]
+            if offset in refused:
+                failed += 1
+                break
+    return calls, failed

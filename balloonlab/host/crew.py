@@ -61,8 +61,8 @@ class Crew:
 
     def timed_discard(
         self, extents: npt.NDArray[np.int64], cell: npt.NDArray[np.int64]
-    ) -> tuple[int, int]:
-        """Discard rows of offset and bytes; return how many calls failed and the ns it took.
+    ) -> tuple[int, int, int]:
+        """Discard rows of offset and bytes; return the calls, how many failed, and the ns.
 
         `cell` is int64 scratch, shape (2,).
         """

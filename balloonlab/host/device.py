@@ -68,7 +68,7 @@ def make_state(
         sent=np.full((room, 3), -1, np.int64),  # written once: timed code meets no page fault
         vectors=policy.make_vectors(EXTENTS),
         crew=(crew or Crew.of_none()).state,
-        collect=policy.collect,
+        collect=policy.collect if operation == "inflate" else 1,
         guard=no_guard() if guard is None else guard,
     )
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import mmap
 import os
 import platform
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -104,22 +106,24 @@ def check_vectored(advice: int, pid: int = 0) -> None:
         )
 
 
-_WHOLE = "the whole message is discarded before it is answered"
-
 POLICIES = {
-    "qemu": (Policy("page"), "QEMU", f"each page is looked up and discarded; {_WHOLE}"),
+    "qemu": (Policy("page"), "QEMU", "each page is looked up, and discarded by itself"),
     "cloud-hypervisor": (
-        Policy("page"), "Cloud Hypervisor", "each page is looked up and discarded; a shared file "
-        "is punched besides",
+        Policy("page"), "Cloud Hypervisor", "the same; of a shared file a hole is punched besides",
     ),
-    "crosvm": (Policy("range"), "crosvm", "pages that follow each other in the message are joined"),
+    "crosvm": (Policy("range"), "crosvm", "pages that follow each other in a message are joined"),
     "firecracker": (
-        Policy("sorted"), "Firecracker", "pages are sorted, repeated ones dropped, neighbours "
-        "joined, up to 2048 that are on the queue together",
+        Policy("sorted", collect=8), "Firecracker", "up to 2048 pages that are on the queue are "
+        "sorted, repeated ones dropped, neighbours joined",
     ),
-    "vectored": (Policy("vector", 256), "nobody", "256 ranges, a whole message, in one call"),
-    "sorted-vectored": (
-        Policy("sorted-vector", 256), "nobody", "sorted and joined, the rest in one call",
+    "vectored": (
+        Policy("vector", 256), "nobody", "neighbours joined, the ranges of a message in one call",
+    ),
+    "collected": (
+        Policy("sorted-vector", collect=32), "nobody", "32 messages together, sorted, in one call",
+    ),
+    "collected-by-two": (
+        Policy("sorted-vector", collect=32, threads=2), "nobody", "the same by two threads",
     ),
 }  # fmt: skip
 """What hosts do with the legacy message: the policy, who does it, and what it is."""
@@ -131,8 +135,8 @@ def host_policies() -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        By ``name``: ``discard`` and ``vectors``, as `balloonlab.measure` takes them, ``used_by``,
-        ``what`` it is.
+        By ``name``: ``discard``, ``threads`` and ``collect`` as `balloonlab.measure` takes them,
+        ``used_by``, ``what`` it is.
 
     Examples
     --------
@@ -140,7 +144,31 @@ def host_policies() -> pd.DataFrame:
     'sorted'
     """
     rows = {
-        name: {"discard": policy.discard, "vectors": policy.vectors, "used_by": who, "what": what}
-        for name, (policy, who, what) in POLICIES.items()
+        name: host_policy(name) | {"used_by": who, "what": what}
+        for name, (_, who, what) in POLICIES.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("name")
+
+
+def host_policy(name: str) -> dict[str, Any]:
+    """Return a host's policy as options of `balloonlab.measure`.
+
+    Parameters
+    ----------
+    name : str
+        One of `host_policies`; a ValueError names the nearest one.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> options = host_policy("crosvm")
+    >>> options
+    {'discard': 'range', 'threads': 1, 'collect': 1}
+    >>> run = bl.measure(memory="8MiB", protocol="pfn", repeats=1, progress=False, **options)
+    """
+    if name not in POLICIES:
+        near = difflib.get_close_matches(str(name), POLICIES, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"name must be one of {', '.join(POLICIES)}, got {name!r}{hint}")
+    policy = POLICIES[name][0]
+    return {"discard": policy.discard, "threads": policy.threads, "collect": policy.collect}

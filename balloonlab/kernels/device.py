@@ -126,7 +126,7 @@ def flush(device, memory, clock, log):
         state["n_discard_errors"] += failed
     state["held"] = 0
     state["n_collected"] = 0
-    if device.guard[HELD] != 0:
+    if device.inflating and device.guard[HELD] != 0:
         store_release(device.guard, HELD, 0)
         store_release(device.guard, FLUSHES, device.guard[FLUSHES] + 1)
     return record(log, DISCARD, clock)

@@ -15,7 +15,7 @@ from .bitmap import ONE, ZERO
 from .bitmap_v4 import make_head
 from .compile import kernel
 from .contents import PAGE_WORDS, SIGNATURE
-from .device import answer
+from .device import answer, flush
 from .formats import Decoding
 from .translate import BALLOONABLE, FIRST_PAGE, N_PAGES, PAGE_BYTES
 from .vring import DESC_NEXT, DESC_WRITE, ENTRIES, INDEX, describe
@@ -235,11 +235,21 @@ def _again(balloon, extents, inflating):
 
 
 @kernel
+def _judge(memory, device, before, in_balloon, counts):
+    """Judge the extents that were discarded since their number was `before`."""
+    n_extents = min(device.state[0]["n_extents"] - before, device.extents.shape[0])
+    extents = device.extents[:n_extents]
+    counts["discards_outside"] += _outside(memory, extents)
+    counts["discarded_again"] += _again(in_balloon, extents, device.inflating)
+
+
+@kernel
 def run_cases(guest, memory, device, in_balloon, canaries, n_cases, tallies, log):
     """Play `n_cases` hostile messages against the device and judge each.
 
     Balloonable slots of `memory` must not touch each other in the mapping. The device's counters
-    and faults add up over the cases; which pages are in its balloon is drawn anew for each.
+    and faults add up over the cases; which pages are in its balloon is drawn anew for each, or for
+    those that it collects.
     `in_balloon` is the judge's own account of it, shaped as ``device.balloon``. `canaries` (int64)
     are pages of the mapping that are no RAM and hold signatures.
     """
@@ -250,16 +260,14 @@ def run_cases(guest, memory, device, in_balloon, canaries, n_cases, tallies, log
             _write_blocks(guest, used)
         else:
             _write_message(guest, device.decoding, used)
-        for k in range(in_balloon.size):
-            in_balloon[k] = draw(guest.state) & draw(guest.state)
-            device.balloon[k] = in_balloon[k]
+        if device.state[0]["held"] == 0:
+            for k in range(in_balloon.size):
+                in_balloon[k] = draw(guest.state) & draw(guest.state)
+                device.balloon[k] = in_balloon[k]
         before = device.state[0]["n_extents"]
         outcome = answer(guest.queue, memory, device, used, log)
         log.length[0] = 0
-        n_extents = min(device.state[0]["n_extents"] - before, device.extents.shape[0])
-        extents = device.extents[:n_extents]
-        counts["discards_outside"] += _outside(memory, extents)
-        counts["discarded_again"] += _again(in_balloon, extents, device.inflating)
+        _judge(memory, device, before, in_balloon, counts)
         counts["canaries_changed"] += count_changed(memory.ram, canaries)
         if outcome < 0:
             tallies.stopped[-outcome] += 1  # the driver resets the device and goes on
@@ -267,3 +275,8 @@ def run_cases(guest, memory, device, in_balloon, canaries, n_cases, tallies, log
         elif outcome == 1:
             counts["carried_out"] += 1
             used += 1
+    before = device.state[0]["n_extents"]
+    flush(device, memory, 0, log)
+    log.length[0] = 0
+    _judge(memory, device, before, in_balloon, counts)
+    counts["canaries_changed"] += count_changed(memory.ram, canaries)

@@ -1,6 +1,6 @@
 """The ladder: what each improvement is worth, from the legacy driver to the floor."""
 
-from .bench import bench
+from .measuring import bench
 from .rungs import RUNGS, SCENARIOS, Rung, rung_times
 
 __all__ = ["RUNGS", "SCENARIOS", "Rung", "bench", "rung_times"]

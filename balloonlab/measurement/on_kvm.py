@@ -114,7 +114,7 @@ def time_discards(guest: VirtualMachine) -> dict[str, int]:
     for _ in range(PROBES):
         for name, call in (("mapped", guest.vcpu.call), ("unmapped", _call)):
             probe.touch(call=call)
-            failed, ns = crew.timed_discard(extents, cell)
+            _, failed, ns = crew.timed_discard(extents, cell)
             if failed:
                 raise RuntimeError(f"{failed} madvise calls of the rehearsal failed")
             found[name].append(ns // PROBE_PAGES)

@@ -65,8 +65,8 @@ def carry_out(
     """Do one repeat around `run`, which operates; `count_lost` as `GuestRam.count_lost`."""
     check = check_before(case, ram)
     if case.protocol == FLOOR:
-        times, fall_bytes = discard_once(case, ram)
-        work = Work(n_discards=1)
+        times, fall_bytes, n_calls = discard_once(case, ram)
+        work = Work(n_discards=n_calls)
         ballooned = np.arange(case.memory_pages) < case.balloon_pages
     else:
         done = run(case, ram)
@@ -123,8 +123,8 @@ def sent_pages(case: Case, ram: GuestRam, done: Operated) -> Pages:
     return ballooned
 
 
-def discard_once(case: Case, ram: GuestRam) -> tuple[Times, int]:
-    """Discard the first ``case.balloon_bytes`` of RAM in one call; return times and fall of RSS.
+def discard_once(case: Case, ram: GuestRam) -> tuple[Times, int, int]:
+    """Discard the first ``case.balloon_bytes`` of RAM; return times, fall of RSS and calls.
 
     A call for each of the case's threads. Nothing is allocated, sent or translated: only the host's
     discard is left, by the same compiled function that the device uses.
@@ -134,9 +134,10 @@ def discard_once(case: Case, ram: GuestRam) -> tuple[Times, int]:
     with Crew(policy, ram.memory, mmap.MADV_DONTNEED, 1) as crew:
         rss = psutil.Process().memory_info().rss
         begin = time.monotonic_ns()
-        failed, discard_ns = crew.timed_discard(extents, cell)
+        n_calls, failed, discard_ns = crew.timed_discard(extents, cell)
         wall_ns = time.monotonic_ns() - begin
     fall_bytes = rss - psutil.Process().memory_info().rss
     if failed:
         raise RuntimeError("one madvise over the balloon failed; nothing is reported")
-    return {("discard", "all"): discard_ns, ("remainder", "all"): wall_ns - discard_ns}, fall_bytes
+    times = {("discard", "all"): discard_ns, ("remainder", "all"): wall_ns - discard_ns}
+    return times, fall_bytes, n_calls

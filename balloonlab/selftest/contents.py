@@ -33,10 +33,17 @@ MUST_BE_ZERO = ("changed_bytes", "nonzero_bytes")
 """Columns of `verify` that hold 0 while no byte is lost and none is left."""
 
 
+POLICIES = {name: Policy(name) for name in DISCARDS} | {
+    "vector, two threads": Policy("vector", vectors=9, threads=2),
+    "sorted, collected": Policy("sorted", threads=2, collect=8),
+}
+"""What is tested of a device: every way to discard, threads and collected messages."""
+
+
 def combinations() -> list[tuple[str, str]]:
-    """Return every protocol that names each page once, with every way to discard."""
+    """Return every protocol that names each page once, with every one of `POLICIES`."""
     protocols = [name for name in wire.formats() if wire.get(name).names_each_page_once]
-    return list(product(protocols, DISCARDS))
+    return list(product(protocols, POLICIES))
 
 
 def verify(memory: Size = "8GiB", seed: int = 1, progress: bool = True) -> pd.DataFrame:
@@ -100,10 +107,11 @@ def _rounds(
     ballooned = np.zeros(-(-ram.memory_pages // 64) * 64, bool)
     ballooned[ram.page_index(pages)] = True
     bits = np.packbits(ballooned, bitorder="little").view(np.uint64)
-    with machine(ram, Buddy.holding(ram.memory_pages, pages), protocol, Policy(discard)) as both:
+    with machine(ram, Buddy.holding(ram.memory_pages, pages), protocol, POLICIES[discard]) as both:
         for operation, target in (("inflate", pages.size), ("deflate", 0)):
             done = both.driver.set_target(target)
             _check_sent(pages, done, both.devices[operation])
+            both.devices[operation].settle()
             found = np.zeros(4, np.int64)
             look = partial(kernels.compare, words, ballooned=bits, found=found)
             _by_step(ram, bar, "comparing", look)

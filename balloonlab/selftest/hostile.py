@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from .. import wire
-from ..host import DISCARDS, Policy
-from ..host.device import make_state, no_balloon
+from ..host.crew import Crew
+from ..host.device import EXTENTS, make_state, no_balloon
 from ..kernels import clock, contents, faults, vring
 from ..kernels import fuzz as kernels
 from ..kernels.contents import SIGNATURE
@@ -23,7 +23,7 @@ from ..terminal import Progress
 from ..vcpu import Vcpu
 from ..wire.blocks import BLOCKS
 from . import hostile_front_end
-from .contents import combinations
+from .contents import POLICIES, combinations
 
 CHUNKS = {"thread": 5_000, "kvm": 100}
 """Cases in one compiled call, on either queue in turns; Ctrl-C is heard in between. In a virtual
@@ -112,7 +112,7 @@ def fuzz(
     check_number("cases", cases, 1)
     check_number("seed", seed, 0)
     check_choice("guest", guest, CHUNKS)
-    ways = [*combinations(), *((BLOCKS.name, discard) for discard in DISCARDS)]
+    ways = [*combinations(), *((BLOCKS.name, policy) for policy in POLICIES)]
     if cases < len(ways):
         raise ValueError(f"cases must be at least {len(ways)}, got {cases}")
     share = -(-cases // len(ways))
@@ -146,13 +146,15 @@ def _play(
     message = memory.ram[(own + QUEUE_PAGES) * PAGE_BYTES :][: 8 * kernels.MESSAGE_WORDS]
     balloon = no_balloon(memory.ram.size)
     read_as = BLOCKS if protocol == BLOCKS.name else wire.get(protocol)
+    policy, advices = POLICIES[discard], (mmap.MADV_DONTNEED, mmap.MADV_WILLNEED)
+    crews = [Crew(policy, memory, advice, EXTENTS) for advice in advices]
     queues = [
-        make_state(read_as, Policy(discard), operation, balloon)
-        for operation in ("inflate", "deflate")
+        make_state(read_as, policy, operation, balloon, crew=crew)
+        for operation, crew in zip(("inflate", "deflate"), crews, strict=True)
     ]
     tallies, in_balloon = kernels.Tallies.zero(), np.zeros_like(balloon)
     log = clock.Log.empty(1000)
-    with Virtqueue(queue_area, busy_wait=True) as queue:
+    with Virtqueue(queue_area, busy_wait=True) as queue, crews[0], crews[1]:
         guest = kernels.Guest(
             queue=queue.ends,
             message=message.view(np.uint64),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from textwrap import fill
+
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
@@ -9,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..sizes import format_size
-from ..wire.blocks import BLOCKS
 from .benchmark import IDLE_TASK, LARGE_TASKS
-from .hostile import SESSIONS
+from .hostile import MUST_BE_ZERO, SESSIONS
 
 
 def _table(title: str, names: list[str], numbers: list[str]) -> Table:
@@ -27,23 +28,31 @@ def render_fuzz(rows: pd.DataFrame, source: str = "lab") -> Group:
 
     `source` is whose memory the messages were.
     """
-    own = {name: rows[rows["protocol"] == name] for name in (BLOCKS.name, SESSIONS)}
-    others = own[SESSIONS]
-    messages = [rows[~rows["protocol"].isin(own)], own[BLOCKS.name]]
+    others = rows[rows["protocol"] == SESSIONS]
     view = _table("The back-end against hostile front-ends (lab)", [""], [SESSIONS])
     for row in others.itertuples():
         view.add_row(row.finding, f"{row.count:,.0f}")
-    tables = [_messages(some, source) for some in messages if len(some)]
-    return Group(*tables, *([view] if len(others) else []))
+    messages = rows[rows["protocol"] != SESSIONS]
+    tables = [_by_protocol(messages, source), _by_policy(messages, source)]
+    return Group(*(tables if len(messages) else []), *([view] if len(others) else []))
 
 
-def _messages(rows: pd.DataFrame, source: str) -> Table:
-    ways = ["protocol", "discard"]
-    counts = rows.pivot_table(index="finding", columns=ways, values="count", sort=False)
-    headings = [f"{protocol}\nby {discard}" for protocol, discard in counts.columns]
-    view = _table(f"The device against a hostile guest ({source})", [""], headings)
+def _by_protocol(rows: pd.DataFrame, source: str) -> Table:
+    """Sum up all policies."""
+    counts = rows.pivot_table("count", "finding", "protocol", aggfunc="sum", sort=False)
+    view = _table(f"The device against a hostile guest ({source})", [""], list(counts.columns))
     for finding, row in counts.iterrows():
         view.add_row(str(finding), *(f"{count:,.0f}" for count in row))
+    return view
+
+
+def _by_policy(rows: pd.DataFrame, source: str) -> Table:
+    """Return what is judged of each way to discard."""
+    counts = rows.pivot_table("count", "discard", "finding", aggfunc="sum", sort=False)
+    judged = {name: "\n".join(fill(name, 11).split("\n")) for name in ("cases", *MUST_BE_ZERO)}
+    view = _table(f"By the host's policy, all protocols ({source})", [""], list(judged.values()))
+    for policy, row in counts.iterrows():
+        view.add_row(str(policy), *(f"{row[name]:,.0f}" for name in judged))
     return view
 
 
