@@ -62,7 +62,8 @@ def test_the_device_labels_decoding_translating_and_discarding(monkeypatch):
     monkeypatch.setattr(device, "_is_to_stop", plain(device._is_to_stop))
     for name, ns in (("decode", 10), ("translate", 200)):
         time.slow(name, ns)
-    time.slow("discard", 3000, result=0)  # madvise is slow
+    monkeypatch.setattr(device, "flush", plain(device.flush))
+    time.slow("apply", 3000, result=(3, 3, 0))  # madvise is slow
     memory = Memory(np.zeros(1, np.uint8), 0, np.array([(0, 64, 0, 1)], np.int64))
     state = make_state(wire.get("pfn"), Policy("page"), "inflate", no_balloon(64 * 4096))
     message = np.array([1, 2, 3], np.uint32)

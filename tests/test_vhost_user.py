@@ -100,7 +100,7 @@ def test_the_labs_driver_inflates_and_deflates_over_vhost_user(session, discard,
         assert driver.pages.size == target
         emptied |= set(driver.pages.tolist())
         assert set(s.gone()) == emptied  # nobody writes into what came back
-    assert before - s.back.ram.held_bytes() == 511 * PAGE_BYTES
+    assert before - s.back.ram.held_bytes() == len(emptied) * PAGE_BYTES
     for name in ("inflate", "deflate"):
         assert s.back.devices[name].faults() == {}
         assert s.back.devices[name].n_sent == 300 + 510

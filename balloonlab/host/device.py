@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import mmap
-import time
 
 import numpy as np
 import numpy.typing as npt
@@ -136,8 +135,8 @@ class BalloonDevice:
 
     def settle(self) -> None:
         """Wait until nothing is held that was answered; no message may be under way."""
-        while self._state.guard[kernels.HELD]:
-            time.sleep(1e-4)
+        while self._state.guard[kernels.HELD] and not self._worker.wait_for(1e-4):
+            pass
 
     def rehearse(self, rehearsing: bool) -> None:
         """Do everything but discard, or everything again; no message may be under way."""

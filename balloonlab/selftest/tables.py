@@ -49,7 +49,11 @@ def _by_protocol(rows: pd.DataFrame, source: str) -> Table:
 def _by_policy(rows: pd.DataFrame, source: str) -> Table:
     """Return what is judged of each way to discard."""
     counts = rows.pivot_table("count", "discard", "finding", aggfunc="sum", sort=False)
-    judged = {name: "\n".join(fill(name, 11).split("\n")) for name in ("cases", *MUST_BE_ZERO)}
+    judged = {
+        name: "\n".join(fill(name, 11).split("\n"))
+        for name in ("cases", *MUST_BE_ZERO)
+        if name in counts
+    }
     view = _table(f"By the host's policy, all protocols ({source})", [""], list(judged.values()))
     for policy, row in counts.iterrows():
         view.add_row(str(policy), *(f"{row[name]:,.0f}" for name in judged))
