@@ -24,6 +24,7 @@ WAY = (
     "qemu",
     "measurement",
     "reproduction",
+    "ladder",
     "model",
     "figures",
     "results",

@@ -1,4 +1,4 @@
-"""Commands that measure: reproduce, sweep, give-back, timeline."""
+"""Commands that measure: reproduce, bench, sweep, give-back, timeline."""
 
 from __future__ import annotations
 
@@ -226,6 +226,36 @@ def _table(result: Run) -> Table:
     for row in text.itertuples(index=False):
         view.add_row(*row)
     return view
+
+
+@app.command()
+def bench(
+    memory: Annotated[str, typer.Option(help="RAM of the guests")] = "2GiB",
+    guest: Annotated[
+        list[str] | None, typer.Option(help="Who runs the driver: thread, kvm; several times")
+    ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="This kind of guest alone; several times")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Measured repeats of each case")] = 3,
+    out: Annotated[str, typer.Option(help="Folder for results")] = "balloonlab-bench",
+) -> None:
+    """Measure the ladder from the legacy driver to the floor, a rung an improvement.
+
+    First what a host can do for a guest that does not change, then what both can: by a thread and,
+    where there is KVM, in a virtual machine. Kinds of guests: "idle, touched", "idle, untouched",
+    "idle, huge pages", "random, touched". About four minutes; an unfinished run goes on. The
+    folder gets timings.csv, checks.csv, meta.json and the figures.
+    """
+    from ..figures.ladder_bars import save_ladders
+    from ..ladder import bench as run
+    from ..ladder.report import render
+
+    with reported(_kept(out)):
+        result = run(memory, guest, scenario, repeats, out)  # type: ignore[arg-type]
+        save_ladders(result, Path(out))
+        console().print(render(result))
+        console().print(f"Results: {out}", soft_wrap=True)
 
 
 @app.command()

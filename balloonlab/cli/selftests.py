@@ -1,4 +1,4 @@
-"""Commands that test balloonlab itself: bench, fuzz, verify."""
+"""Commands that test balloonlab itself: kernels, fuzz, verify."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @app.command()
-def bench(
+def kernels(
     large: Annotated[
         bool, typer.Option("--large", help="Also guests of 33GiB to 1TiB: takes up to 9 GB")
     ] = False,

@@ -5,6 +5,7 @@ from .defect_map import defect_rates
 from .gallery import draw_all
 from .headline_bars import headline
 from .how_it_works import page_strip
+from .ladder_bars import ladder
 from .lanes import timeline
 from .lines import scaling
 from .looks import panels, save, style
@@ -14,9 +15,9 @@ from .sliders import explore
 from .stage_bars import stages
 
 __all__ = [
-    "defect_rates", "density", "draw_all", "explore", "grid", "guests", "headline", "occupancy",
-    "page_strip", "panels", "patterns", "runs", "save", "scaling", "sizes",
-    "stages", "style", "timeline", "traces",
+    "defect_rates", "density", "draw_all", "explore", "grid", "guests", "headline", "ladder",
+    "occupancy", "page_strip", "panels", "patterns", "runs", "save", "scaling", "sizes", "stages",
+    "style", "timeline", "traces",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ from ..ladder import RUNGS, SCENARIOS, rung_times
 from ..measurement.options import check_choice
 from ..measurement.tables import as_frame
 from ..sizes import format_number
-from .looks import Axes, NoCasesError, beside, canvas, legend_below, name_bars
+from .looks import Axes, NoCasesError, beside, canvas, legend_below, name_bars, save
 
 SOURCES = {"lab": ("#8fbbe0", ""), "kvm": ("#1f5a99", "////"), "linux": ("#e8a33d", "xxxx")}
 """Colour and hatch of each source's bars."""
@@ -58,6 +59,16 @@ def ladder(frame: Any, scenario: str = "idle, touched", ax: Axes | None = None) 
         if len(sources) > 1:
             legend_below(ax)
     return ax
+
+
+def save_ladders(frame: Any, folder: Path) -> None:
+    """Draw and save the ladder of each scenario that a run has."""
+    import matplotlib.pyplot as plt
+
+    for scenario in rung_times(as_frame(frame))["scenario"].unique():
+        ax = ladder(frame, scenario)
+        save(ax, folder / f"ladder-{scenario.replace(', ', '-').replace(' ', '-')}")
+        plt.close(ax.get_figure(root=True))
 
 
 def _draw_source(

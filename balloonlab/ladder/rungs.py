@@ -86,7 +86,7 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-PLAIN = {"threads": 1, "collect": 1, "allocation": "page", "in_flight": 1, "operation": "inflate"}
+PLAIN = {"threads": 1, "collect": 1, "allocation": "page", "operation": "inflate"}
 """What rungs do not say."""
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from ..host import BalloonDevice
 from ..host.backend import HINTING, REPORTING
 from ..kernels import clock
 from ..kernels.encode import DESCRIPTOR_BYTES
@@ -190,7 +191,17 @@ def _move(case: Case, guest: LinuxGuest) -> Spans:
             guest.advance((n_sent - shown) * PAGE_BYTES)
             shown = n_sent
 
-    return [guest.set_balloon(target, report=report) for target in case.targets()]
+    spans = []
+    for target in case.targets():
+        begin_ns, end_ns = guest.set_balloon(target, report=report)
+        spans.append((begin_ns, max(end_ns, _settle(guest.queues[case.operation]))))
+    return spans
+
+
+def _settle(queue: BalloonDevice) -> int:
+    """Wait until a queue holds nothing that it has answered; return when it last did anything."""
+    queue.settle()
+    return int(queue.log.rows[queue.log.length[0] - 1, 2])
 
 
 def _hint(case: Case, guest: LinuxGuest) -> Spans:
