@@ -102,7 +102,7 @@ def test_an_ignored_ctrl_c_stays_ignored():
 
 
 SMALL = {
-    "bench": ([], "bench.csv"),
+    "kernels": ([], "kernels.csv"),
     "fuzz": (["--cases", "400"], "fuzz.csv"),
     "verify": (["--memory", "2MiB"], "contents.csv"),
 }
@@ -139,15 +139,15 @@ def test_capture_checks_its_folder_first(tmp_path):
 
 
 def test_large_guests_are_timed_only_when_asked_for(small_tasks, monkeypatch):
-    assert benchmark.bench(progress=False)["task"].unique().tolist() == [
+    assert benchmark.time_kernels(progress=False)["task"].unique().tolist() == [
         benchmark.IDLE_TASK,
         "sum",
     ]
     made = []
     monkeypatch.setattr(benchmark, "_large", lambda size: made.append(size))
-    benchmark.bench(large=True, progress=False)
+    benchmark.time_kernels(large=True, progress=False)
     assert made == list(benchmark.LARGE_TASKS)
-    assert "--large adds them: 33GiB, 100GiB, 1TiB" in CliRunner().invoke(app, ["bench"]).stdout
+    assert "--large adds them: 33GiB, 100GiB, 1TiB" in CliRunner().invoke(app, ["kernels"]).stdout
 
 
 def bench_rows():
@@ -164,7 +164,7 @@ def bench_rows():
     [
         (lambda: verify("2MiB", progress=False), tables.render_contents),
         (lambda: hostile.fuzz(400, progress=False), tables.render_fuzz),
-        (bench_rows, lambda rows: tables.render_bench(rows, ["pyroaring"], large=False)),
+        (bench_rows, lambda rows: tables.render_kernels(rows, ["pyroaring"], large=False)),
     ],
 )
 def test_tables_fit_80_columns_and_cut_no_cell(make, render):

@@ -19,18 +19,18 @@ def kernels(
     large: Annotated[
         bool, typer.Option("--large", help="Also guests of 33GiB to 1TiB: takes up to 9 GB")
     ] = False,
-    out: Annotated[str | None, typer.Option(help="Folder for bench.csv and meta.json")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder for kernels.csv and meta.json")] = None,
 ) -> None:
     """Time the kernels against memory bandwidth, numpy, bitarray and pyroaring.
 
     About ten seconds, and 350 MB of memory.
     """
-    from ..selftest import bench as run
+    from ..selftest import time_kernels as run
     from ..selftest.benchmark import missing_peers
-    from ..selftest.tables import render_bench
+    from ..selftest.tables import render_kernels
 
-    render = partial(render_bench, missing=missing_peers(), large=large)
-    _test(run, render, out, "bench.csv", large=large)
+    render = partial(render_kernels, missing=missing_peers(), large=large)
+    _test(run, render, out, "kernels.csv", large=large)
 
 
 @app.command()

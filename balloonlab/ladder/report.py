@@ -50,10 +50,11 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def _ladder(title: str, rows: pd.DataFrame) -> Table:
-    view = _table(title, ["who changes", "ms", "ns/page", "GiB/s", "gain", ""])
+    view = _table(title, ["changes", "ms", "ns/page", "GiB/s", "gain", ""])
     for row in rows.itertuples():
-        gain = f"{format_number(row.gain, 2)}x"
-        span = f"{format_number(row.gain_low, 2)}-{format_number(row.gain_high, 2)}"
+        gain, span = f"{format_number(row.gain, 2)}x", ""
+        if row.interval:
+            span = f"{format_number(row.gain_low, 2)}-{format_number(row.gain_high, 2)}"
         numbers = (row.median_ms, row.page_ns, row.gib_per_s)
         view.add_row(row.rung, row.who, *map(format_number, numbers), gain, span)
     return view

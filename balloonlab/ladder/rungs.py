@@ -31,8 +31,8 @@ RUNGS = (
     Rung("vectored", "host", {"protocol": "pfn", "discard": "vector"}),
     Rung("32 messages together", "host", {"protocol": "pfn", **_VECTORED}),
     Rung("two threads", "host", {"protocol": "pfn", **_VECTORED, "threads": 2}),
-    Rung("bitmap-v4", "host and guest", {**_BLOCKS, "threads": 2}),
-    Rung("whole blocks", "host and guest", {**_BLOCKS, "threads": 2, "allocation": "chunk"}),
+    Rung("bitmap-v4", "both", {**_BLOCKS, "threads": 2}),
+    Rung("whole blocks", "both", {**_BLOCKS, "threads": 2, "allocation": "chunk"}),
     Rung("floor: one madvise", "", {"protocol": FLOOR, "discard": "single"}),
 )
 """Each is measured; all but the first and the last better the one above, or are to."""
@@ -107,8 +107,8 @@ def _fitting(cases: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
 
 def _speeds(ns: Any, case: pd.Series, base: Any) -> list[Any]:
     middle = float(np.median(ns))
-    gain = [np.nan, np.nan, np.nan, ""]
-    if base is not None:
+    gain = [1.0 if base is ns else np.nan, np.nan, np.nan, ""]
+    if base is not None and base is not ns:
         ratio, low, high, _, interval = ratio_of(base, ns)
         gain = [ratio, low, high, interval]
     rate = case["balloon_bytes"] / GIB / (middle / 1e9)

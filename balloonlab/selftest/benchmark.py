@@ -1,4 +1,4 @@
-"""``balloonlab bench``: the kernels against memory bandwidth and their best peers.
+"""``balloonlab kernels``: the kernels against memory bandwidth and their best peers.
 
 All contenders of a task take turns within one run, so that a drifting machine
 is fair to each; ratios are medians over the rounds.
@@ -41,7 +41,7 @@ class Task(NamedTuple):
     contenders: Contenders
 
 
-def bench(large: bool = False, progress: bool = True) -> pd.DataFrame:
+def time_kernels(large: bool = False, progress: bool = True) -> pd.DataFrame:
     """Time the kernels against memory bandwidth and their best peers.
 
     Parameters

@@ -73,8 +73,8 @@ def render_contents(rows: pd.DataFrame) -> Table:
     return view
 
 
-def render_bench(rows: pd.DataFrame, missing: list[str], large: bool) -> Group:
-    """Return the report of ``balloonlab bench``."""
+def render_kernels(rows: pd.DataFrame, missing: list[str], large: bool) -> Group:
+    """Return the report of ``balloonlab kernels``."""
     title = "Kernels against memory and peers, this machine (lab)"
     view = _table(title, ["task", "contender"], ["ms", "ns", "x reading"])
     for task, group in rows.groupby("task", sort=False):
