@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balloonlab import wire
 from balloonlab.host import Policy
@@ -15,6 +17,8 @@ from balloonlab.measurement.stages import stage_times
 from balloonlab.pages import Buddy
 from balloonlab.queue import QUEUE_BYTES, build_ring
 from balloonlab.wire.format import make_encoder
+
+from . import naive
 
 
 class Clock:
@@ -132,7 +136,7 @@ def test_so_does_the_driver_that_takes_chunks(monkeypatch, operation):
 
 def written(*rows):
     log = clock.Log.empty(len(rows))
-    log.rows[:], log.length[0] = rows, len(rows)
+    log.rows[:], log.length[0] = np.reshape(rows, (-1, 3)), len(rows)
     return log
 
 
@@ -152,6 +156,32 @@ def test_a_log_by_hand_gives_each_stage_its_name(operation, kind, stage):
         ("discard", "all"): 400,
         ("remainder", "all"): 10,
     }
+
+
+@st.composite
+def logs(draw):
+    """Two logs of one operation, of which a host may work beside its guest and after its end."""
+
+    def intervals(kinds, latest):
+        bounds = sorted(draw(st.sets(st.integers(0, latest), max_size=12)))
+        pairs = list(zip(bounds[::2], bounds[1::2], strict=False))
+        return [(draw(st.sampled_from(kinds)), *pair) for pair in pairs]
+
+    guest = intervals([clock.ALLOCATE, clock.PACK, clock.ROUND_TRIP], 40)
+    return guest or [(clock.PACK, 0, 1)], intervals(
+        [clock.DECODE, clock.TRANSLATE, clock.DISCARD], 60
+    )
+
+
+@given(logs())
+def test_stages_sum_to_the_time_until_both_ends_are_done_whoever_works_when(pair):
+    guest, host = pair
+    begin, end = guest[0][1], guest[-1][2]
+    times = stage_times("inflate", written(*guest), written(*host), end - begin)
+    last = max([end, *(row[2] for row in host)])
+    assert sum(times.values()) == last - begin
+    by_ns = naive.stage_times(guest, host)
+    assert {name: ns for name, ns in times.items() if ns} == by_ns
 
 
 def test_an_answer_is_given_after_the_work_and_not_before(monkeypatch):

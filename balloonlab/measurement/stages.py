@@ -87,20 +87,43 @@ def own_stage(operation: str) -> tuple[str, int]:
 
 
 def stage_times(operation: str, guest: clock.Log, host: clock.Log, wall_ns: int) -> Times:
-    """Attribute the wall time of an operation to its stages.
+    """Attribute the time of an operation to its stages, from its begin until both ends are done.
 
-    The guest waits while the host works, so the two logs form one sequence: what the round trips
-    took beyond the host's own intervals is notification (kick, wake-up of the host, call, wake-up
-    of the guest). What no interval covers is the remainder.
+    The guest's own intervals count whole. While it waits, and after its end, time is what the host
+    does then; what the host did beside the guest's own work takes no time. What remains of the
+    round trips, and of the time until the host's last interval, is notification: kick, wake-up of
+    the host, call, wake-up of the guest, and a host's patience with messages that it collects. What
+    no interval covers is the remainder. `wall_ns` is the guest's own time.
     """
-    own, device = sum_intervals(guest), sum_intervals(host)
+    own = sum_intervals(guest)
+    rows, device = guest.rows[: guest.length[0]], host.rows[: host.length[0]]
+    end = int(rows[-1, 2])
+    last = max(end, int(device[-1, 2])) if len(device) else end
+    waits = np.vstack([rows[rows[:, 0] == clock.ROUND_TRIP, 1:], [(end, last)]])
+    shares = np.zeros(clock.RELEASE + 1, np.int64)
+    np.add.at(shares, device[:, 0], _overlap(waits, device[:, 1:]))
     stage, interval = own_stage(operation)
     return {
         (stage, "all"): int(own[interval]),
         ("send", "pack"): int(own[clock.PACK]),
-        ("send", "notify"): int(own[clock.ROUND_TRIP]) - int(device.sum()),
-        ("send", "decode"): int(device[clock.DECODE]),
-        ("translate", "all"): int(device[clock.TRANSLATE]),
-        ("discard", "all"): int(device[clock.DISCARD]),
+        ("send", "notify"): int(own[clock.ROUND_TRIP]) + last - end - int(shares.sum()),
+        ("send", "decode"): int(shares[clock.DECODE]),
+        ("translate", "all"): int(shares[clock.TRANSLATE]),
+        ("discard", "all"): int(shares[clock.DISCARD]),
         ("remainder", "all"): wall_ns - int(own.sum()),
     }
+
+
+def _overlap(
+    spans: npt.NDArray[np.int64], intervals: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return how much of each interval lies in spans, which follow each other (begin, end)."""
+    before = np.concatenate([[0], np.cumsum(spans[:, 1] - spans[:, 0])])
+
+    def covered(moments: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        n = np.searchsorted(spans[:, 0], moments, side="right")
+        begun = np.maximum(n - 1, 0)
+        into = np.minimum(moments, spans[begun, 1]) - spans[begun, 0]
+        return np.where(n > 0, before[begun] + into, 0)
+
+    return covered(intervals[:, 1]) - covered(intervals[:, 0])
