@@ -206,21 +206,27 @@ def answer(queue, memory, device, used, log):
 
 
 @kernel
+def _let_go(device, memory, log):
+    """Discard what is held, if anything is."""
+    if device.state[0]["held"] > 0:
+        flush(device, memory, now_ns(log.cell), log)
+
+
+@kernel
 def serve(queue, memory, device, log):
     """Answer kicks until asked to stop or until the queue is found corrupt."""
     used = 0
-    state = device.state[0]
     while True:
-        patience_ms = IDLE_MS if state["held"] > 0 else FOREVER
+        patience_ms = IDLE_MS if device.state[0]["held"] > 0 else FOREVER
         if not wait_for_kick(queue.doorbell, patience_ms, log.cell):
-            flush(device, memory, now_ns(log.cell), log)
+            _let_go(device, memory, log)
         while True:
             if _is_to_stop(queue.ring):
-                flush(device, memory, now_ns(log.cell), log)
+                _let_go(device, memory, log)
                 return
             outcome = answer(queue, memory, device, used, log)
             if outcome < 0:
-                flush(device, memory, now_ns(log.cell), log)
+                _let_go(device, memory, log)
                 mark_broken(queue, -outcome, log.cell)
                 return
             if outcome == 0:
