@@ -1,9 +1,9 @@
 """The ladder: what each improvement is worth, from the legacy driver to the floor."""
 
 from .measuring import bench
-from .rungs import RUNGS, SCENARIOS, Rung, rung_times
+from .rungs import RUNGS, SCENARIOS, Rung, rung_times, starts_of
 
-__all__ = ["RUNGS", "SCENARIOS", "Rung", "bench", "rung_times"]
+__all__ = ["RUNGS", "SCENARIOS", "Rung", "bench", "rung_times", "starts_of"]
 
 
 def __dir__() -> list[str]:

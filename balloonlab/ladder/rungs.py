@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from ..measurement.on_lab import FLOOR
@@ -64,9 +65,10 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         In order of the ladder: ``scenario``, ``source``, ``rung``, ``who`` must change for it,
         ``repeats``, their ``median_ms``, ``least_ms`` and ``greatest_ms``, ``page_ns`` per page,
-        ``gib_per_s``; ``gain`` is how many times faster than the first rung, ``gain_low`` to
-        ``gain_high`` its interval, a ``95 %`` bootstrap or with fewer than five repeats the
-        ``range``. No rows where nothing fits.
+        ``gib_per_s``; of several starts (`balloonlab.pool`) each counts as one, by its median.
+        ``gain`` is how many times faster than the first rung, ``gain_low`` to ``gain_high`` its
+        interval, a ``95 %`` bootstrap or with fewer than five repeats the ``range``. No rows where
+        nothing fits.
     """
     frame = as_frame(data)
     times = repeat_totals(frame).groupby("run_id", sort=False).apply(np.asarray)
@@ -78,12 +80,22 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
             base: Any = None
             for rung in RUNGS:
                 fitting = _fitting(mine, _whole(rung))
-                if len(fitting) != 1:
+                if fitting.empty:
                     continue
-                ns, case = times[fitting.index[0]], fitting.iloc[0]
+                ns, case = starts_of(times[fitting.index]), fitting.iloc[0]
                 base = ns if base is None and rung is RUNGS[0] else base
                 rows.append([scenario, source, rung.name, rung.who, *_speeds(ns, case, base)])
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def starts_of(times: pd.Series) -> npt.NDArray[np.float64]:
+    """Return the repeats of a case, or of several starts the median of each.
+
+    `times` has an array for each start.
+    """
+    if len(times) == 1:
+        return np.asarray(times.iloc[0], float)
+    return np.array([np.median(repeats) for repeats in times])
 
 
 PLAIN = {"threads": 1, "collect": 1, "allocation": "page", "operation": "inflate"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -88,7 +89,7 @@ def _default_by(frame: pd.DataFrame) -> list[str]:
 
 
 def ratio_of(
-    top: npt.NDArray[np.int64], bottom: npt.NDArray[np.int64]
+    top: npt.NDArray[Any], bottom: npt.NDArray[Any]
 ) -> tuple[float, float, float, int, str]:
     """Return the ratio of the medians of two cases' repeats, as `ratios` has it.
 

@@ -1,0 +1,82 @@
+"""Numbers of the way to the floor: the ladder, host policies, messages of other sizes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from .. import datasets
+from ..host import POLICIES
+from ..ladder import rung_times, starts_of
+from ..measurement.ratio import ratio_of
+from ..measurement.reading import load, pool
+from ..measurement.run import repeat_totals
+from .number import Numbers, number
+
+LADDERS = ("ladder-1", "ladder-2", "ladder-3")
+"""Starts of one campaign."""
+
+
+def ladder_frame() -> pd.DataFrame:
+    """Return the frame of all starts of the shipped ladder."""
+    return pool(datasets.path(name) for name in LADDERS).frame
+
+
+def _short(text: str) -> str:
+    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
+
+
+def _ladder() -> Numbers:
+    for row in rung_times(ladder_frame()).itertuples():
+        name = f"ladder_{_short(row.scenario)}_{_short(row.rung)}_{row.source}"
+        about = f"1 GiB, {row.scenario}, {row.rung}"
+        yield number(row.source, LADDERS[0], f"{name}_ns", row.page_ns, "ns", about, "per page")
+        if row.interval:
+            for end in ("", "_low", "_high"):
+                gain, means = getattr(row, f"gain{end}"), "over a madvise per page"
+                yield number(
+                    row.source, LADDERS[0], f"{name}_gain{end}", gain, "times", about, means
+                )
+
+
+def policy_times(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return ns per page and gain over ``page`` of each host policy, by source and pattern.
+
+    Columns ``source``, ``pattern``, ``policy``, ``page_ns``, ``gain``, ``low``, ``high``.
+    """
+    return pd.DataFrame(
+        _policy_rows(frame),
+        columns=["source", "pattern", "policy", "page_ns", "gain", "low", "high"],
+    )
+
+
+def _policy_rows(frame: pd.DataFrame) -> Iterator[tuple[object, ...]]:
+    times = repeat_totals(frame).groupby("run_id", sort=False).apply(np.asarray)
+    cases = frame.drop_duplicates("run_id").set_index("run_id")
+    for (source, pattern), group in cases.groupby(["source", "pattern"], sort=False):
+        found = {}
+        for name, (policy, _, _) in POLICIES.items():
+            like = group[["discard", "threads", "collect"]] == [
+                policy.discard, policy.threads, policy.collect,
+            ]  # fmt: skip
+            fitting = group[like.all(axis="columns")]
+            if len(fitting):
+                found[name] = starts_of(times[fitting.index]) / fitting["n_pages"].iloc[0]
+        for name, ns in found.items():
+            ratio, low, high, _, _ = ratio_of(found["qemu"], ns)
+            yield source, pattern, name, np.median(ns), ratio, low, high
+
+
+def _policies() -> Numbers:
+    for row in policy_times(load(datasets.path("policies")).frame).itertuples():
+        pattern = "trace" if row.pattern.startswith("trace:") else _short(row.pattern)
+        name, about = f"policy_{pattern}_{_short(row.policy)}_{row.source}", f"pfn, {row.pattern}"
+        yield number(row.source, "policies", f"{name}_ns", row.page_ns, "ns", about, row.policy)
+        means = f"{row.policy} over a madvise per page"
+        yield number(row.source, "policies", f"{name}_gain", row.gain, "times", about, means)
+
+
+PARTS = (_ladder, _policies)
