@@ -89,7 +89,7 @@ def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
     settings = (case.protocol, case.discard, case.wait)
     guest = machine(
         ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps,
-        vcpu=vcpu, chunks=case.allocation == "chunk", kick_pages=case.kick_pages,
+        vcpu=vcpu, chunks=case.allocation == "chunk", kick_pages=case.kick_pages, in_flight=case.in_flight,
     )  # fmt: skip
     with guest as running:
         driver = running.driver

@@ -75,7 +75,7 @@ def sum_intervals(log: clock.Log) -> npt.NDArray[np.int64]:
             "this is a bug in balloonlab, please report the case"
         )
     rows = log.rows[:length]
-    sums = np.zeros(clock.RELEASE + 1, np.int64)
+    sums = np.zeros(clock.N_KINDS, np.int64)
     np.add.at(sums, rows[:, 0], rows[:, 2] - rows[:, 1])
     return sums
 

@@ -152,7 +152,7 @@ OWN_CHECKS = {
 }
 """Columns of the checks that only repeats of one source have; blank for those of others."""
 
-EARLIER: dict[str, Any] = {"allocation": "page", "kick_pages": PFNS_PER_BUFFER}
+EARLIER: dict[str, Any] = {"allocation": "page", "kick_pages": PFNS_PER_BUFFER, "in_flight": 1}
 """What columns were that runs of earlier versions lack: there was no other way."""
 
 DTYPES: dict[str, type] = {
