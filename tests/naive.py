@@ -565,13 +565,13 @@ def stage_times(guest, host):
     """Ns by stage, counted: the guest's work, else its host's while it waits."""
     names = {
         0: ("allocate", "all"), 1: ("send", "pack"), 3: ("send", "decode"),
-        4: ("translate", "all"), 5: ("discard", "all"),
+        4: ("translate", "all"), 5: ("discard", "all"), 7: ("send", "notify"),
     }  # fmt: skip
     end, found = guest[-1][2], {}
     for now in range(guest[0][1], max([end, *(row[2] for row in host)])):
         own = [kind for kind, low, high in guest if low <= now < high]
         at_host = [kind for kind, low, high in host if low <= now < high]
-        if own and own[0] != 2:
+        if own and own[0] not in (2, 8):
             name = names[own[0]]
         elif own or now >= end:
             name = names[at_host[0]] if at_host else ("send", "notify")

@@ -167,7 +167,7 @@ def logs(draw):
         pairs = list(zip(bounds[::2], bounds[1::2], strict=False))
         return [(draw(st.sampled_from(kinds)), *pair) for pair in pairs]
 
-    guest = intervals([clock.ALLOCATE, clock.PACK, clock.ROUND_TRIP], 40)
+    guest = intervals([clock.ALLOCATE, clock.PACK, clock.ROUND_TRIP, clock.KICK, clock.WAIT], 40)
     return guest or [(clock.PACK, 0, 1)], intervals(
         [clock.DECODE, clock.TRANSLATE, clock.DISCARD], 60
     )

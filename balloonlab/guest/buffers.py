@@ -27,15 +27,23 @@ class Buffers:
     """
 
     def __init__(
-        self, transport: Transport, memory_pages: int, encoding: Encoding, kick_pages: int
+        self,
+        transport: Transport,
+        memory_pages: int,
+        encoding: Encoding,
+        kick_pages: int,
+        in_flight: int,
     ) -> None:
         span = ram_ranges(memory_pages)[-1].end
         self._needed = -(-span // (64 * BITMAP_WORDS))
         own = transport.own_memory
-        self._encoder = make_encoder(encoding, memory_pages, kick_pages=kick_pages)._replace(
-            pfns=_written(own, _AT, 4 * kick_pages).view(np.uint32),
-            header=_written(own, _HEADER_AT, 8).view(np.uint64),
-            records=_written(own, _AT, 8 * RECORD_WORDS).view(np.uint64),
+        encoder = make_encoder(encoding, memory_pages, 1, kick_pages, in_flight)
+        one = 4 * kick_pages if encoding == Encoding.PFNS else 8 * RECORD_WORDS
+        buffers = _written(own, _AT, one * in_flight)
+        self._encoder = encoder._replace(
+            pfns=buffers.view(np.uint32),
+            header=_written(own, _HEADER_AT, 8 * in_flight).view(np.uint64),
+            records=buffers.view(np.uint64),
             pfns_gpa=transport.own_gpa + _AT,
             header_gpa=transport.own_gpa + _HEADER_AT,
             records_gpa=transport.own_gpa + _AT,
@@ -74,8 +82,8 @@ def _written(own_memory: npt.NDArray[np.uint8], at: int, n_bytes: int) -> npt.ND
     """Return a part of the driver's memory, written once; a ValueError where there is no room."""
     if at + n_bytes > own_memory.size:
         raise ValueError(
-            f"own_memory must have {at + n_bytes} bytes for the driver's queues and buffers, got "
-            f"{own_memory.size}: send fewer pages per kick"
+            f"own_memory must have {at + n_bytes} bytes for queues and buffers, got "
+            f"{own_memory.size}: send fewer pages per kick, or have fewer messages in flight"
         )
     own_memory[at : at + n_bytes] = 1
     return own_memory[at : at + n_bytes]

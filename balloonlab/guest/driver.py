@@ -14,7 +14,7 @@ from ..kernels import driver as kernels
 from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..kernels.encode import BLOCKS_PER_KICK, Encoder
 from ..kernels.formats import Encoding
-from ..kernels.sending import COUNTERS
+from ..kernels.sending import COUNTERS, MOST_IN_FLIGHT
 from ..kernels.tsc import Tsc
 from ..pages import Buddy
 from ..queue import Transport
@@ -39,8 +39,9 @@ class BalloonDriver:
     memory for, 0 to 32; they may be changed between operations, as memory gets short. `run` is who
     runs an operation (`balloonlab.guest.thread`), and `tsc` its clock where that is no system call.
     With `chunks` it takes and sends the largest blocks of pages that the allocator has, where
-    records were negotiated; it needs no bitmap for that. `features` are what was negotiated: the
-    device must speak accordingly. `negotiated_protocol` is that of `wire_format`, or ``"pfn"``
+    records were negotiated; it needs no bitmap for that. Up to `in_flight` messages, 1 to 32, are
+    on a queue at a time (1 of the driver as posted). `features` are what was negotiated: the device
+    must speak accordingly. `negotiated_protocol` is that of `wire_format`, or ``"pfn"``
     where it was not offered or there is no memory for a single bitmap.
 
     Operations raise a ValueError or TypeError for what is no number of pages that can move, and a
@@ -62,8 +63,11 @@ class BalloonDriver:
         run: Callable[..., int] = run_in_thread,
         tsc: Tsc | None = None,
         chunks: bool = False,
+        in_flight: int = 1,
     ) -> None:
         _whole(bitmaps, "bitmaps", MAX_BITMAPS, "the most that a driver takes")
+        most = MOST_IN_FLIGHT if wire_format.names_each_page_once else 1
+        _whole(in_flight - 1, "in_flight - 1", most - 1, "what has buffers")
         self._transport, self._buddy, self._run_by = transport, buddy, run
         self.bitmaps = bitmaps
         has_bitmaps = chunks or bitmaps > 0 or Feature.PAGE_BITMAP not in wire_format.feature
@@ -78,7 +82,8 @@ class BalloonDriver:
         self._chunks = chunks and encoding == Encoding.RECORDS
         self._balloon: Balloon = Chunks(buddy) if self._chunks else SinglePages(buddy)
         self._kick_pages = wire_format.kick_pages
-        self._buffers = Buffers(transport, buddy.memory_pages, encoding, self._kick_pages)
+        sizes = self._kick_pages, in_flight
+        self._buffers = Buffers(transport, buddy.memory_pages, encoding, *sizes)
 
     @property
     def pages(self) -> npt.NDArray[np.uint64]:
@@ -149,7 +154,7 @@ class BalloonDriver:
         if queue == REPORTING:
             encoder = self._buffers.for_blocks(order, (PAGE_BYTES << order) - 1)
         else:
-            encoder, _ = self._encoder(pages.size)
+            encoder = self._encoder(pages.size)[0]._replace(in_flight=1)
         step = Step(partial(kernels.rehearse, pages, n_pairs), lambda n: pages[:n])
         return self._run(step, encoder, 0, queue)
 

@@ -20,8 +20,9 @@ from ..kernels import translate as kernels
 from ..sizes import GIB, MIB, PAGE_BYTES, format_size
 
 HUGE_BYTES = 2 * MIB
-DRIVER_BYTES = MIB
-"""The guest kernel's own memory, a slot of its own: queue and message buffers."""
+DRIVER_BYTES = 9 * MIB
+"""The guest kernel's own memory, a slot of its own: queues and message buffers, at most 32 of
+65,536 page numbers."""
 
 MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 """Lets an untouched guest be larger than the host's memory (Python names it from 3.13 on)."""
@@ -53,7 +54,7 @@ BACKINGS = {
 class GuestRam:
     """The guest's memory as its host holds it; `memory` is what kernels take.
 
-    A memory map of slots: RAM below 3 GiB, RAM from 4 GiB on, and 1 MiB for the guest kernel's own
+    A memory map of slots: RAM below 3 GiB, RAM from 4 GiB on, and 9 MiB for the guest kernel's own
     queue and buffers, which is never ballooned. In a real guest that memory is RAM like any other;
     apart, it leaves every page of RAM to the balloon and lets the device refuse to discard it.
 

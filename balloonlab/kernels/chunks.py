@@ -15,8 +15,8 @@ from .buddy import N_ORDERS, NONE, free_blocks
 from .clock import ALLOCATE, RELEASE, record
 from .compile import kernel
 from .driver import copy_newest
-from .encode import encode_heads
-from .sending import send
+from .encode import encode_heads, record_area
+from .sending import await_used, drain, send, start, used_of
 from .syscalls import now_ns
 
 
@@ -78,7 +78,7 @@ def take_largest(blocks, n_pages, heads, area):
 def _send_heads(n, encoder, queue, counters, log, clock):
     n_bytes = encode_heads(encoder, n, queue.ring)
     counters[0]["n_records"] += n
-    return send(n_bytes, queue, counters, log, clock)
+    return send(n_bytes, encoder, queue, counters, log, clock)
 
 
 @kernel
@@ -90,18 +90,18 @@ def inflate_chunks(blocks, heads, held, n_pages, encoder, queue, counters, log):
     """
     taken = held
     left = n_pages
-    clock = now_ns(log.cell)
-    counters[0]["begin_ns"] = clock
+    clock = start(encoder, counters, log)
     while left > 0 and clock >= 0:
         room = min(RECORD_WORDS, heads.size - taken)
         batch = heads[taken : taken + room]
-        n, n_batch = take_largest(blocks, left, batch, encoder.records[:room])
+        n, n_batch = take_largest(blocks, left, batch, record_area(encoder)[:room])
         clock = record(log, ALLOCATE, clock)
         if n == 0:
             break
         taken += n
         left -= n_batch
         clock = _send_heads(n, encoder, queue, counters, log, clock)
+    drain(encoder, queue, counters, log, clock)
     counters[0]["end_ns"] = now_ns(log.cell)
     return taken - held
 
@@ -127,18 +127,23 @@ def deflate_chunks(blocks, heads, firsts, encoder, queue, counters, log):
     `firsts` (uint64) is scratch, an entry for each block that leaves. As
     `balloonlab.kernels.driver.deflate`: nothing is released before the device used the message.
     """
-    clock = now_ns(log.cell)
-    counters[0]["begin_ns"] = clock
+    clock = start(encoder, counters, log)
+    sent = 0
     done = 0
     while done < firsts.size:
-        n = min(RECORD_WORDS, firsts.size - done)
-        inside = heads[: heads.size - done]
-        copy_newest(inside, encoder.records[:n])
-        clock = _send_heads(n, encoder, queue, counters, log, clock)
+        if sent < firsts.size:
+            n = min(RECORD_WORDS, firsts.size - sent)
+            copy_newest(heads[: heads.size - sent], record_area(encoder)[:n])
+            clock = _send_heads(n, encoder, queue, counters, log, clock)
+            sent += n
+        else:
+            clock = await_used(encoder, queue, counters, log, clock)
         if clock < 0:
             break
-        free_newest(blocks, inside, firsts[done : done + n])
-        clock = record(log, RELEASE, clock)
-        done += n
+        used = used_of(sent, RECORD_WORDS, counters)
+        if used > done:
+            free_newest(blocks, heads[: heads.size - done], firsts[done:used])
+            clock = record(log, RELEASE, clock)
+            done = used
     counters[0]["end_ns"] = now_ns(log.cell)
     return done

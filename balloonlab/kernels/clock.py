@@ -15,7 +15,11 @@ from .compile import kernel
 from .syscalls import now_ns
 from .tsc import Tsc
 
-ALLOCATE, PACK, ROUND_TRIP, DECODE, TRANSLATE, DISCARD, RELEASE = range(7)
+ALLOCATE, PACK, ROUND_TRIP, DECODE, TRANSLATE, DISCARD, RELEASE, KICK, WAIT = range(9)
+"""Kinds of intervals. A round trip is a kick and its wait in one; where several messages may be in
+flight they are apart."""
+
+N_KINDS = 9
 
 
 class Log(NamedTuple):

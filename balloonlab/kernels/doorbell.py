@@ -1,7 +1,19 @@
-"""Doorbells: how a driver kicks the device and waits until its message is used.
+"""Doorbells: how a driver kicks the device and waits until a message of its is used.
 
-One NamedTuple and one function for each way; `kick_and_wait` picks the function by the
-doorbell's type. A driver's code is the same with all of them.
+One NamedTuple and two functions for each way; `kick` and `wait` pick them by the doorbell's type. A
+driver's code is the same with all of them.
+
+No wake-up is lost, however many messages are in flight:
+
+- The driver makes a message available, then, past a fence, reads whether kicks are suppressed
+  (``used.flags``). A device that suppresses them looks at the available index once more after it
+  has allowed them again (virtio 1.x, section 2.7.10): one of the two sees what the other wrote.
+- The device moves the used index before it signals, and an eventfd keeps a signal until it is read.
+  A driver that saw the old index sleeps no longer than to that signal, even if it came first.
+- Calls are suppressed (``avail.flags``) only by a driver that polls and never sleeps: there is no
+  moment at which one that sleeps must not be called.
+- A message that was taken without sleeping leaves its signal behind, which ends the next sleep
+  early: whoever wakes looks at the index again. What breaks the queue signals, too.
 """
 
 from __future__ import annotations
@@ -104,10 +116,15 @@ def _sleep_by_type(doorbell, cell):
 
 
 @kernel
-def _by_ring(doorbell, ring, cell):
-    """Sleep until called; with NO_INTERRUPT in ``avail.flags`` poll (the patch's busy wait)."""
+def _kick_by_ring(doorbell, ring, cell):
     if load_acquire(ring.used, FLAGS) & NO_NOTIFY == 0:
         _kick(doorbell, cell)
+    return USED
+
+
+@kernel
+def _wait_by_ring(doorbell, ring, cell):
+    """Sleep until called; with NO_INTERRUPT in ``avail.flags`` poll (the patch's busy wait)."""
     busy = ring.avail[FLAGS] & NO_INTERRUPT != 0
     seen = ring.taken[0] & 0xFFFF
     while np.int64(load_acquire(ring.used, INDEX)) == seen:
@@ -115,13 +132,12 @@ def _by_ring(doorbell, ring, cell):
             return RING_BROKEN
         if not busy:
             _sleep(doorbell, cell)
-    ring.taken[0] += 1
     return USED
 
 
 @kernel
-def _by_qtest(doorbell, ring, cell):
-    """Send the line, read the answer, look at the used ring."""
+def _kick_by_qtest(doorbell, ring, cell):
+    """Send the line, read the answer: QEMU must have used the message then."""
     if send_bytes(doorbell.fd, doorbell.request) != doorbell.request.size:
         return NO_ANSWER
     reply = doorbell.reply
@@ -133,27 +149,43 @@ def _by_qtest(doorbell, ring, cell):
         n += got
     if n != 3 or reply[0] != _O or reply[1] != _K:
         return REFUSED
-    index = np.int64(ring.avail[INDEX])
-    used = np.int64(load_acquire(ring.used, INDEX))
-    if used != index or ring.used_ring[(index - 1) % ring.desc.size]["id"] != 0:
-        return NOT_USED
+    return USED if load_acquire(ring.used, INDEX) == ring.avail[INDEX] else NOT_USED
+
+
+@kernel
+def _wait_by_qtest(doorbell, ring, cell):
     return USED
 
 
-_WAYS = {Eventfds: _by_ring, Ports: _by_ring, Qtest: _by_qtest}
+_KICKS = {Eventfds: _kick_by_ring, Ports: _kick_by_ring, Qtest: _kick_by_qtest}
+_WAITS = {Eventfds: _wait_by_ring, Ports: _wait_by_ring, Qtest: _wait_by_qtest}
 
 
-def kick_and_wait(doorbell: Any, ring: Ring, cell: np.ndarray) -> int:
-    """Kick the device and wait until it used the offered chain; return `USED`, or why not.
+def kick(doorbell: Any, ring: Ring, cell: np.ndarray) -> int:
+    """Kick the device; return `USED`, or what went wrong.
 
     `cell` is int64 scratch, shape (2,), which `Ports` do without.
     """
-    return _WAYS[type(doorbell)](doorbell, ring, cell)
+    return _KICKS[type(doorbell)](doorbell, ring, cell)
 
 
-@overload(kick_and_wait)
-def _typed(doorbell, ring, cell):
-    way = _WAYS[doorbell.instance_class]
+def wait(doorbell: Any, ring: Ring, cell: np.ndarray) -> int:
+    """Wait until the used ring has an entry that was not taken; return `USED`, or why it has none.
+
+    It is `balloonlab.kernels.vring.take_used` that takes it. `cell` as of `kick`.
+    """
+    return _WAITS[type(doorbell)](doorbell, ring, cell)
+
+
+@overload(kick)
+def _typed_kick(doorbell, ring, cell):
+    way = _KICKS[doorbell.instance_class]
+    return lambda doorbell, ring, cell: way(doorbell, ring, cell)
+
+
+@overload(wait)
+def _typed_wait(doorbell, ring, cell):
+    way = _WAITS[doorbell.instance_class]
     return lambda doorbell, ring, cell: way(doorbell, ring, cell)
 
 
@@ -183,7 +215,7 @@ def wait_for_kick(doorbell: Any, patience_ms: int, cell: np.ndarray) -> bool:
 
 
 @overload(wait_for_kick)
-def _typed_wait(doorbell, patience_ms, cell):
+def _typed_sleep(doorbell, patience_ms, cell):
     sleep = _SLEEPS[doorbell.instance_class]
     return lambda doorbell, patience_ms, cell: sleep(doorbell, patience_ms, cell)
 

@@ -18,11 +18,12 @@ from .encode import (
     describe_records,
     encode_batch,
     encode_page,
+    message_pages,
     message_used,
     next_message,
 )
 from .formats import Encoding
-from .sending import send
+from .sending import await_used, drain, send, start, used_of
 from .syscalls import now_ns
 from .vring import describe
 
@@ -31,18 +32,19 @@ from .vring import describe
 def send_pages(pages, walked, encoder, queue, counters, log, clock):
     """Encode pages and send them, one kick per message; return the clock, -1 when the device broke.
 
+    The last messages may be in flight then, where there is a buffer left for another.
     `pages` are not empty; `walked` is the list that holds them, which only the driver as posted
     reads; `clock` is when the interval before ended.
     """
     if encoder.encoding == Encoding.PFNS or encoder.encoding == Encoding.BLOCKS:
         n_bytes = encode_batch(encoder, pages, queue.ring)
         counters[0]["n_records"] += pages.size
-        return send(n_bytes, queue, counters, log, clock)
+        return send(n_bytes, encoder, queue, counters, log, clock)
     begin(encoder, pages)
     n_bytes = next_message(encoder, walked)
     while n_bytes > 0:
         describe_records(encoder, queue.ring, n_bytes)
-        clock = send(n_bytes, queue, counters, log, clock)
+        clock = send(n_bytes, encoder, queue, counters, log, clock)
         if clock < 0:
             break
         message_used(encoder)
@@ -53,10 +55,11 @@ def send_pages(pages, walked, encoder, queue, counters, log, clock):
 
 @kernel
 def _send_page(page, encoder, queue, counters, log, clock):
-    """Send a single page, as migration does."""
+    """Send a single page, as migration does, and wait until the device has used it."""
     n_bytes = encode_page(encoder, page, queue.ring)
     counters[0]["n_records"] += 1
-    return send(n_bytes, queue, counters, log, clock)
+    clock = send(n_bytes, encoder, queue, counters, log, clock)
+    return drain(encoder, queue, counters, log, clock)
 
 
 @kernel
@@ -70,8 +73,7 @@ def inflate(blocks, pages, held, encoder, queue, counters, log):
     """
     step = batch_pages(encoder, pages.size)
     taken = held
-    clock = now_ns(log.cell)
-    counters[0]["begin_ns"] = clock
+    clock = start(encoder, counters, log)
     while taken < pages.size and clock >= 0:
         batch = pages[taken : min(taken + step, pages.size)]
         n = take_blocks(blocks, encoder.block_order, batch)
@@ -80,6 +82,7 @@ def inflate(blocks, pages, held, encoder, queue, counters, log):
             break
         taken += n
         clock = send_pages(batch[:n], pages[:taken], encoder, queue, counters, log, clock)
+    drain(encoder, queue, counters, log, clock)
     counters[0]["end_ns"] = now_ns(log.cell)
     return taken - held
 
@@ -101,18 +104,24 @@ def deflate(blocks, pages, leaving, encoder, queue, counters, log):
     fewer than `leaving` holds when the device broke.
     """
     step = batch_pages(encoder, leaving.size)
-    clock = now_ns(log.cell)
-    counters[0]["begin_ns"] = clock
+    clock = start(encoder, counters, log)
+    sent = 0
     done = 0
     while done < leaving.size:
-        batch = leaving[done : min(done + step, leaving.size)]
-        copy_newest(pages[: pages.size - done], batch)
-        clock = send_pages(batch, batch, encoder, queue, counters, log, clock)
+        if sent < leaving.size:
+            batch = leaving[sent : min(sent + step, leaving.size)]
+            copy_newest(pages[: pages.size - sent], batch)
+            clock = send_pages(batch, batch, encoder, queue, counters, log, clock)
+            sent += batch.size
+        else:
+            clock = await_used(encoder, queue, counters, log, clock)
         if clock < 0:
             break
-        free_blocks(blocks, 0, batch)
-        clock = record(log, RELEASE, clock)
-        done += batch.size
+        used = used_of(sent, message_pages(encoder), counters)
+        if used > done:
+            free_blocks(blocks, 0, leaving[done:used])
+            clock = record(log, RELEASE, clock)
+            done = used
     counters[0]["end_ns"] = now_ns(log.cell)
     return done
 
@@ -125,8 +134,7 @@ def migrate(blocks, old, new, encoder, inflate_queue, deflate_queue, counters, l
     0 when there was no other page; 1 when it was taken, but the device broke before the old one
     could be released; 2.
     """
-    clock = now_ns(log.cell)
-    counters[0]["begin_ns"] = clock
+    clock = start(encoder, counters, log)
     steps = take_blocks(blocks, 0, new)
     if steps == 1:
         clock = record(log, ALLOCATE, clock)
@@ -147,12 +155,12 @@ def rehearse(pages, n_pairs, encoder, queue, counters, log):
 
     The empty message is a buffer of one byte, which names no page on any queue. In turn,
     because how long a wake-up takes changes within a second: differences between
-    neighbours see the same machine.
+    neighbours see the same machine. One message is in flight.
     """
-    clock = now_ns(log.cell)
+    clock = start(encoder, counters, log)
     for i in range(n_pairs):
         describe(queue.ring, 0, encoder.pfns_gpa, 1, 0)
-        clock = send(1, queue, counters, log, clock)
+        clock = send(1, encoder, queue, counters, log, clock)
         if clock >= 0:
             clock = send_pages(pages, pages, encoder, queue, counters, log, clock)
         if clock < 0:

@@ -17,6 +17,7 @@ from .bitmap_v4 import (
     BITMAP_WORDS,
     HEADER_BYTES,
     PAGE_SHIFT_4K,
+    RECORD_WORDS,
     WINDOW_WORDS,
     fill_records,
     make_head,
@@ -40,6 +41,7 @@ STATE = np.dtype(
         ("n_words", np.int64),  # bitmap words of the open window
         ("word", np.int64),  # the next one to read
         ("n_records", np.int64),
+        ("buffer", np.int64),  # which one the next message is written into
     ]
 )
 """Where the walk stands."""
@@ -50,9 +52,10 @@ class Encoder(NamedTuple):
 
     encoding: int  # one of `Encoding`
     kick_pages: int  # page numbers in a message of PFNS
-    pfns: np.ndarray  # uint32, shape (kick_pages,)
-    header: np.ndarray  # uint64, shape (1,)
-    records: np.ndarray  # uint64, shape (4096,)
+    in_flight: int  # messages that may be on the queue: so many buffers there are
+    pfns: np.ndarray  # uint32, shape (in_flight * kick_pages,)
+    header: np.ndarray  # uint64, shape (in_flight,)
+    records: np.ndarray  # uint64, shape (in_flight * 4096,)
     pfns_gpa: int  # guest physical addresses of the three
     header_gpa: int
     records_gpa: int
@@ -67,13 +70,33 @@ class Encoder(NamedTuple):
 
 
 @kernel
-def batch_pages(encoder, n_pages):
-    """Return the pages or blocks that the driver takes before it sends: one message, or all."""
+def message_pages(encoder):
+    """Return the pages or blocks in a message, but the last one; 0 where that depends on them."""
     if encoder.encoding == Encoding.PFNS:
         return encoder.kick_pages
     if encoder.encoding == Encoding.BLOCKS:
         return BLOCKS_PER_KICK
-    return n_pages
+    return 0
+
+
+@kernel
+def batch_pages(encoder, n_pages):
+    """Return the pages or blocks that the driver takes before it sends: one message, or all."""
+    n = message_pages(encoder)
+    return n if n > 0 else n_pages
+
+
+@kernel
+def first_descriptor(encoder):
+    """Return the first of the two descriptors that go with the buffer."""
+    return 2 * encoder.state[0]["buffer"]
+
+
+@kernel
+def record_area(encoder):
+    """Return the record area of the buffer."""
+    begin = encoder.state[0]["buffer"] * RECORD_WORDS
+    return encoder.records[begin : begin + RECORD_WORDS]
 
 
 @kernel
@@ -84,8 +107,9 @@ def encode_batch(encoder, pages, ring):
     """
     n = pages.size
     if encoder.encoding == Encoding.PFNS:
-        write_pfns(pages, encoder.pfns)
-        describe(ring, 0, encoder.pfns_gpa, 4 * n, 0)
+        begin = encoder.state[0]["buffer"] * encoder.kick_pages
+        write_pfns(pages, encoder.pfns[begin : begin + n])
+        describe(ring, first_descriptor(encoder), encoder.pfns_gpa + 4 * begin, 4 * n, 0)
         return 4 * n
     for i in range(n):
         flags = DESC_WRITE | DESC_NEXT if i + 1 < n else DESC_WRITE
@@ -149,7 +173,8 @@ def _next_records(encoder):
         if state["word"] < state["n_words"]:
             words = encoder.bitmaps[: state["n_words"]]
             window_words = min(encoder.bitmaps.size, WINDOW_WORDS)
-            used = fill_records(words, state["start_pfn"], window_words, state, encoder.records)
+            area = record_area(encoder)
+            used = fill_records(words, state["start_pfn"], window_words, state, area)
             if used > 0:
                 return used
         if state["next_window"] == state["n_windows"]:
@@ -177,7 +202,7 @@ def next_message(encoder, walked):
         used = _next_records(encoder)
     elif encoder.encoding == Encoding.RECORDS_AS_POSTED:
         walk = encoder.posted[0]
-        used = posted.next_message(walk, walked, encoder.bitmaps, encoder.records)
+        used = posted.next_message(walk, walked, encoder.bitmaps, record_area(encoder))
         encoder.state[0]["n_records"] = walk["n_records"]
     else:
         used = 0
@@ -187,7 +212,7 @@ def next_message(encoder, walked):
 @kernel
 def _with_header(encoder, used):
     """Write the response header for `used` words of records; return the message's bytes."""
-    encoder.header[0] = np.uint64(8 * used) << np.uint64(32)
+    encoder.header[encoder.state[0]["buffer"]] = np.uint64(8 * used) << np.uint64(32)
     return HEADER_BYTES + 8 * used if used > 0 else 0
 
 
@@ -196,7 +221,7 @@ def encode_page(encoder, page, ring):
     """Encode a single page: one PFN, or a block of order 0 (migration); return the bytes."""
     if encoder.encoding == Encoding.PFNS:
         return encode_batch(encoder, page, ring)
-    encoder.records[0] = make_head(page[0], PAGE_SHIFT_4K, 0)
+    record_area(encoder)[0] = make_head(page[0], PAGE_SHIFT_4K, 0)
     return encode_heads(encoder, 1, ring)
 
 
@@ -218,8 +243,10 @@ def message_used(encoder):
 @kernel
 def describe_records(encoder, ring, n_bytes):
     """Write the descriptors of a message of records: the header, then the record area."""
-    describe(ring, 0, encoder.header_gpa, HEADER_BYTES, DESC_NEXT)
-    describe(ring, 1, encoder.records_gpa, n_bytes - HEADER_BYTES, 0)
+    buffer, first = encoder.state[0]["buffer"], first_descriptor(encoder)
+    records_gpa = encoder.records_gpa + 8 * RECORD_WORDS * buffer
+    describe(ring, first, encoder.header_gpa + HEADER_BYTES * buffer, HEADER_BYTES, DESC_NEXT)
+    describe(ring, first + 1, records_gpa, n_bytes - HEADER_BYTES, 0)
 
 
 @kernel

@@ -1,8 +1,8 @@
 """A split virtqueue, virtio 1.x section 2.7: both ends of its three areas.
 
 The layout is the specification's; the fields are read and written where they
-stand in guest memory. The driver keeps one chain in flight and starts it at
-descriptor 0, as the balloon driver does: its queue is empty at every send.
+stand in guest memory. Each message that a driver may have in flight has
+descriptors of its own; the driver of Linux has one, and starts it at descriptor 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import kernel
-from .intrinsics import fence, store_release
+from .intrinsics import fence, load_acquire, store_release
 from .translate import resolve
 
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
@@ -28,7 +28,7 @@ STOP, BROKEN = 0, 1
 """Cells of `Ring.control`: leave the loop; why the device needs a reset (0: it does not)."""
 
 BAD_INDEX, BAD_HEAD, BAD_LOOP, BAD_FLAGS, BAD_ADDRESS, BAD_LENGTH = range(1, 7)
-DEVICE_DIED, INTERRUPTED = 7, 8
+DEVICE_DIED, INTERRUPTED, BAD_USED = 7, 8, 9
 
 BROKEN_REASONS = {
     BAD_INDEX: "the available index ran ahead by more than the queue's size",
@@ -39,6 +39,7 @@ BROKEN_REASONS = {
     BAD_LENGTH: "a descriptor chain is longer than any message of the format",
     DEVICE_DIED: "the device's thread ended with an error",
     INTERRUPTED: "the run was interrupted",
+    BAD_USED: "the device used a message that was not in flight",
 }
 
 
@@ -63,12 +64,22 @@ def describe(ring, i, gpa, n_bytes, flags):
 
 
 @kernel
-def offer(ring):
-    """Make the chain at descriptor 0 available; the kick is the doorbell's."""
+def offer(ring, head=0):
+    """Make the chain at a descriptor available; the kick is the doorbell's."""
     index = np.int64(ring.avail[INDEX])
-    ring.avail[ENTRIES + index % ring.desc.size] = np.uint16(0)
+    ring.avail[ENTRIES + index % ring.desc.size] = np.uint16(head)
     store_release(ring.avail, INDEX, np.uint16((index + 1) & 0xFFFF))
     fence()
+
+
+@kernel
+def take_used(ring):
+    """Take the next entry of the used ring; return its chain's descriptor, -1 without any."""
+    taken = ring.taken[0]
+    if np.int64(load_acquire(ring.used, INDEX)) == taken & 0xFFFF:
+        return -1
+    ring.taken[0] = taken + 1
+    return np.int64(ring.used_ring[taken % ring.desc.size]["id"])
 
 
 @kernel

@@ -98,7 +98,7 @@ def starts_of(times: pd.Series) -> npt.NDArray[np.float64]:
     return np.array([np.median(repeats) for repeats in times])
 
 
-PLAIN = {"threads": 1, "collect": 1, "allocation": "page", "operation": "inflate"}
+PLAIN = {"threads": 1, "collect": 1, "allocation": "page", "in_flight": 1, "operation": "inflate"}
 """What rungs do not say."""
 
 

@@ -61,6 +61,7 @@ class Case:
     wait: str
     allocation: str
     kick_pages: int
+    in_flight: int
     steps: int
     bitmaps: int
     block_order: int  # of what free page reporting reports; 0 for all other protocols

@@ -40,20 +40,21 @@ def machine(
     vcpu: InVcpu | None = None,
     chunks: bool = False,
     kick_pages: int = PFNS_PER_BUFFER,
+    in_flight: int = 1,
 ) -> Iterator[Machine]:
     """Start a device and a driver that negotiated with it; yield both, stop them at the end.
 
     The driver takes what it can of the `offered` features, and has memory for as many `bitmaps`;
     `policy` is by default as the protocol's hosts do it. The intervals of as many `operations`
     fit the logs, those of more are not logged. A thread runs the driver, or else `vcpu`. `chunks`
-    as of `BalloonDriver`, `kick_pages` as of `balloonlab.wire.encode`.
+    and `in_flight` as of `BalloonDriver`, `kick_pages` as of `balloonlab.wire.encode`.
     """
     wire_format = wire.get(protocol, kick_pages)
     pages = ram.memory_pages
     # PFNs are what a driver may fall back to, and the most kicks.
     span = ram_ranges(pages)[-1].end
     kicks = max(one.max_kicks(pages, span) for one in (wire.get("pfn"), wire_format))
-    rows = operations * (3 * (kicks + 1) + 2 * (pages // EXTENTS + 1))
+    rows = operations * (4 * (kicks + in_flight) + 2 * (pages // EXTENTS + 1))
     balloon, guard = no_balloon(ram.memory.ram.size), no_guard()
     policy = policy or Policy(wire_format.discard)
     with ExitStack() as stack:
@@ -64,7 +65,9 @@ def machine(
         if vcpu is not None:
             runner = vcpu.run, vcpu.clock
             transport.queues = {name: vcpu.queue(ends) for name, ends in transport.queues.items()}
-        driver = BalloonDriver(transport, buddy, wire_format, rows, bitmaps, *runner, chunks=chunks)
+        driver = BalloonDriver(
+            transport, buddy, wire_format, rows, bitmaps, *runner, chunks, in_flight
+        )
         spoken = wire_format if wire_format.feature in driver.features else wire.get("pfn")
         devices = {}
         for operation, queue in transport.virtqueues.items():

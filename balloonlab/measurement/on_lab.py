@@ -90,6 +90,7 @@ def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
     guest = machine(
         ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps,
         vcpu=vcpu, chunks=case.allocation == "chunk", kick_pages=case.kick_pages,
+        in_flight=case.in_flight,
     )  # fmt: skip
     with guest as running:
         driver = running.driver

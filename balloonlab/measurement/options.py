@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from ..host import BACKINGS, DISCARDS, MOST_COLLECTED, MOST_THREADS, MOST_VECTORS
 from ..kernels.pfn import PFNS_PER_BUFFER
+from ..kernels.sending import MOST_IN_FLIGHT
 from ..sizes import Size, parse_pages
 from ..wire.pfn import LEAST_KICK_PAGES, MOST_KICK_PAGES
 
@@ -146,6 +147,10 @@ class Options(TypedDict, Generic[M], total=False):
     kick_pages: Annotated[int | M, Option(
         PFNS_PER_BUFFER, least=LEAST_KICK_PAGES, most=MOST_KICK_PAGES, column="kick_pages", help=(
         "Page numbers per kick under ``pfn``. Linux sends 256."))]
+    in_flight: Annotated[int | M, Option(1, least=1, most=MOST_IN_FLIGHT, column="in_flight", help=(
+        "Messages that may be on the queue at a time. With several, the guest takes and packs the "
+        "next one while the host discards the last. It waits when all are in use, and at the end. "
+        "Linux has one."))]
     steps: Annotated[int | M, Option(1, least=1, column="steps",
         help="In how many equal steps the balloon gets to its size. Times and counts are sums.")]
     bitmaps: Annotated[int | M, Option(

@@ -52,7 +52,8 @@ class Setup:
 _FLOOR_RULES: Rules = {
     name: (TABLE[name].default, "it is one call over as many bytes")
     for name in (
-        *("operation", "pattern", "order", "wait", "collect", "allocation", "kick_pages", "steps"),
+        *("operation", "pattern", "order", "wait", "collect", "allocation", "kick_pages"),
+        *("in_flight", "steps"),
     )
 }
 _KICK_PAGES = TABLE["kick_pages"].default
@@ -61,7 +62,11 @@ _LAB_RULES: Mapping[str, Rules] = {
     FLOOR: _FLOOR_RULES,
     "pfn": {"allocation": ("page", "a PFN names a single page")},
     "bitmap-v4": _RECORDS,
-    "bitmap-v4-posted": {**_RECORDS, "allocation": ("page", "as posted, it takes single pages")},
+    "bitmap-v4-posted": {
+        **_RECORDS,
+        "allocation": ("page", "as posted, it takes single pages"),
+        "in_flight": (1, "as posted, it waits for each message"),
+    },
     "chunk": {"bitmaps": (TABLE["bitmaps"].most, "blocks need no bitmap")},
 }
 _OF_LAB = {
@@ -114,6 +119,7 @@ SETUPS = {
                 "collect": (1, "it discards before it answers"),
                 "allocation": ("page", "a PFN names a single page, and blocks are reported"),
                 "kick_pages": (_KICK_PAGES, "it is told apart by messages as Linux sends them"),
+                "in_flight": (1, "a kick is answered before the next one can be sent"),
                 "steps": (1, "a repeat is one step in a fresh process"),
             },
             protocols.REPORTING: {
@@ -144,6 +150,7 @@ SETUPS = {
                 "bitmaps": (TABLE["bitmaps"].most, "no protocol of Linux has bitmaps"),
                 "allocation": ("page", "Linux's driver takes single pages"),
                 "kick_pages": (_KICK_PAGES, "Linux's driver sends no other number"),
+                "in_flight": (1, "Linux's driver waits for each message"),
                 "order": ("as is", "pages come as its allocator has them"),
                 "thp": (False, "its memory is a shared file of small pages"),
             },

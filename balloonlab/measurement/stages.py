@@ -20,6 +20,9 @@ Times = dict[tuple[str, str], int]
 STAGES = ("allocate", "release", "send", "translate", "discard", "remainder")
 """The paper's a to d (`release` for `allocate` on deflate), and what of the time is in none."""
 
+TRIPS = clock.ROUND_TRIP, clock.KICK, clock.WAIT
+"""What the guest's kicks take, as one or apart."""
+
 WARM_UP = -1  # the repeat that is made before all others and dropped
 
 
@@ -75,7 +78,7 @@ def sum_intervals(log: clock.Log) -> npt.NDArray[np.int64]:
             "this is a bug in balloonlab, please report the case"
         )
     rows = log.rows[:length]
-    sums = np.zeros(clock.RELEASE + 1, np.int64)
+    sums = np.zeros(clock.N_KINDS, np.int64)
     np.add.at(sums, rows[:, 0], rows[:, 2] - rows[:, 1])
     return sums
 
@@ -99,14 +102,15 @@ def stage_times(operation: str, guest: clock.Log, host: clock.Log, wall_ns: int)
     rows, device = guest.rows[: guest.length[0]], host.rows[: host.length[0]]
     end = int(rows[-1, 2])
     last = max(end, int(device[-1, 2])) if len(device) else end
-    waits = np.vstack([rows[rows[:, 0] == clock.ROUND_TRIP, 1:], [(end, last)]])
-    shares = np.zeros(clock.RELEASE + 1, np.int64)
+    waiting = np.isin(rows[:, 0], (clock.ROUND_TRIP, clock.WAIT))
+    waits = np.vstack([rows[waiting, 1:], [(end, last)]])
+    shares = np.zeros(clock.N_KINDS, np.int64)
     np.add.at(shares, device[:, 0], _overlap(waits, device[:, 1:]))
     stage, interval = own_stage(operation)
     return {
         (stage, "all"): int(own[interval]),
         ("send", "pack"): int(own[clock.PACK]),
-        ("send", "notify"): int(own[clock.ROUND_TRIP]) + last - end - int(shares.sum()),
+        ("send", "notify"): int(own[list(TRIPS)].sum()) + last - end - int(shares.sum()),
         ("send", "decode"): int(shares[clock.DECODE]),
         ("translate", "all"): int(shares[clock.TRANSLATE]),
         ("discard", "all"): int(shares[clock.DISCARD]),

@@ -154,7 +154,7 @@ OWN_CHECKS = {
 
 EARLIER: dict[str, Any] = {
     **{"vectors": 0, "threads": 1, "collect": 1, "allocation": "page"},
-    "kick_pages": PFNS_PER_BUFFER,
+    **{"kick_pages": PFNS_PER_BUFFER, "in_flight": 1},
 }
 """What columns were that runs of earlier versions lack: there was no other way."""
 

@@ -67,20 +67,25 @@ class Format:
 
 
 def make_encoder(
-    encoding: Encoding, n_pages: int, n_bitmaps: int = 1, kick_pages: int = PFNS_PER_BUFFER
+    encoding: Encoding,
+    n_pages: int,
+    n_bitmaps: int = 1,
+    kick_pages: int = PFNS_PER_BUFFER,
+    in_flight: int = 1,
 ) -> kernels.Encoder:
     """Return an encoder of one window with buffers of its own; a driver puts others in their place.
 
     `n_pages` are the most it is given at a time, `n_bitmaps` the bitmaps of 32 KiB it has,
-    `kick_pages` as of `Format`.
+    `kick_pages` as of `Format`; `in_flight` messages have a buffer each.
     """
     # Written once, so that timed code meets no page fault.
     return kernels.Encoder(
         encoding=int(encoding),
         kick_pages=kick_pages,
-        pfns=np.full(kick_pages, 1, np.uint32),
-        header=np.full(1, 1, np.uint64),
-        records=np.full(RECORD_WORDS, 1, np.uint64),
+        in_flight=in_flight,
+        pfns=np.full(in_flight * kick_pages, 1, np.uint32),
+        header=np.full(in_flight, 1, np.uint64),
+        records=np.full(in_flight * RECORD_WORDS, 1, np.uint64),
         pfns_gpa=0,
         header_gpa=0,
         records_gpa=0,
