@@ -12,13 +12,13 @@ import pytest
 import balloonlab as bl
 from balloonlab import linux
 from balloonlab.guest import InVcpu
-from balloonlab.host import GuestRam, Policy
+from balloonlab.host import GuestRam
 from balloonlab.kernels import contents
 from balloonlab.kernels.doorbell import Ports, Queue
 from balloonlab.measurement import on_kvm, tables
 from balloonlab.measurement.machine import machine
 from balloonlab.pages import Buddy
-from balloonlab.selftest.contents import combinations
+from balloonlab.selftest.contents import POLICIES, combinations
 from balloonlab.sizes import MIB
 from balloonlab.vcpu import KvmError, Vcpu
 
@@ -134,11 +134,11 @@ def test_every_byte_is_as_it_must_be_from_inside(protocol, discard, rng):
     with Vcpu() as vcpu:
         vcpu.call(contents.fill, words, 0, N_PAGES)
         buddy = Buddy.holding(N_PAGES, pages)
-        with machine(
-            ram, buddy, protocol, Policy(discard), operations=2, vcpu=InVcpu(vcpu)
-        ) as both:
+        policy, runner = POLICIES[discard], InVcpu(vcpu)
+        with machine(ram, buddy, protocol, policy, operations=2, vcpu=runner) as both:
             for target in (pages.size, 0):
                 both.driver.set_target(target)
+                both.devices["inflate"].settle()
                 found = np.zeros(4, np.int64)
                 vcpu.call(contents.compare, words, 0, N_PAGES, bits, found)
                 assert found.tolist() == [N_PAGES - pages.size, 0, pages.size, 0]

@@ -9,6 +9,7 @@ from balloonlab import wire
 from balloonlab.host import Policy
 from balloonlab.host.device import make_state, no_balloon
 from balloonlab.kernels import chunks, clock, device, driver, sending, vring
+from balloonlab.kernels.clock import ROUND_TRIP
 from balloonlab.kernels.doorbell import USED, Eventfds, Queue
 from balloonlab.kernels.formats import Encoding
 from balloonlab.kernels.plain import load_acquire
@@ -45,6 +46,20 @@ class Clock:
             return work(*arguments) if result is None else result
 
         self._patch.setattr(module, name, part)
+
+    def answer(self, module):
+        """Make every message of a module's driver used after 3000 ns."""
+
+        def await_used(encoder, queue, counters, log, clock):
+            counters[0]["n_used"] = counters[0]["n_kicks"]
+            self.now += 3000
+            return self._record(log, ROUND_TRIP, clock)
+
+        self._patch.setattr(sending, "now_ns", lambda cell: self.now)
+        self._patch.setattr(sending, "await_used", await_used)
+        self._patch.setattr(sending, "kick", lambda doorbell, ring, cell: USED)
+        for name in ("start", "send"):
+            self._patch.setattr(module, name, plain(getattr(sending, name)))
 
 
 def spent(log):
@@ -87,8 +102,7 @@ def test_the_driver_labels_allocating_packing_waiting_and_releasing(
     packing = "encode_batch" if encoding == Encoding.PFNS else "begin"
     for name, ns in (("take_blocks", 10), (packing, 200), ("free_blocks", 40_000)):
         time.slow(name, ns)
-    time.slow("kick_and_wait", 3000, USED, sending)
-    monkeypatch.setattr(driver, "send", plain(sending.send))
+    time.answer(driver)
     for name in ("send_pages", "inflate", "deflate"):
         monkeypatch.setattr(driver, name, plain(getattr(driver, name)))
     queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))
@@ -115,8 +129,7 @@ def test_so_does_the_driver_that_takes_chunks(monkeypatch, operation):
     time = Clock(monkeypatch, chunks, sending)
     for name, ns in (("take_largest", 10), ("encode_heads", 200), ("free_newest", 40_000)):
         time.slow(name, ns)
-    time.slow("kick_and_wait", 3000, USED, sending)
-    monkeypatch.setattr(chunks, "send", plain(sending.send))
+    time.answer(chunks)
     for name in ("_send_heads", "inflate_chunks", "deflate_chunks"):
         monkeypatch.setattr(chunks, name, plain(getattr(chunks, name)))
     queue = Queue(build_ring(np.zeros(QUEUE_BYTES, np.uint8)), Eventfds(-1, -1))

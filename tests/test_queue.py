@@ -13,6 +13,8 @@ from balloonlab.host.device import no_balloon
 from balloonlab.kernels import doorbell, vring
 from balloonlab.queue import QUEUE_BYTES, QUEUE_SIZE, Virtqueue, Worker
 
+from .kicks import kick_and_wait
+
 BUFFER_AT = QUEUE_BYTES
 CELL = np.zeros(2, np.int64)
 
@@ -20,7 +22,7 @@ CELL = np.zeros(2, np.int64)
 def kick(queue):
     """Offer the chain at descriptor 0 and kick; True when the device used it."""
     vring.offer(queue.ring)
-    return doorbell.kick_and_wait(queue.ends.doorbell, queue.ring, CELL) == doorbell.USED
+    return kick_and_wait(queue.ends, CELL) == doorbell.USED
 
 
 class Rig:

@@ -28,6 +28,7 @@ from balloonlab.sizes import PAGE_BYTES
 from balloonlab.wire import Feature
 
 from . import naive
+from .kicks import kick_and_wait
 
 PAGES = 512
 CELL = np.zeros(2, np.int64)
@@ -59,7 +60,7 @@ class Session:
 
     def kick(self, name):
         queue = self.front.queues[name]
-        return doorbell.kick_and_wait(queue.doorbell, queue.ring, CELL)
+        return kick_and_wait(queue, CELL)
 
     def gone(self):
         return np.flatnonzero(~self.back.ram.resident()[:PAGES]).tolist()
