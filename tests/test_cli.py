@@ -187,6 +187,6 @@ def test_a_timeline_of_a_guest_that_logs_nothing_is_refused_in_one_line(tmp_path
     command = ["timeline", "--guest", "linux", "--memory", "512MiB", "--out", str(tmp_path / "x")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2
-    words = "guest must be 'thread' for a timeline, got 'linux': leave guest out"
+    words = "guest must be 'thread' or 'kvm' for a timeline, got 'linux': leave guest out"
     assert words in " ".join(result.stderr.split())
     assert not (tmp_path / "x").exists()

@@ -294,4 +294,4 @@ def timeline(
 
     with reported(out=out):
         frame = run(**{"memory": "64MiB", "protocol": "pfn", **_given(options)}, out=out)
-        typer.echo(f"{len(frame)} intervals (lab). Results: {out}")
+        typer.echo(f"{len(frame)} intervals ({frame.attrs['source']}). Results: {out}")

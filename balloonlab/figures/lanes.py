@@ -12,6 +12,8 @@ LANES = {
     ("guest", "release"): ("release", "allocate"),
     ("guest", "pack"): ("pack", "send"),
     ("guest", "round trip"): ("kick, then wait", "total"),
+    ("guest", "kick"): ("kick", "send"),
+    ("guest", "wait"): ("wait", "total"),
     ("host", "decode"): ("decode", "send"),
     ("host", "translate"): ("translate", "translate"),
     ("host", "discard"): ("discard", "discard"),
@@ -64,8 +66,9 @@ def timeline(frame: pd.DataFrame, until_us: float | None = None, ax: Axes | None
             bars.set(edgecolor="black", linewidth=0.5)
         name_bars(ax, [f"{key[0]}: {LANES[key][0]}" for key in lanes], 0.5)
         ax.set_xlim(0, end_us * 1e3 / unit_ns)
-        ax.set_xlabel(f"time since the operation began, {unit} (lab)")
         about = frame.attrs
+        source = about.get("source", "lab")
+        ax.set_xlabel(f"time since the operation began, {unit} ({source})")
         if about:
             state = "touched" if about["touched"] else "untouched"
             ax.set_title(

@@ -9,16 +9,17 @@ from typing import Never, Unpack
 import numpy as np
 import pandas as pd
 
+from ..guest import InVcpu
 from ..kernels import clock
 from .case import Case
 from .checks import check_after, check_before, none_lost
-from .on_lab import FLOOR, operate, sent_pages, share, use
+from .on_lab import FLOOR, operate, sent_pages
 from .options import Options, PathLike, takes_options
 from .provenance import describe_machine
 from .reading import META
 from .resources import check_available, check_facilities
 from .runner import alone
-from .setups import check_rules, make_case
+from .setups import check_rules, make_case, setup_of
 from .store import check_out, write_table
 
 TIMELINE = "timeline.csv"
@@ -26,7 +27,7 @@ TIMELINE = "timeline.csv"
 NAMES = {
     clock.ALLOCATE: "allocate", clock.PACK: "pack", clock.ROUND_TRIP: "round trip",
     clock.DECODE: "decode", clock.TRANSLATE: "translate", clock.DISCARD: "discard",
-    clock.RELEASE: "release",
+    clock.RELEASE: "release", clock.KICK: "kick", clock.WAIT: "wait",
 }  # fmt: skip
 """What the two ends log; the guest's round trip spans the host's intervals and both wake-ups."""
 
@@ -51,15 +52,15 @@ def timeline(
     -------
     pandas.DataFrame
         One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage``, ``begin_ns`` and
-        ``end_ns`` since the operation began. ``attrs`` holds the case's ``protocol``, ``discard``,
-        ``touched``, ``memory_bytes`` and ``balloon_bytes``. Errors as of `balloonlab.measure`.
+        ``end_ns`` since the operation began. ``attrs`` holds the case's ``source``, ``protocol``,
+        ``discard``, ``touched``, ``memory_bytes`` and ``balloon_bytes``. Errors as of `balloonlab.measure`.
     """
     if out is not None:
         check_out(out, TIMELINE)
     case = make_case(**options)
-    for name, only in (("host", "lab"), ("guest", "thread")):
-        if (got := getattr(case, name)) != only:
-            rule = f"{name} must be {only!r} for a timeline"
+    for name, some in (("host", ("lab",)), ("guest", ("thread", "kvm"))):
+        if (got := getattr(case, name)) not in some:
+            rule = f"{name} must be {' or '.join(map(repr, some))} for a timeline"
             raise ValueError(f"{rule}, got {got!r}: leave {name} out")
     if case.protocol == FLOOR:
         raise ValueError(f"protocol must have messages for a timeline, got {FLOOR!r}")
@@ -75,19 +76,17 @@ def timeline(
 
 
 def _run_once(case: Case) -> pd.DataFrame:
-    shared = share(case)
+    setup = setup_of(case)
+    setup.describe(case)
+    ram = setup.share(case)
     for _ in range(2):
-        with use(case, shared) as ram:
+        with setup.use(case, ram) as guest:
             if case.touched:
-                ram.touch()
+                guest.touch()
             check_before(case, ram)
-            done = operate(case, ram)
-            check_after(
-                case,
-                ram,
-                sent_pages(case, ram, done),
-                ram.count_lost if case.touched else none_lost,
-            )
+            done = operate(case, ram, InVcpu(guest.vcpu) if case.guest == "kvm" else None)
+            count_lost = guest.count_lost if case.touched else none_lost
+            check_after(case, ram, sent_pages(case, ram, done), count_lost)
     logs = done.log, done.devices[case.operation].log
     guest, host = (log.rows[: log.length[0]] for log in logs)
     stages, begin_ns, end_ns = np.concatenate([guest, host]).T
@@ -99,7 +98,7 @@ def _run_once(case: Case) -> pd.DataFrame:
             "end_ns": end_ns - guest[0, 1],
         }
     )
-    names = ("protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
+    names = ("source", "protocol", "discard", "touched", "memory_bytes", "balloon_bytes")
     frame.attrs = {name: getattr(case, name) for name in names}
     return frame.sort_values("begin_ns", ignore_index=True)
 
