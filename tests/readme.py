@@ -55,11 +55,17 @@ ANSWERS = """
 - **Fragmentation** (`lab`, half of 2 GiB, touched). `pfn` takes {runs_4096_ratio} as long as
   `bitmap-v4` for runs of 4096 pages on average, {runs_16_ratio} for 16, {runs_4_ratio} for 4 and
   {runs_1_ratio} for single pages.
-- **Message or discard** (`lab`, half of 2 GiB, idle and touched). The new message alone saves
-  {grid_idle_touched_message_percent} of the time of `pfn`; merging adjacent ranges in the host,
-  which changes no guest, {grid_idle_touched_range_percent}; both
-  {grid_idle_touched_both_percent}. Of pages at random {grid_random_touched_message_percent},
-  {grid_random_touched_range_percent} and {grid_random_touched_both_percent}.
+- **What hosts gain alone** (7/8 of 1 GiB, touched; today's message, no guest changes). Joining
+  neighbours, as crosvm does, makes `pfn` {ladder_idle_touched_neighbours_joined_lab_gain} as fast
+  (`lab`; `kvm`: {ladder_idle_touched_neighbours_joined_kvm_gain}); 32 messages sorted together, in
+  vectored calls by two threads, {ladder_idle_touched_two_threads_lab_gain} (`kvm`:
+  {ladder_idle_touched_two_threads_kvm_gain}), of pages at random
+  {ladder_random_touched_two_threads_lab_gain}, under Linux's own driver
+  {policy_idle_collected_by_two_linux_gain} (`linux`).
+- **To the floor** (as above). A guest that gives whole blocks, two threads of the host:
+  {ladder_idle_touched_whole_blocks_lab_ns} per page, where one `madvise` by one thread takes
+  {ladder_idle_touched_floor_one_madvise_lab_ns} (`kvm`: {ladder_idle_touched_whole_blocks_kvm_ns}
+  and {ladder_idle_touched_floor_one_madvise_kvm_ns}). The message no longer counts.
 - **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
   pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 import balloonlab as bl
 from balloonlab import capture
-from balloonlab.host import Policy
+from balloonlab.host import VECTORED, Policy, check_vectored
+from balloonlab.host.shared import ADVICE_OF_FILES
 from balloonlab.kernels import clock
 from balloonlab.linux import GuestError, LinuxGuest, Uml, check_room, find, missing, supervisor
 from balloonlab.measurement import reading, setups, stages_of_linux, tables
@@ -54,18 +55,30 @@ def wait_until_gone(folder):
     return left_of(folder)
 
 
+def needs_vectored_holes():
+    try:
+        check_vectored(ADVICE_OF_FILES)
+    except NotImplementedError as error:
+        pytest.skip(str(error))
+
+
 @needs_linux
 @pytest.mark.parametrize(
-    ("protocol", "operation", "touched", "discard"),
+    ("protocol", "operation", "touched", "discard", "more"),
     [
-        ("pfn", "inflate", True, "page"),
-        ("pfn", "inflate", False, "range"),
-        ("pfn", "deflate", True, "page"),
-        ("hinting", "inflate", True, "range"),
+        ("pfn", "inflate", True, "page", {}),
+        ("pfn", "inflate", False, "range", {}),
+        ("pfn", "deflate", True, "page", {}),
+        ("pfn", "inflate", True, "sorted-vector", {"threads": 2, "collect": 8}),
+        ("pfn", "deflate", True, "sorted", {"threads": 2, "collect": 8}),
+        ("hinting", "inflate", True, "range", {}),
+        ("hinting", "inflate", True, "vector", {"threads": 2}),
     ],
 )
-def test_linuxs_own_driver_gives_the_labs_frame(protocol, operation, touched, discard):
-    run = measure(protocol=protocol, operation=operation, touched=touched, discard=discard)
+def test_linuxs_own_driver_gives_the_labs_frame(protocol, operation, touched, discard, more):
+    if discard in VECTORED:
+        needs_vectored_holes()
+    run = measure(protocol=protocol, operation=operation, touched=touched, discard=discard, **more)
     frame, check = run.frame, run.checks.iloc[0]
     assert list(frame.columns) == tables.COLUMNS
     assert not frame.isna().any().any()

@@ -53,7 +53,8 @@ def timeline(
     pandas.DataFrame
         One row per interval, by begin: ``end`` (``guest`` or ``host``), ``stage``, ``begin_ns`` and
         ``end_ns`` since the operation began. ``attrs`` holds the case's ``source``, ``protocol``,
-        ``discard``, ``touched``, ``memory_bytes`` and ``balloon_bytes``. Errors as of `balloonlab.measure`.
+        ``discard``, ``touched``, ``memory_bytes`` and ``balloon_bytes``. Errors as of
+        `balloonlab.measure`.
     """
     if out is not None:
         check_out(out, TIMELINE)

@@ -11,12 +11,26 @@ from pathlib import Path
 from string import Formatter
 
 from .. import datasets
-from . import guest_numbers, headline_numbers, kvm_numbers, model_numbers, sweep_numbers
+from . import (
+    floor_numbers,
+    guest_numbers,
+    headline_numbers,
+    kvm_numbers,
+    model_numbers,
+    sweep_numbers,
+)
 from .number import Number
 
 JSON, LATEX = "numbers.json", "numbers.tex"
 
-MODULES = (headline_numbers, kvm_numbers, sweep_numbers, model_numbers, guest_numbers)
+MODULES = (
+    headline_numbers,
+    kvm_numbers,
+    sweep_numbers,
+    floor_numbers,
+    model_numbers,
+    guest_numbers,
+)
 
 
 @cache

@@ -79,4 +79,28 @@ def _policies() -> Numbers:
         yield number(row.source, "policies", f"{name}_gain", row.gain, "times", about, means)
 
 
-PARTS = (_ladder, _policies)
+def _allocation() -> Numbers:
+    """What the guest takes to get its pages in chunks, and single ones."""
+    frame = ladder_frame()
+    rows = frame[(frame["protocol"] == "bitmap-v4") & (frame["pattern"] == "idle")]
+    rows = rows[rows["stage"].eq("allocate") & (rows["source"] == "lab") & ~rows["touched"]]
+    ns = rows["time_ns"] / rows["n_pages"]
+    by_way = ns.groupby(rows["allocation"]).median()
+    for way, value in by_way.items():
+        name, about = f"allocate_{way}_ns", "to allocate a page of an idle guest"
+        yield number("lab", LADDERS[0], name, value, "ns", about, f"allocation={way}")
+    gain = by_way["page"] / by_way["chunk"]
+    yield number("lab", LADDERS[0], "allocate_gain", gain, "times", "page over chunk, idle")
+
+
+def _threads() -> Numbers:
+    frame = load(datasets.path("threads")).frame
+    totals = frame.groupby(["discard", "threads", "repeat"])["time_ns"].sum()
+    ms = totals.groupby(level=["discard", "threads"]).median()
+    for discard in frame["discard"].unique():
+        ratio = ms[discard, 2] / ms[discard, 1]
+        name, about = f"threads_{_short(discard)}_ratio", f"pfn by {discard}, two threads over one"
+        yield number("lab", "threads", name, ratio, "times", about)
+
+
+PARTS = (_ladder, _policies, _allocation, _threads)
