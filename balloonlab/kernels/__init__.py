@@ -13,7 +13,8 @@ The way of a page number, step by step, each a module here::
     driver.deflate      and back to buddy  <---   vring.push_used, doorbell.call
 
 `discard` sorts extents and gives them to the kernel, one by one or many in a call; `crew` shares
-them out among threads. `chunks` goes from the allocator to the message in one step, in the largest blocks there are.
+them out among threads. `chunks` goes from the allocator to the message in one step, in the
+largest blocks there are.
 `clock` logs when each step ends. `faults` counts what the host refuses, `contents` and
 `fuzz` check it; `workload` ages the allocator. `compile`, `intrinsics` (`plain` without the
 JIT) and `syscalls` are what all stand on; `vcpu` and `tsc` are what of them there is inside a

@@ -80,7 +80,7 @@ def _policies() -> Numbers:
 
 
 def _allocation() -> Numbers:
-    """What the guest takes to get its pages in chunks, and single ones."""
+    """Compare what the guest takes to get its pages in chunks, and as single ones."""
     frame = ladder_frame()
     rows = frame[(frame["protocol"] == "bitmap-v4") & (frame["pattern"] == "idle")]
     rows = rows[rows["stage"].eq("allocate") & (rows["source"] == "lab") & ~rows["touched"]]
