@@ -62,16 +62,13 @@ ANSWERS = """
   {ladder_idle_touched_two_threads_kvm_gain}), of pages at random
   {ladder_random_touched_two_threads_lab_gain}, under Linux's own driver
   {policy_idle_collected_by_two_linux_gain} (`linux`).
-- **To the floor** (as above). A guest that gives whole blocks, two threads of the host:
-  {ladder_idle_touched_whole_blocks_lab_ns} per page, where one `madvise` by one thread takes
-  {ladder_idle_touched_floor_one_madvise_lab_ns} (`kvm`: {ladder_idle_touched_whole_blocks_kvm_ns}
-  and {ladder_idle_touched_floor_one_madvise_kvm_ns}). The message no longer counts.
+- **To the floor** (as above). With whole blocks and two threads, host and guest take
+  {ladder_idle_touched_whole_blocks_lab_ns} per page; one `madvise` by one thread takes
+  {ladder_idle_touched_floor_one_madvise_lab_ns}.
 - **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
   pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted
-  {guests_tmpfs50_bits}, anonymous memory freed in pieces {guests_anon_bits}. Another kernel in
-  another kind of guest, five seeds each, agrees ({guests_linux_traces} more traces): half of
-  tmpfs deleted {guests_linux_tmpfs50_least_bits} to {guests_linux_tmpfs50_most_bits}.
+  {guests_tmpfs50_bits}, anonymous memory freed in pieces {guests_anon_bits}.
 """
 """What came out, in numbers that `balloonlab.results` computes from ``data/``."""
 
