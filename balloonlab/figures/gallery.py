@@ -14,12 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import datasets
-from ..measurement.reading import load
+from ..ladder import SCENARIOS
+from ..measurement.reading import load, pool
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
 from .comparison import density, grid, guests, runs, sizes
 from .headline_bars import headline
 from .how_it_works import page_strip
+from .ladder_bars import ladder
 from .lanes import timeline
 from .lines import Quantity
 from .looks import Axes, NoCasesError, save
@@ -47,8 +49,15 @@ FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "grid-random": ("patterns", partial(grid, pattern="random")),
     "grid-aged": ("patterns", partial(grid, pattern="aged")),
     "guests": ("guests", guests),
+    **{
+        f"ladder-{name.replace(', ', '-').replace(' ', '-')}": (
+            "ladder-*",
+            partial(ladder, scenario=name),
+        )
+        for name in SCENARIOS
+    },
 }
-"""Figures of measured runs: the folder of ``data/`` that each is made from, and how."""
+"""Figures of measured runs: what of ``data/`` each is made from, and how."""
 
 
 def pictured() -> dict[str, npt.NDArray[np.uint64]]:
@@ -123,6 +132,13 @@ def draw_all(
         yield name, None
 
 
+def _shipped(data: str) -> pd.DataFrame:
+    """Return the frame of a folder of ``data/``, or of several starts of one campaign."""
+    if data.endswith("*"):
+        return pool(sorted(datasets.path().glob(data))).frame
+    return load(datasets.path(data)).frame
+
+
 def _drawers(run: Path | None) -> dict[str, Callable[[], Axes]]:
     """Return a drawer for each figure of a stored run or timeline, or of balloonlab's data."""
     if run is not None and (run / TIMELINE).exists():
@@ -130,7 +146,7 @@ def _drawers(run: Path | None) -> dict[str, Callable[[], Axes]]:
     frame = None if run is None else load(run).frame
 
     def drawn(data: str, draw: Callable[[pd.DataFrame], Axes]) -> Axes:
-        return draw(load(datasets.path(data)).frame if frame is None else frame)
+        return draw(_shipped(data) if frame is None else frame)
 
     of_runs = {name: partial(drawn, *entry) for name, entry in FROM_RUNS.items()}
     return of_runs | (COMPUTED if run is None else {})

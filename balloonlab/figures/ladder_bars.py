@@ -61,7 +61,7 @@ def ladder(frame: Any, scenario: str = "idle, touched", ax: Axes | None = None) 
         ax.xaxis.set_major_formatter(FuncFormatter(lambda ns, _: format_number(ns)))
         ax.xaxis.set_minor_formatter(NullFormatter())
         sources = ", ".join(rows["source"].unique())
-        ax.set_xlabel(f"time per page, ns ({sources}: median, range of the repeats; dotted: saved)")
+        ax.set_xlabel(f"time per page, ns ({sources}: median and range; dotted: saved)")
         ax.set_title(f"From the legacy driver to the floor: {scenario}")
         legend_below(ax)
     return ax

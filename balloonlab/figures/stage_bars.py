@@ -17,7 +17,7 @@ AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protoc
 """Columns in which cases may differ, as a bar's label has them."""
 
 FLAGS = {"touched": ("untouched", "touched"), "thp": ("no huge pages", "huge pages")}
-PREFIXES = {"steps": "steps: ", "bitmaps": "bitmaps: ", "discard": "by "}
+PREFIXES = {"steps": "steps: ", "threads": "threads: ", "bitmaps": "bitmaps: ", "discard": "by "}
 
 Per: TypeAlias = Literal["operation", "GiB", "page"]
 
