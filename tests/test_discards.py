@@ -13,14 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import balloonlab as bl
+from balloonlab import wire
 from balloonlab.host import GuestRam, Policy, check_vectored, policy
 from balloonlab.host.crew import Crew
+from balloonlab.host.device import make_state, no_balloon, no_guard
+from balloonlab.kernels import clock, device
 from balloonlab.kernels import crew as crew_kernels
 from balloonlab.kernels import discard as kernels
 from balloonlab.kernels.translate import Memory
 from balloonlab.measurement.machine import machine
 from balloonlab.pages import Buddy
+from balloonlab.queue import QUEUE_BYTES, build_ring
 from balloonlab.selftest.contents import POLICIES
+from balloonlab.wire import Feature
 
 from . import naive
 from .conftest import INTERPRETED
@@ -144,6 +149,48 @@ def test_a_deflated_page_is_never_discarded_afterwards():
         assert (words[pages * 512] == pages + 1).all()
 
 
+def test_a_driver_that_may_use_pages_before_it_tells_is_not_collected_from():
+    ram, buddy = GuestRam(64), Buddy.idle(64)
+    words = "collect must be 1 for a driver without MUST_TELL_HOST, got 2"
+    with pytest.raises(ValueError, match=words):
+        machine(ram, buddy, "pfn", Policy("range", collect=2), offered=Feature(0)).__enter__()
+
+
+def test_targets_up_and_down_leave_what_is_outside_as_the_guest_wrote_it(rng):
+    ram = GuestRam(4096)
+    ram.touch()
+    words = ram.memory.ram.view(np.uint64)
+    with machine(ram, Buddy.idle(4096), "pfn", Policy("sorted", collect=3), operations=99) as both:
+        for target in rng.integers(0, 4096, 5 if INTERPRETED else 40):
+            both.driver.set_target(int(target))
+            outside = np.setdiff1d(np.arange(4096), ram.page_index(both.driver.pages))
+            words[outside * 512] = outside + 1
+            time.sleep(0.002)  # longer than a device holds anything
+            assert (words[outside * 512] == outside + 1).all()
+
+
+def test_what_leaves_waits_for_a_message_that_is_under_way():
+    """A guest that deflates pages of an inflation that it has not been answered for."""
+    guard = no_guard()
+    balloon = no_balloon(64 * PAGE)
+    ram = GuestRam(64)
+    inflating, deflating = (
+        make_state(wire.get("pfn"), Policy("range"), name, balloon, guard=guard)
+        for name in ("inflate", "deflate")
+    )
+    ring, log = build_ring(np.zeros(QUEUE_BYTES, np.uint8)), clock.Log.empty(99)
+    device._hold(inflating)  # its pages are in the balloon, its discard is to come
+    waiting = threading.Thread(target=device._await_flush, args=(deflating, ring, log.cell))
+    waiting.start()
+    waiting.join(0.02)
+    assert waiting.is_alive()
+    device.flush(inflating, ram.memory, 0, log)
+    waiting.join(5)
+    assert not waiting.is_alive()
+    device.flush(deflating, ram.memory, 0, log)
+    assert guard.tolist() == [0, 1]  # a deflation releases nothing
+
+
 def test_what_is_collected_is_answered_before_it_is_discarded_and_gone_when_settled():
     ram = GuestRam(3000)
     ram.touch()
@@ -243,7 +290,7 @@ def test_policies_are_what_measure_takes():
     options = bl.host_policy("firecracker")
     run = bl.measure(memory="8MiB", protocol="pfn", repeats=1, **options)
     assert run.frame["discard"].unique().tolist() == ["sorted"]
-    assert run.frame["collect"].unique().tolist() == [options["collect"]]
+    assert run.frame["collect"].unique().tolist() == [options["collect"]] == [1]
     with pytest.raises(ValueError, match=r"name must be one of qemu, .* got 'qemo'; did you mean"):
         bl.host_policy("qemo")
 

@@ -236,6 +236,10 @@ class Backend:
                 f"features must be of those offered, with VERSION_1, got {int(accepted):#x} of "
                 f"{int(self.offered):#x}"
             )
+        try:
+            self._settings[0].check_features(accepted)
+        except ValueError as error:
+            raise VhostUserError(str(error)) from None
 
     def _set_protocol_features(self, message: Message) -> None:
         spoken = ProtocolFeature(message.word())

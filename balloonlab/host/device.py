@@ -200,5 +200,6 @@ class BalloonDevice:
         try:
             kernels.serve(self._queue.ends, self._ram.memory, self._state, self.log)
         except BaseException:
+            self._state.guard[kernels.HELD] = 0  # nobody is to wait for it
             self._queue.break_down(vring.DEVICE_DIED)
             raise

@@ -16,6 +16,7 @@ import pandas as pd
 from ..kernels.discard import Discard, Vectors
 from ..kernels.syscalls import advise_vectors
 from ..sizes import PAGE_BYTES
+from ..wire import Feature
 
 DISCARDS = {
     "page": Discard.PER_PAGE,
@@ -67,6 +68,14 @@ class Policy:
         if not 1 <= self.collect <= MOST_COLLECTED:
             raise ValueError(f"collect must be 1 to {MOST_COLLECTED}, got {self.collect}")
 
+    def check_features(self, accepted: Feature) -> None:
+        """Refuse to collect messages of a driver that may use pages before it told (ValueError)."""
+        if self.collect > 1 and Feature.MUST_TELL_HOST not in accepted:
+            raise ValueError(
+                f"collect must be 1 for a driver without MUST_TELL_HOST, got {self.collect}: it "
+                "may use a page again before the host has discarded it"
+            )
+
     def make_vectors(self, n_extents: int) -> Vectors:
         """Return what a device of this policy sorts and calls with."""
         vectored, sorts = self.discard in VECTORED, self.discard in ("sorted", "sorted-vector")
@@ -113,8 +122,8 @@ POLICIES = {
     ),
     "crosvm": (Policy("range"), "crosvm", "pages that follow each other in a message are joined"),
     "firecracker": (
-        Policy("sorted", collect=8), "Firecracker", "up to 2048 pages that are on the queue are "
-        "sorted, repeated ones dropped, neighbours joined",
+        Policy("sorted"), "Firecracker", "pages are sorted, repeated ones dropped, neighbours "
+        "joined; it gathers up to 2048 that wait, but Linux's driver waits for each message",
     ),
     "vectored": (
         Policy("vector", 256), "nobody", "neighbours joined, the ranges of a message in one call",

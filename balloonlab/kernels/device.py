@@ -46,7 +46,8 @@ STATE = np.dtype(
 
 
 HELD, FLUSHES = 0, 1
-"""Columns of `Device.guard`: whether the inflate queue holds extents, and how often it let go."""
+"""Columns of `Device.guard`: whether pages are in the balloon that the inflate queue still has to
+discard, and how often it has done so."""
 
 
 class Device(NamedTuple):
@@ -111,6 +112,21 @@ def _forget(balloon, extents):
 
 
 @kernel
+def _hold(device):
+    """Say that pages enter the balloon, before any does: what leaves it waits for their discard."""
+    if device.inflating:
+        store_release(device.guard, HELD, 1)
+
+
+@kernel
+def _release(device):
+    """Say that nothing is left to be discarded."""
+    if device.inflating:
+        store_release(device.guard, HELD, 0)
+        store_release(device.guard, FLUSHES, device.guard[FLUSHES] + 1)
+
+
+@kernel
 def flush(device, memory, clock, log):
     """Discard the extents that are held; return the clock."""
     state = device.state[0]
@@ -126,18 +142,18 @@ def flush(device, memory, clock, log):
         state["n_discard_errors"] += failed
     state["held"] = 0
     state["n_collected"] = 0
-    if device.inflating and device.guard[HELD] != 0:
-        store_release(device.guard, HELD, 0)
-        store_release(device.guard, FLUSHES, device.guard[FLUSHES] + 1)
+    _release(device)
     return record(log, DISCARD, clock)
 
 
 @kernel
 def _await_flush(device, ring, cell):
-    """Wait until no page is held that a deflation names: it must not be discarded afterwards.
+    """Wait until no page is to be discarded that a deflation names: afterwards it must not be.
 
-    Whatever is held now is discarded by the next flush, which the inflate queue's own thread makes
-    within `IDLE_MS`; a count tells one that went by between two looks.
+    Its pages are out of the balloon by now. What is held is discarded by the next flush, which the
+    inflate queue's own thread makes within `IDLE_MS` of its last message; a count tells one that
+    went by between two looks. A guest that deflates what it has not yet been answered for waits,
+    too.
     """
     guard = device.guard
     before = load_acquire(guard, FLUSHES)
@@ -161,6 +177,7 @@ def handle(device, ring, memory, n_bytes, clock, log):
         _keep(device, ranges, clock)
     clock = record(log, DECODE, clock)
     state = device.state[0]
+    _hold(device)
     state["range"] = 0
     state["done"] = 0
     state["n_lookups"] = 0
@@ -171,12 +188,13 @@ def handle(device, ring, memory, n_bytes, clock, log):
         state["held"] = n
         if state["range"] < n_ranges:
             clock = flush(device, memory, clock, log)
+            _hold(device)
     state["n_translations"] += state["n_lookups"]
     state["n_collected"] += 1
     if state["n_collected"] >= device.collect or device.decoding == Decoding.BLOCKS:
         flush(device, memory, clock, log)
-    elif state["held"] > 0:
-        store_release(device.guard, HELD, 1)
+    elif state["held"] == 0:
+        _release(device)
 
 
 @kernel

@@ -68,6 +68,7 @@ def machine(
         driver = BalloonDriver(
             transport, buddy, wire_format, rows, bitmaps, *runner, chunks, in_flight
         )
+        policy.check_features(driver.features)
         spoken = wire_format if wire_format.feature in driver.features else wire.get("pfn")
         devices = {}
         for operation, queue in transport.virtqueues.items():

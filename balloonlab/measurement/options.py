@@ -110,8 +110,8 @@ class Options(TypedDict, Generic[M], total=False):
         "Threads that discard a message together."))]
     collect: Annotated[int | M, Option(1, least=1, most=MOST_COLLECTED, column="collect", help=(
         "Messages that the host answers before it discards them together. Earlier where no kick "
-        "comes for a millisecond, and before a deflation is answered. Firecracker gathers what is "
-        "on the queue, up to 2048 pages."))]
+        "comes for a millisecond, and before a deflation is answered: no page is to be used again "
+        "before it was told (MUST_TELL_HOST)."))]
     pattern: Annotated[Pattern | M, Option("idle", column="pattern", help=(
         "Which pages: ``idle``, ``random``, ``huge``, ``aged``, ``every:8``, ``geometric:1.5`` or "
         "``trace:NAME``. A spelling that `balloonlab.patterns.make` takes, or an array of "
