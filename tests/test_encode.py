@@ -35,7 +35,9 @@ class Listener:
         self.own = transport.own_memory
         self.heard = {name: [] for name in transport.virtqueues}
         self._queues = transport.virtqueues
-        self._threads = [threading.Thread(target=self._serve, args=(n,)) for n in self._queues]
+        self._threads = [
+            threading.Thread(target=self._serve, args=(name,), daemon=True) for name in self._queues
+        ]
         for thread in self._threads:
             thread.start()
 
@@ -47,7 +49,8 @@ class Listener:
                 return
             while int(queue.ring.avail[vring.INDEX]) != used & 0xFFFF:
                 self.heard[name].append(self._read(queue.ring, used))
-                queue.ring.used_ring[used % 128] = (0, 0)
+                head = int(queue.ring.avail[vring.ENTRIES + used % 128])
+                queue.ring.used_ring[used % 128] = (head, 0)
                 used += 1
                 queue.ring.used[vring.INDEX] = used & 0xFFFF
                 queue.call()

@@ -38,8 +38,8 @@ class Buffers:
         self._needed = -(-span // (64 * BITMAP_WORDS))
         own = transport.own_memory
         encoder = make_encoder(encoding, memory_pages, 1, kick_pages, in_flight)
-        one = 4 * kick_pages if encoding == Encoding.PFNS else 8 * RECORD_WORDS
-        buffers = _written(own, _AT, one * in_flight)
+        words = -(-kick_pages // 2) if encoding == Encoding.PFNS else RECORD_WORDS
+        buffers = _written(own, _AT, 8 * words * in_flight)
         self._encoder = encoder._replace(
             pfns=buffers.view(np.uint32),
             header=_written(own, _HEADER_AT, 8 * in_flight).view(np.uint64),
