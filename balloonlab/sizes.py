@@ -10,11 +10,12 @@ import humanize
 
 Size: TypeAlias = int | str
 
-__all__ = ["GIB", "KIB", "MIB", "PAGE_BYTES", "TIB", "format_number", "format_size", "parse_pages"]
-__all__ += ["parse_size"]
+__all__ = ["GIB", "HUGE_BYTES", "KIB", "MIB", "PAGE_BYTES", "TIB", "format_number", "format_size"]
+__all__ += ["parse_pages", "parse_size"]
 
 PAGE_BYTES = 4096
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+HUGE_BYTES = 2 * MIB  # of a huge page, where pages have 4 KiB
 
 _UNITS = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")

@@ -538,14 +538,33 @@ def fetch_blocks(chain, ram, room):
 
 
 def sort_extents(extents):
-    """Extents (offset, bytes) in order, those that adjoin merged."""
+    """Extents (offset, bytes) in order, those that adjoin or overlap merged."""
     merged = []
     for offset, n_bytes in sorted(extents):
-        if merged and sum(merged[-1]) == offset:
-            merged[-1][1] += n_bytes
+        if merged and sum(merged[-1]) >= offset:
+            merged[-1][1] = max(merged[-1][1], offset + n_bytes - merged[-1][0])
         else:
             merged.append([offset, n_bytes])
     return merged
+
+
+def complete(extents, inside, page_bytes):
+    """Huge pages that extents are of and of which all 4 KiB pages are in the balloon, merged."""
+    touched = set()
+    for offset, n_bytes in extents:
+        touched |= set(range(offset // page_bytes, (offset + n_bytes - 1) // page_bytes + 1))
+    n = page_bytes // 4096
+    full = [huge for huge in touched if all(huge * n + i in inside for i in range(n))]
+    return sort_extents([(huge * page_bytes, page_bytes) for huge in full])
+
+
+def read_back(words, ballooned, signature):
+    """How many pages of the balloon hold zero, their signature, anything else in the first word."""
+    found = [0, 0, 0]
+    for page in ballooned:
+        held = words[512 * page]
+        found[0 if held == 0 else 1 if held == page ^ signature else 2] += 1
+    return found
 
 
 def vectored(extents, most, refused):

@@ -1,6 +1,5 @@
 """How a host applies messages: sorted, vectored, by several threads, collected."""
 
-import mmap
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 import balloonlab as bl
 from balloonlab import wire
 from balloonlab.host import GuestRam, Policy, check_vectored, policy
+from balloonlab.host.backing import DONTNEED
 from balloonlab.host.crew import Crew
 from balloonlab.host.device import make_state, no_balloon, no_guard
 from balloonlab.kernels import clock, device
@@ -36,7 +36,7 @@ PAGE, HUGE = 4096, 1 << 21
 @pytest.fixture(scope="module", autouse=True)
 def vectored_calls():
     try:
-        check_vectored(mmap.MADV_DONTNEED)
+        check_vectored()
     except NotImplementedError as error:
         pytest.skip(str(error))
 
@@ -86,7 +86,7 @@ def test_shares_are_all_of_the_extents_and_cut_at_huge_pages_only(pairs, threads
 
 
 def nowhere():
-    return Memory(np.zeros(0, np.uint8), 0, np.zeros((0, 4), np.int64)), mmap.MADV_DONTNEED
+    return Memory(np.zeros(0, np.uint8), 0, np.zeros((0, 4), np.int64)), DONTNEED
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="a call is replaced, which compiled code does not see")
@@ -104,10 +104,10 @@ def test_what_a_vectored_call_stops_at_has_failed_and_the_rest_goes_on(pairs, mo
             done += n_bytes
         return done
 
-    vectors = kernels.Vectors(-1, np.zeros((most, 2), np.int64), np.zeros((0, 2), np.int64))
+    vectors = kernels.Vectors(-1, rows_of([[0, 0]] * most), *[rows_of([])] * 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernels, "advise_vectors", advise)
-        found = kernels.discard_vectored(nowhere()[0], rows_of(pairs), 4, vectors)
+        found = kernels.discard_vectored(nowhere()[0], rows_of(pairs), DONTNEED, vectors)
     assert found == naive.vectored(pairs, most, refused)
 
 
@@ -248,7 +248,7 @@ def test_a_kernel_that_refuses_is_found_out_before_the_work(monkeypatch):
     monkeypatch.setattr(policy, "advise_vectors", lambda *arguments: -1)
     check_vectored.cache_clear()
     try:
-        words = r"needs process_madvise\(2\) with MADV_DONTNEED .* Linux .* refuses: use 'range'"
+        words = r"process_madvise\(2\) for madvise\(MADV_DONTNEED\) .* refuses: use 'range'"
         with pytest.raises(NotImplementedError, match=words):
             bl.measure(memory="8MiB", discard="vector", repeats=1)
         assert len(bl.measure(memory="8MiB", discard="sorted", repeats=1).frame)

@@ -1,6 +1,5 @@
 """Memory map, translation, discard: against the twin, on real memory."""
 
-import mmap
 import threading
 
 import numpy as np
@@ -11,10 +10,12 @@ from hypothesis import strategies as st
 from balloonlab import wire
 from balloonlab.address_map import DRIVER_GPA
 from balloonlab.host import GuestRam, Policy, ram
+from balloonlab.host.backing import DONTNEED
 from balloonlab.host.device import make_state
 from balloonlab.kernels import faults
 from balloonlab.kernels.discard import discard
 from balloonlab.kernels.translate import Memory, resolve, translate
+from balloonlab.sizes import HUGE_BYTES
 
 from . import naive
 
@@ -177,7 +178,7 @@ def test_ram_of_a_large_guest_has_two_slots_and_its_kernels_own():
         [0, (3 << 18) - 1, 3 << 18, DRIVER_GPA >> 12, 1 << 20, (9 << 18) - 1], np.uint64
     )
     assert guest.page_index(pages).tolist() == [0, (3 << 18) - 1, -1, -1, 3 << 18, (8 << 18) - 1]
-    assert guest.memory.base_address % ram.HUGE_BYTES == 0
+    assert guest.memory.base_address % HUGE_BYTES == 0
 
 
 def test_touching_backs_every_page_and_discarding_takes_exactly_its_own():
@@ -190,7 +191,7 @@ def test_touching_backs_every_page_and_discarding_takes_exactly_its_own():
     none = np.zeros(512, bool)
     assert guest.count_lost(none) == 0
     extents = np.array([(10 * 4096, 3 * 4096), (511 * 4096, 4096)], np.int64)
-    assert discard(guest.memory, extents, mmap.MADV_DONTNEED) == 0
+    assert discard(guest.memory, extents, DONTNEED) == 0
     gone = np.flatnonzero(~guest.resident())
     assert gone.tolist() == [10, 11, 12, 511]
     assert guest.count_lost(none) == 4
@@ -198,7 +199,7 @@ def test_touching_backs_every_page_and_discarding_takes_exactly_its_own():
     ballooned[gone] = True
     assert guest.count_lost(ballooned) == 0
     bad = np.array([(1, 4096)], np.int64)
-    assert discard(guest.memory, bad, mmap.MADV_DONTNEED) == 1
+    assert discard(guest.memory, bad, DONTNEED) == 1
 
 
 def test_huge_pages_are_refused_where_there_are_none(monkeypatch, tmp_path):

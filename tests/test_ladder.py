@@ -22,7 +22,7 @@ SOME = ["idle, untouched", "random, touched"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     try:
-        bl.host.check_vectored(4)
+        bl.host.check_vectored()
     except NotImplementedError as error:
         pytest.skip(str(error))
     out = tmp_path_factory.mktemp("ladder") / "bench"

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import balloonlab as bl
 from balloonlab import capture
 from balloonlab.host import VECTORED, Policy, check_vectored
-from balloonlab.host.shared import ADVICE_OF_FILES
 from balloonlab.kernels import clock
 from balloonlab.linux import GuestError, LinuxGuest, Uml, check_room, find, missing, supervisor
 from balloonlab.measurement import reading, setups, stages_of_linux, tables
@@ -57,7 +56,7 @@ def wait_until_gone(folder):
 
 def needs_vectored_holes():
     try:
-        check_vectored(ADVICE_OF_FILES)
+        check_vectored("remove")
     except NotImplementedError as error:
         pytest.skip(str(error))
 

@@ -192,7 +192,7 @@ def test_a_device_that_dies_is_reported_and_leaves_no_thread(monkeypatch):
     serve = device.serve
 
     def fail(queue, memory, state, log):
-        if state.advice != mmap.MADV_DONTNEED:
+        if state.verb.advice != mmap.MADV_DONTNEED:
             return serve(queue, memory, state, log)
         os.eventfd_read(int(queue.doorbell.kick))
         raise ZeroDivisionError("device")

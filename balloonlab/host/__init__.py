@@ -1,5 +1,6 @@
 """The host: guest RAM, its memory map, and the balloon device."""
 
+from .backing import BACKINGS, VERBS
 from .device import BalloonDevice
 from .policy import (
     DISCARDS,
@@ -13,10 +14,10 @@ from .policy import (
     host_policies,
     host_policy,
 )
-from .ram import BACKINGS, GuestRam
+from .ram import GuestRam
 
 __all__ = [
     "BACKINGS", "DISCARDS", "MOST_COLLECTED", "MOST_THREADS", "MOST_VECTORS", "POLICIES",
-    "VECTORED", "BalloonDevice", "GuestRam", "Policy", "check_vectored", "host_policies",
+    "VECTORED", "VERBS", "BalloonDevice", "GuestRam", "Policy", "check_vectored", "host_policies",
     "host_policy",
 ]  # fmt: skip

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import crew as kernels
+from ..kernels.discard import Verb
 from ..kernels.translate import Memory
 from ..queue import Worker
+from .backing import DONTNEED
 from .policy import DISCARDS, Policy
 
 
@@ -21,8 +23,8 @@ class Crew:
     `n_extents` is the most that is shared out at a time. A context manager: threads run within.
     """
 
-    def __init__(self, policy: Policy, memory: Memory, advice: int, n_extents: int) -> None:
-        self._policy, self._memory, self._advice = policy, memory, advice
+    def __init__(self, policy: Policy, memory: Memory, verb: Verb, n_extents: int) -> None:
+        self._policy, self._memory, self._verb = policy, memory, verb
         others, self._eventfds = policy.threads - 1, list[int]()
         rows = n_extents + policy.threads if others else 0
         self.state = kernels.Crew(
@@ -42,7 +44,8 @@ class Crew:
     @classmethod
     def of_none(cls) -> Self:
         """Return a crew without other threads."""
-        return cls(Policy(), Memory(np.zeros(0, np.uint8), 0, np.zeros((0, 4), np.int64)), 0, 0)
+        nowhere = Memory(np.zeros(0, np.uint8), 0, np.zeros((0, 4), np.int64))
+        return cls(Policy(), nowhere, DONTNEED, 0)
 
     def _make_eventfds(self, n: int) -> npt.NDArray[np.int64]:
         made = [os.eventfd(0) for _ in range(n)]
@@ -53,7 +56,7 @@ class Crew:
         try:
             vectors = self._policy.make_vectors(0)
             how, cell = int(DISCARDS[self._policy.discard]), np.zeros(2, np.int64)
-            kernels.work(self.state, number, how, self._memory, self._advice, vectors, cell)
+            kernels.work(self.state, number, how, self._memory, self._verb, vectors, cell)
         except BaseException:
             self.state.control[kernels.DEAD] = 1
             self._wake("finished")
@@ -67,8 +70,8 @@ class Crew:
         `cell` is int64 scratch, shape (2,).
         """
         how, vectors = int(DISCARDS[self._policy.discard]), self._policy.make_vectors(len(extents))
-        memory, advice = self._memory, self._advice
-        return kernels.timed_discard(how, memory, extents, advice, vectors, self.state, cell)
+        memory, verb = self._memory, self._verb
+        return kernels.timed_discard(how, memory, extents, verb, vectors, self.state, cell)
 
     def _wake(self, side: str) -> None:
         for eventfd in getattr(self.state, side):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import mmap
 
 import numpy as np
 import numpy.typing as npt
 
 from ..kernels import clock, faults, vring
 from ..kernels import device as kernels
+from ..kernels.discard import Verb
 from ..queue import DeviceQueue, Worker
 from ..sizes import PAGE_BYTES
 from ..wire.format import RANGES_PER_BYTE, Format
+from .backing import DONTNEED, WILLNEED
 from .crew import Crew
 from .policy import DISCARDS, Policy
 from .ram import GuestRam
@@ -43,21 +44,22 @@ def make_state(
     policy: Policy,
     operation: str,
     balloon: npt.NDArray[np.uint64],
-    advice: int = mmap.MADV_DONTNEED,
+    verb: Verb = DONTNEED,
     room: int = 0,
     crew: Crew | None = None,
     guard: npt.NDArray[np.int64] | None = None,
 ) -> kernels.Device:
     """Return the state of a device queue as `BalloonDevice` describes it.
 
-    `advice` is what frees this kind of memory.
+    `verb` is what frees this kind of memory.
     """
     words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
+    verb = verb if operation == "inflate" else WILLNEED
     return kernels.Device(
         decoding=int(wire_format.decoding),
         discard=int(DISCARDS[policy.discard]),
         inflating=operation == "inflate",
-        advice=advice if operation == "inflate" else mmap.MADV_WILLNEED,
+        verb=verb,
         balloon=balloon,
         words=words,
         ranges=np.zeros((RANGES_PER_BYTE * words.nbytes, 2), np.int64),
@@ -65,7 +67,7 @@ def make_state(
         state=_fresh_state(),
         faults=np.zeros(1, faults.FAULTS),
         sent=np.full((room, 3), -1, np.int64),  # written once: timed code meets no page fault
-        vectors=policy.make_vectors(EXTENTS),
+        vectors=policy.make_vectors(EXTENTS, verb.page_bytes),
         crew=(crew or Crew.of_none()).state,
         collect=policy.collect if operation == "inflate" else 1,
         guard=no_guard() if guard is None else guard,
@@ -83,8 +85,9 @@ class BalloonDevice:
 
     Its `log` holds `log_rows` intervals of that. `balloon`, as `no_balloon` makes it, is which
     pages are in the balloon, shared by the device's two queues; a page is discarded only when it
-    enters it, as `policy` says. Pages of the queue ``"inflate"`` are discarded (with the RAM's own
-    advice), those of ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as QEMU does. The
+    enters it, as `policy` says; behind huge pages, when all pages of one have. Pages of the queue
+    ``"inflate"`` are discarded by the policy's verb, by default the RAM's own, those of
+    ``"deflate"`` advised as needed soon (``MADV_WILLNEED``), as QEMU does. The
     first `room` ranges that messages name are kept in `sent`. Where the policy collects messages,
     the two queues share a `guard`, as `no_guard` makes it.
     """
@@ -103,10 +106,10 @@ class BalloonDevice:
     ) -> None:
         self._ram, self._queue, self._operation = ram, queue, operation
         self.log = clock.Log.empty(log_rows)
-        advice = ram.advice if operation == "inflate" else mmap.MADV_WILLNEED
-        self._crew = Crew(policy, ram.memory, advice, EXTENTS)
+        verb = ram.verb(policy.verb) if operation == "inflate" else WILLNEED
+        self._crew = Crew(policy, ram.memory, verb, EXTENTS)
         self._state = make_state(
-            wire_format, policy, operation, balloon, ram.advice, room, self._crew, guard
+            wire_format, policy, operation, balloon, verb, room, self._crew, guard
         )
         self._worker = Worker(self._serve, "balloon-device")
 

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..kernels.discard import Discard, Vectors
+from ..kernels.discard import Act, Discard, Vectors
 from ..kernels.syscalls import advise_vectors
 from ..sizes import PAGE_BYTES
 from ..wire import Feature
+from .backing import VERBS
 
 DISCARDS = {
     "page": Discard.PER_PAGE,
@@ -34,8 +35,6 @@ MOST_VECTORS = 1024  # UIO_MAXIOV
 MOST_THREADS = 64
 MOST_COLLECTED = 64
 
-ADVICE = {mmap.MADV_DONTNEED: "MADV_DONTNEED", mmap.MADV_REMOVE: "MADV_REMOVE"}
-
 
 @dataclass(frozen=True)
 class Policy:
@@ -44,7 +43,8 @@ class Policy:
     By one of `DISCARDS`, with so many ranges a vectored call, by so many threads. The device
     answers as many messages as `collect` says before it discards them together: when it has
     that many, when no kick has come for a millisecond, before it answers a deflation, and
-    before it stops.
+    before it stops. The `verb` is one of `balloonlab.host.backing.VERBS`, by default what frees
+    this kind of memory.
 
     Examples
     --------
@@ -56,6 +56,7 @@ class Policy:
     vectors: int = MOST_VECTORS
     threads: int = 1
     collect: int = 1
+    verb: str | None = None
 
     def __post_init__(self) -> None:
         if self.discard not in DISCARDS:
@@ -76,13 +77,15 @@ class Policy:
                 "may use a page again before the host has discarded it"
             )
 
-    def make_vectors(self, n_extents: int) -> Vectors:
-        """Return what a device of this policy sorts and calls with."""
-        vectored, sorts = self.discard in VECTORED, self.discard in ("sorted", "sorted-vector")
+    def make_vectors(self, n_extents: int, page_bytes: int = PAGE_BYTES) -> Vectors:
+        """Return what a device of this policy sorts and calls with, over pages of that size."""
+        vectored, huge = self.discard in VECTORED, page_bytes > PAGE_BYTES
+        sorts = huge or self.discard in ("sorted", "sorted-vector")
         return Vectors(
             _pidfd(os.getpid()) if vectored else -1,
             np.full((self.vectors if vectored else 0, 2), -1, np.int64),
             np.full((n_extents if sorts else 0, 2), -1, np.int64),
+            np.full((n_extents if huge else 0, 2), -1, np.int64),
         )
 
 
@@ -93,23 +96,29 @@ def _pidfd(pid: int) -> int:
 
 
 @cache
-def check_vectored(advice: int, pid: int = 0) -> None:
+def check_vectored(verb: str = "dontneed", pid: int = 0) -> None:
     """Try a vectored call on a page of our own; a NotImplementedError where the kernel refuses.
 
-    `advice` is ``MADV_DONTNEED``, or ``MADV_REMOVE`` for memory that is a shared file.
+    The `verb` is one of `balloonlab.host.backing.VERBS`; a ValueError where it is no advice.
     """
-    shared = advice == mmap.MADV_REMOVE
+    call = VERBS[verb]
+    if call.act != Act.ADVISE:
+        raise ValueError(
+            f"verb must be a madvise with discard='vector', got {verb!r}: process_madvise makes no "
+            f"call of {call.name}"
+        )
+    advice, shared = call.advice, verb == "remove"
     flags = mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE
     with mmap.mmap(-1, PAGE_BYTES, flags=flags | mmap.MAP_ANONYMOUS) as mapping:
         mapping[0] = 1
         page = np.frombuffer(mapping, np.uint8)
         iovecs = np.array([[page.ctypes.data, PAGE_BYTES]], np.int64)
         done = advise_vectors(_pidfd(pid or os.getpid()), iovecs, 1, advice)
-        freed = page[0] == 0
+        freed = page[0] == 0 or verb == "free"  # in its own time
         del page
     if done != PAGE_BYTES or not freed:
         raise NotImplementedError(
-            f"discard='vector' needs process_madvise(2) with {ADVICE[advice]} on one's own process "
+            f"discard='vector' needs process_madvise(2) for {call.name} on one's own process "
             f"(Linux 6.13 or later), which Linux {platform.release()} refuses: use 'range' or "
             "'sorted'"
         )

@@ -1,4 +1,4 @@
-"""Guest RAM: a private anonymous mapping of its full size behind a memory map."""
+"""Guest RAM: a mapping of its full size behind a memory map."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,38 +18,34 @@ import numpy.typing as npt
 from ..address_map import DRIVER_GPA, ram_ranges
 from ..kernels import contents
 from ..kernels import translate as kernels
-from ..sizes import GIB, MIB, PAGE_BYTES, format_size
+from ..kernels.discard import Verb
+from ..kernels.syscalls import punch_hole
+from ..sizes import GIB, HUGE_BYTES, MIB, PAGE_BYTES, format_size
+from .backing import ANONYMOUS, BACKINGS, VERBS
 
-HUGE_BYTES = 2 * MIB
 DRIVER_BYTES = 9 * MIB
 """The guest kernel's own memory, a slot of its own: queues and message buffers, at most 32 of
 65,536 page numbers."""
 
-MAP_NORESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
-"""Lets an untouched guest be larger than the host's memory (Python names it from 3.13 on)."""
-
 MAP_FIXED = 0x10
 """Linux's number on every architecture that numba compiles for; Python does not name it."""
 
+_PRESENT, _OF_A_FILE = np.uint64(1 << 63), np.uint64(1 << 61)  # of /proc/PID/pagemap
 _MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
 
 TOUCH_STEP_PAGES = 64 * MIB // PAGE_BYTES
 THP_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 THP_SIZE_SWITCH = THP_SWITCH.parent / "hugepages-2048kB" / "enabled"
+SHMEM_SWITCH = THP_SWITCH.parent / "shmem_enabled"
 _PR_GET_THP_DISABLE = 42  # of prctl(2); 1 is off for good, 3 (Linux 6.18) off but where advised
 
 
-class Backing(NamedTuple):
-    """What stands behind guest RAM: what ``mmap(2)`` is given."""
+class Mapped(NamedTuple):
+    """What the kernel says of a stretch of memory (``/proc/PID/smaps``)."""
 
-    open: Callable[[int], int]  # a file of so many bytes; -1 for none
-    flags: int
-
-
-BACKINGS = {
-    "anonymous": Backing(lambda n_bytes: -1, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-}
-"""Backings by the name that users write."""
+    n_mappings: int
+    anonymous_bytes: int  # private pages
+    huge_bytes: int  # on transparent huge pages
 
 
 class GuestRam:
@@ -60,30 +57,31 @@ class GuestRam:
 
     `thp`, whether the host may back RAM with transparent huge pages, is set for the mapping
     whatever the system's default; a ValueError where the kernel has none or has them switched off.
-    A MemoryError where it refuses a mapping of that size. `advice` is what frees a page of it.
+    What stands behind it is one of `balloonlab.host.backing.BACKINGS`. A MemoryError where the
+    kernel refuses a mapping of that size, or has too few huge pages.
     """
 
-    advice = mmap.MADV_DONTNEED
-
     def __init__(self, memory_pages: int, thp: bool = False, backing: str = "anonymous") -> None:
-        self.memory_pages = memory_pages
+        self.memory_pages, self.backing = memory_pages, BACKINGS[backing]
         size = memory_pages * PAGE_BYTES
         if thp:
-            check_thp()
-        mapped_bytes, self._backing = size + DRIVER_BYTES + HUGE_BYTES, BACKINGS[backing]
+            check_thp(shared=bool(self.backing.flags & mmap.MAP_SHARED))
+        page_bytes = self.backing.page_bytes
+        self._bytes = -(-(size + DRIVER_BYTES) // page_bytes) * page_bytes
+        self._advice = mmap.MADV_HUGEPAGE if thp else mmap.MADV_NOHUGEPAGE
         try:
-            self._file = self._backing.open(mapped_bytes)
-            self._mapping = mmap.mmap(self._file, mapped_bytes, flags=self._backing.flags)
+            self._file = self.backing.open(self._bytes)
+            weakref.finalize(self, self.backing.close, self._file)
+            room = mmap.mmap(-1, self._bytes + HUGE_BYTES, flags=ANONYMOUS)
+            whole = np.frombuffer(room, np.uint8)
+            start = -whole.ctypes.data % HUGE_BYTES
+            self._map(whole.ctypes.data + start, self._bytes)
         except OSError as error:
             raise MemoryError(
                 f"the kernel refused to map {format_size(size)} of guest RAM ({error}): "
                 "choose a smaller memory="
             ) from error
-        whole = np.frombuffer(self._mapping, np.uint8)
-        self._start = -whole.ctypes.data % HUGE_BYTES
-        self._advice = mmap.MADV_HUGEPAGE if thp else mmap.MADV_NOHUGEPAGE
-        self._advise(size + DRIVER_BYTES)
-        ram = whole[self._start :][: size + DRIVER_BYTES]
+        ram = whole[start:][: size + DRIVER_BYTES]
         slots = [(DRIVER_GPA // PAGE_BYTES, DRIVER_BYTES // PAGE_BYTES, memory_pages, 0)]
         first_page = 0
         for low, high in ram_ranges(memory_pages):
@@ -92,9 +90,22 @@ class GuestRam:
         slots.sort()
         self.memory = kernels.Memory(ram, ram.ctypes.data, np.array(slots, np.int64))
 
-    def _advise(self, n_bytes: int) -> None:
-        if THP_SWITCH.exists():
-            self._mapping.madvise(self._advice, self._start, n_bytes)
+    def _map(self, address: int, n_bytes: int) -> None:
+        """Map RAM from its first byte on."""
+        map_at(address, n_bytes, self.backing.flags, self._file)
+        if THP_SWITCH.exists() and self.backing.page_bytes == PAGE_BYTES:
+            advise(address, n_bytes, self._advice, "huge pages of guest RAM")
+
+    def verb(self, name: str | None = None) -> Verb:
+        """Return what frees memory, one of the backing's calls, by default its first.
+
+        A ValueError where it is not made on such memory.
+        """
+        name = name or self.backing.usable[0]
+        self.backing.effect(name)
+        call = VERBS[name]
+        flags = ANONYMOUS | MAP_FIXED
+        return Verb(int(call.act), call.advice, self._file, flags, self.backing.page_bytes)
 
     def driver_memory(self) -> npt.NDArray[np.uint8]:
         """View the guest kernel's own memory, which stands at ``DRIVER_GPA``."""
@@ -110,7 +121,7 @@ class GuestRam:
         return result
 
     def renew(self) -> None:
-        """Map RAM anew in its place, empty and without page tables.
+        """Map RAM anew in its place, empty and without page tables; the driver's memory stays.
 
         A discard per page leaves the page tables of the small pages, and where there is
         one the kernel puts no huge page at the next touch: guests of ``thp=True`` were huge
@@ -118,8 +129,10 @@ class GuestRam:
         then took 280 ms instead of 13.
         """
         size = self.memory_pages * PAGE_BYTES
-        map_at(self.memory.base_address, size, self._backing.flags, self._file)
-        self._advise(size)
+        size -= size % self.backing.page_bytes
+        if self.backing.flags & mmap.MAP_SHARED and punch_hole(self._file, 0, size) != 0:
+            raise OSError("a hole in the file of guest RAM failed")
+        self._map(self.memory.base_address, size)
 
     def touch(
         self,
@@ -141,15 +154,51 @@ class GuestRam:
         words = bits_of(ballooned)
         return int(contents.count_lost(self.memory.ram, self.memory_pages, words))
 
+    def read_back(self, ballooned: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
+        """Count the pages of the balloon that hold zero, what `touch` wrote, and anything else.
+
+        Reading a page that is not backed backs it.
+        """
+        found = np.zeros(3, np.int64)
+        contents.read_back(self.memory.ram, self.memory_pages, bits_of(ballooned), found)
+        zero, old, other = found.tolist()
+        return zero, old, other
+
     def resident(self) -> npt.NDArray[np.bool_]:
-        """Ask the kernel which pages of RAM it backs (``mincore(2)``), shape (memory_pages,)."""
-        return resident_pages(self.memory.base_address, self.memory_pages)
+        """Ask the kernel which pages of RAM it backs, shape (memory_pages,).
+
+        Of a private file those that the guest has written; elsewhere what ``mincore(2)`` says.
+        """
+        first, n_pages = self.memory.base_address, self.memory_pages
+        if self._file < 0 or self.backing.flags & mmap.MAP_SHARED:
+            return resident_pages(first, n_pages)
+        with Path("/proc/self/pagemap").open("rb", buffering=0) as file:
+            entries = np.frombuffer(os.pread(file.fileno(), 8 * n_pages, first // PAGE_BYTES * 8))
+        return (entries.view(np.uint64) & (_PRESENT | _OF_A_FILE)) == _PRESENT
+
+    def mapped(self) -> Mapped:
+        """Ask the kernel for the mappings of RAM, the driver's memory and all."""
+        first = self.memory.base_address
+        smaps = Path("/proc/self/smaps").read_text()
+        return mapped_within(smaps, first, first + self.memory.ram.size)
 
     def huge_bytes(self) -> int:
         """Ask the kernel how much of the mapping stands on transparent huge pages."""
-        first = self.memory.base_address
-        smaps = Path("/proc/self/smaps").read_text()
-        return huge_bytes_within(smaps, first, first + self.memory.ram.size)
+        return self.mapped().huge_bytes
+
+    def held_bytes(self) -> int:
+        """Return what the host holds of RAM: private pages, or what its file takes of memory."""
+        if self.backing.flags & mmap.MAP_SHARED:
+            return os.fstat(self._file).st_blocks * 512
+        return self.mapped().anonymous_bytes
+
+
+def advise(address: int, n_bytes: int, advice: int, what: str) -> None:
+    """Call ``madvise(2)``; an OSError says `what` it was about."""
+    madvise = ctypes.CDLL(None, use_errno=True).madvise
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    if madvise(address, n_bytes, advice) != 0:
+        raise OSError(ctypes.get_errno(), f"madvise failed: {what}")
 
 
 def map_at(address: int, n_bytes: int, flags: int, file: int, offset: int = 0) -> None:
@@ -183,15 +232,16 @@ def bits_of(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     return words
 
 
-def huge_bytes_within(smaps: str, first: int, last: int) -> int:
-    """Sum the huge pages of the mappings in ``/proc/PID/smaps`` that overlap an address range."""
-    inside, total = False, 0
+def mapped_within(smaps: str, first: int, last: int) -> Mapped:
+    """Sum up the mappings in ``/proc/PID/smaps`` that overlap an address range."""
+    inside, n, sums = False, 0, {"Anonymous": 0, "AnonHugePages": 0, "ShmemPmdMapped": 0}
     for line in smaps.splitlines():
         if match := _MAPPING.match(line):
             inside = int(match[1], 16) < last and int(match[2], 16) > first
-        elif inside and line.startswith(("AnonHugePages:", "ShmemPmdMapped:")):
-            total += int(line.split()[1]) * 1024
-    return total
+            n += inside
+        elif inside and (name := line.partition(":")[0]) in sums:
+            sums[name] += int(line.split()[1]) * 1024
+    return Mapped(n, sums["Anonymous"], sums["AnonHugePages"] + sums["ShmemPmdMapped"])
 
 
 def missing_facilities() -> list[str]:
@@ -220,11 +270,19 @@ def thp_state() -> str:
     return "absent"
 
 
-def check_thp(own_process: bool = True) -> None:
+def check_thp(own_process: bool = True, shared: bool = False) -> None:
     """Refuse ``thp=True`` where the kernel has no huge pages to give (ValueError).
 
-    `own_process`: they are for this process, in which PR_SET_THP_DISABLE may be set.
+    `own_process`: they are for this process, in which PR_SET_THP_DISABLE may be set. `shared`: they
+    are for a file in memory.
     """
+    if shared:
+        setting = SHMEM_SWITCH.read_text() if SHMEM_SWITCH.exists() else "[absent]"
+        if setting.split("[")[1].split("]")[0] not in ("advise", "always", "within_size", "force"):
+            raise ValueError(
+                f"thp=True needs transparent huge pages for files in memory, but {SHMEM_SWITCH} "
+                f"says {setting.strip()!r}: write 'advise' there, or measure with thp=False"
+            )
     state = thp_state()
     if state in ("absent", "never"):
         raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import stat
@@ -12,12 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..kernels import translate as kernels
+from ..kernels.discard import Act, Verb
 from ..queue.vhost_user import Region, VhostUserError
 from ..sizes import PAGE_BYTES
-from .ram import MAP_NORESERVE, huge_bytes_within, map_at, resident_pages
-
-ADVICE_OF_FILES = getattr(mmap, "MADV_REMOVE", 9)
-"""Frees a page of a shared file: MADV_DONTNEED would return 0 and free nothing."""
+from .backing import ANONYMOUS, MADV_REMOVE
+from .ram import advise, map_at, mapped_within, resident_pages
 
 MADV_POPULATE_WRITE = 23  # Linux 5.14; Python does not name it
 
@@ -29,15 +27,13 @@ class SharedRam:
     """A guest's memory table, mapped piece by piece side by side; `memory` is what kernels take.
 
     `regions` are as the front-end says, `fds` their files, which stay the caller's. All of it is
-    RAM of the guest. `advice` is what frees a page.
+    RAM of the guest.
 
     A `VhostUserError` for a table that lies: a region that is empty, no whole pages, beyond its
     file, or laid over another one; a descriptor that is no regular file. What a front-end does to
     its file afterwards nobody can prevent: one that makes it shorter ends this process by SIGBUS,
     as it does any vhost-user back-end.
     """
-
-    advice = ADVICE_OF_FILES
 
     def __init__(self, regions: list[Region], fds: list[int]) -> None:
         for region, fd in zip(regions, fds, strict=True):
@@ -48,8 +44,7 @@ class SharedRam:
         if n_bytes > MOST_BYTES:
             raise VhostUserError(f"guest memory must be at most {MOST_BYTES} bytes, got {n_bytes}")
         self.memory_pages, self.regions = n_bytes // PAGE_BYTES, regions
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
-        ram = np.frombuffer(mmap.mmap(-1, n_bytes, flags=flags), np.uint8)
+        ram = np.frombuffer(mmap.mmap(-1, n_bytes, flags=ANONYMOUS), np.uint8)
         slots, self._places, first = [], list[tuple[Region, int]](), 0
         for region, fd in zip(regions, fds, strict=True):
             address = ram.ctypes.data + first * PAGE_BYTES
@@ -83,12 +78,14 @@ class SharedRam:
 
     def back_all(self) -> None:
         """Have the kernel back all of RAM; no contents change."""
-        madvise = ctypes.CDLL(None, use_errno=True).madvise
-        madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-        if madvise(self.memory.base_address, self.memory.ram.size, MADV_POPULATE_WRITE) != 0:
-            raise OSError(
-                ctypes.get_errno(), "guest RAM cannot be backed (MADV_POPULATE_WRITE, Linux 5.14)"
-            )
+        what = "guest RAM cannot be backed (MADV_POPULATE_WRITE, Linux 5.14)"
+        advise(self.memory.base_address, self.memory.ram.size, MADV_POPULATE_WRITE, what)
+
+    def verb(self, name: str | None = None) -> Verb:
+        """Return what frees memory: of shared files ``MADV_REMOVE``, and nothing else is done."""
+        if name not in (None, "remove"):
+            raise ValueError(f"verb must be 'remove' for a front-end's memory, got {name!r}")
+        return Verb(int(Act.ADVISE), MADV_REMOVE, -1, 0, PAGE_BYTES)
 
     def held_bytes(self) -> int:
         """Return what the files hold, in bytes of the host's memory."""
@@ -103,7 +100,7 @@ class SharedRam:
         """Ask the kernel how much of the mapping stands on huge pages."""
         first = self.memory.base_address
         smaps = Path("/proc/self/smaps").read_text()
-        return huge_bytes_within(smaps, first, first + self.memory.ram.size)
+        return mapped_within(smaps, first, first + self.memory.ram.size).huge_bytes
 
     def close(self) -> None:
         """Let go of the files; what is mapped goes with the last array over it."""

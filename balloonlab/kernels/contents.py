@@ -57,6 +57,24 @@ def touch_at(ram, offsets, clock):
 
 
 @kernel
+def read_back(ram, n_pages, ballooned, found):
+    """Count what the pages of the balloon (a bitmap) hold: zero, their signature, anything else.
+
+    Adds to the three numbers in `found` (int64). Reading a page that is not backed backs it.
+    """
+    words = ram.view(np.uint64)
+    for page in range(n_pages):
+        if (ballooned[page >> 6] >> np.uint64(page & 63)) & ONE != ZERO:
+            held = words[page * PAGE_WORDS]
+            if held == ZERO:
+                found[0] += 1
+            elif held == np.uint64(page) ^ SIGNATURE:
+                found[1] += 1
+            else:
+                found[2] += 1
+
+
+@kernel
 def count_lost(ram, n_pages, ballooned):
     """Count the pages outside the balloon (a bitmap) whose signature is gone; read no others."""
     words = ram.view(np.uint64)

@@ -71,22 +71,22 @@ def split(extents, crew):
 
 
 @kernel
-def _do(how, memory, extents, advice, vectors):
+def _do(how, memory, extents, verb, vectors):
     if how == Discard.VECTOR or how == Discard.SORTED_VECTOR:
-        return discard_vectored(memory, extents, advice, vectors)
-    return extents.shape[0], discard(memory, extents, advice)
+        return discard_vectored(memory, extents, verb, vectors)
+    return extents.shape[0], discard(memory, extents, verb)
 
 
 @kernel
-def _do_share(crew, number, how, memory, advice, vectors):
+def _do_share(crew, number, how, memory, verb, vectors):
     extents = crew.shares[crew.bounds[number] : crew.bounds[number + 1]]
-    n_calls, failed = _do(how, memory, extents, advice, vectors)
+    n_calls, failed = _do(how, memory, extents, verb, vectors)
     crew.outcomes[3 * number + 1] = n_calls
     crew.outcomes[3 * number + 2] = failed
 
 
 @kernel
-def work(crew, number, how, memory, advice, vectors, cell):
+def work(crew, number, how, memory, verb, vectors, cell):
     """Discard the shares of thread `number`, from 1, until told to stop."""
     while True:
         wait_event(crew.starts[number - 1], cell)
@@ -95,20 +95,20 @@ def work(crew, number, how, memory, advice, vectors, cell):
         done = crew.outcomes[3 * number]
         if load_acquire(crew.outcomes, 0) == done:  # woken by a signal
             continue
-        _do_share(crew, number, how, memory, advice, vectors)
+        _do_share(crew, number, how, memory, verb, vectors)
         store_release(crew.outcomes, 3 * number, done + 1)
         signal_event(crew.finished[number - 1], cell)
 
 
 @kernel
-def _do_together(crew, how, memory, advice, vectors):
+def _do_together(crew, how, memory, verb, vectors):
     outcomes, cell = crew.outcomes, crew.cell
     n_others = crew.starts.size
     now = outcomes[0] + 1
     store_release(outcomes, 0, now)
     for i in range(n_others):
         signal_event(crew.starts[i], cell)
-    _do_share(crew, 0, how, memory, advice, vectors)
+    _do_share(crew, 0, how, memory, verb, vectors)
     n_calls, failed = outcomes[1], outcomes[2]
     for i in range(n_others):
         at = 3 * (i + 1)
@@ -123,7 +123,7 @@ def _do_together(crew, how, memory, advice, vectors):
 
 
 @kernel
-def apply(how, memory, extents, advice, vectors, crew):
+def apply(how, memory, extents, verb, vectors, crew):
     """Discard extents as one of `Discard` does; return how many failed of how many calls.
 
     And before these how many extents there were, which sorting merges in place.
@@ -134,15 +134,15 @@ def apply(how, memory, extents, advice, vectors, crew):
     if crew.starts.size > 0:
         n_bytes = split(extents[:n], crew)
         if n >= LEAST_EXTENTS or n_bytes >= LEAST_BYTES:
-            n_calls, failed = _do_together(crew, how, memory, advice, vectors)
+            n_calls, failed = _do_together(crew, how, memory, verb, vectors)
             return n, n_calls, failed
-    n_calls, failed = _do(how, memory, extents[:n], advice, vectors)
+    n_calls, failed = _do(how, memory, extents[:n], verb, vectors)
     return n, n_calls, failed
 
 
 @kernel
-def timed_discard(how, memory, extents, advice, vectors, crew, cell):
+def timed_discard(how, memory, extents, verb, vectors, crew, cell):
     """Discard extents as the device does; return its calls, how many failed, and the ns."""
     begin_ns = now_ns(cell)
-    _, n_calls, failed = apply(how, memory, extents, advice, vectors, crew)
+    _, n_calls, failed = apply(how, memory, extents, verb, vectors, crew)
     return n_calls, failed, now_ns(cell) - begin_ns

@@ -14,7 +14,7 @@ from .bitmap import ONE, ZERO
 from .clock import DECODE, DISCARD, TRANSLATE, record
 from .compile import kernel
 from .crew import Crew, apply
-from .discard import Vectors
+from .discard import Vectors, Verb, complete
 from .doorbell import FOREVER, call, mark_broken, wait_for_kick
 from .formats import Decoding, decode
 from .intrinsics import load_acquire, store_release
@@ -56,7 +56,7 @@ class Device(NamedTuple):
     decoding: int  # one of `balloonlab.kernels.formats.Decoding`
     discard: int  # one of `balloonlab.kernels.discard.Discard`
     inflating: bool  # the inflate queue: pages enter the balloon; else they leave it
-    advice: int  # MADV_DONTNEED on the inflate queue, MADV_WILLNEED on the deflate queue
+    verb: Verb  # what frees memory on the inflate queue, MADV_WILLNEED on the deflate queue
     balloon: np.ndarray  # uint64, a bit per page of the mapping; one for inflate and deflate
     words: np.ndarray  # uint64: room for its own copy of the longest message
     ranges: np.ndarray  # int64, shape (32 * words.size, 2)
@@ -130,12 +130,17 @@ def _release(device):
 def flush(device, memory, clock, log):
     """Discard the extents that are held; return the clock."""
     state = device.state[0]
-    extents = device.extents[: state["held"]]
+    extents, page_bytes = device.extents[: state["held"]], device.verb.page_bytes
+    n_whole = 0
+    if page_bytes > PAGE_BYTES:
+        n_whole = complete(extents, device.balloon, page_bytes, device.vectors)
     if device.decoding == Decoding.BLOCKS:  # no balloon: a used block is the guest's again
         _forget(device.balloon, extents)
+    if page_bytes > PAGE_BYTES:
+        extents = device.vectors.whole[:n_whole]
     if state["rehearsing"] == 0:
         n_extents, n_calls, failed = apply(
-            device.discard, memory, extents, device.advice, device.vectors, device.crew
+            device.discard, memory, extents, device.verb, device.vectors, device.crew
         )
         state["n_extents"] += n_extents
         state["n_discards"] += n_calls

@@ -1,4 +1,7 @@
-"""What the host does with extents of guest memory: one call each, or many in a vectored one."""
+"""What the host does with extents of guest memory: one call each, or many in a vectored one.
+
+Which call it is, and on how large pages, is a `Verb`.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .bitmap import FULL
 from .compile import kernel
-from .syscalls import advise, advise_vectors
+from .syscalls import advise, advise_vectors, map_anew, punch_hole
 
+WORD_BYTES = 64 * 4096  # of RAM that a word of the balloon's bitmap stands for
 SHORT_RUN = 16  # rows that are sorted by insertion; of 8 to 64 the fastest, 256 shuffled rows: 4 us
 
 
@@ -28,12 +33,34 @@ class Discard(IntEnum):
     """As SORTED, but many in one vectored call."""
 
 
+class Act(IntEnum):
+    """The system call that takes memory away."""
+
+    ADVISE = 0
+    """``madvise``, by `Verb.advice`."""
+    PUNCH = 1
+    """``fallocate`` makes a hole in `Verb.file`."""
+    MAP = 2
+    """``mmap`` of anonymous memory in the place of what is there, with `Verb.flags`."""
+
+
+class Verb(NamedTuple):
+    """What is done to an extent."""
+
+    act: int  # one of `Act`
+    advice: int
+    file: int  # what RAM is a mapping of, from its first byte on; -1 for no file
+    flags: int
+    page_bytes: int  # of the pages behind RAM: what can be freed
+
+
 class Vectors(NamedTuple):
     """What a device has for sorting, and for calls that take many ranges."""
 
     pidfd: int  # of this process
     iovecs: np.ndarray  # int64, shape (n, 2): address and bytes, n of them a call
     scratch: np.ndarray  # int64, as many rows as there are extents
+    whole: np.ndarray  # int64, the same, where pages behind RAM are huge
 
 
 @kernel
@@ -70,10 +97,9 @@ def _merge_runs(source, target, width):
 
 @kernel
 def sort_extents(extents, scratch):
-    """Sort extents by offset and merge those that adjoin; return how many are left.
+    """Sort extents by offset and merge those that adjoin or overlap; return how many are left.
 
-    `extents` are int64 rows of offset and length in bytes, none overlaps another; `scratch` has at
-    least as many rows.
+    `extents` are int64 rows of offset and length in bytes; `scratch` has at least as many rows.
     """
     n = extents.shape[0]
     ascending = True
@@ -88,8 +114,9 @@ def sort_extents(extents, scratch):
             width *= 2
     left = 0
     for i in range(n):
-        if left > 0 and extents[left - 1, 0] + extents[left - 1, 1] == extents[i, 0]:
-            extents[left - 1, 1] += extents[i, 1]
+        last_end = extents[left - 1, 0] + extents[left - 1, 1] if left > 0 else -1
+        if last_end >= extents[i, 0]:
+            extents[left - 1, 1] += max(0, extents[i, 0] + extents[i, 1] - last_end)
         else:
             extents[left, 0] = extents[i, 0]
             extents[left, 1] = extents[i, 1]
@@ -98,17 +125,61 @@ def sort_extents(extents, scratch):
 
 
 @kernel
-def discard(memory, extents, advice):
-    """Call madvise once per extent (rows of offset and length in bytes); return how many failed."""
+def _all_inside(balloon, offset, n_bytes):
+    """Whether all of whole words' pages are in the balloon."""
+    for word in range(offset // WORD_BYTES, (offset + n_bytes) // WORD_BYTES):
+        if balloon[word] != FULL:
+            return False
+    return True
+
+
+@kernel
+def complete(extents, balloon, page_bytes, vectors):
+    """Fill ``vectors.whole`` with the huge pages that extents are of; return how many rows.
+
+    Only those of which all is in the balloon (a bit per 4 KiB, in words): the last extent that
+    comes of a huge page, in whichever message, frees it. Rows are sorted and none repeats.
+    `page_bytes` is a multiple of 256 KiB.
+    """
+    whole = vectors.whole
+    n = 0
+    for i in range(extents.shape[0]):
+        low = extents[i, 0] // page_bytes * page_bytes
+        end = extents[i, 0] + extents[i, 1]
+        high = -(-end // page_bytes) * page_bytes
+        if not _all_inside(balloon, low, page_bytes):
+            low += page_bytes
+        if low < high and not _all_inside(balloon, high - page_bytes, page_bytes):
+            high -= page_bytes
+        if low < high:
+            whole[n, 0] = low
+            whole[n, 1] = high - low
+            n += 1
+    return sort_extents(whole[:n], vectors.scratch)
+
+
+@kernel
+def _free(memory, offset, n_bytes, verb):
+    """Do to an extent what `verb` says; 0, or -1 on error."""
+    if verb.act == Act.PUNCH:
+        return punch_hole(verb.file, offset, n_bytes)
+    if verb.act == Act.MAP:
+        return map_anew(memory.base_address + offset, n_bytes, verb.flags)
+    return advise(memory.base_address + offset, n_bytes, verb.advice)
+
+
+@kernel
+def discard(memory, extents, verb):
+    """Make a call per extent (rows of offset and length in bytes); return how many failed."""
     failed = 0
     for i in range(extents.shape[0]):
-        if advise(memory.base_address + extents[i, 0], extents[i, 1], advice) != 0:
+        if _free(memory, extents[i, 0], extents[i, 1], verb) != 0:
             failed += 1
     return failed
 
 
 @kernel
-def discard_vectored(memory, extents, advice, vectors):
+def discard_vectored(memory, extents, verb, vectors):
     """Call process_madvise for as many extents at a time as there are iovecs; return calls, failed.
 
     A call stops at what the kernel refuses and says how many bytes it did: what it stopped at has
@@ -121,7 +192,7 @@ def discard_vectored(memory, extents, advice, vectors):
         for i in range(n):
             iovecs[i, 0] = memory.base_address + extents[done + i, 0]
             iovecs[i, 1] = extents[done + i, 1]
-        left = advise_vectors(vectors.pidfd, iovecs, n, advice)
+        left = advise_vectors(vectors.pidfd, iovecs, n, verb.advice)
         n_calls += 1
         behind = done + n
         while done < behind and 0 < extents[done, 1] <= left:

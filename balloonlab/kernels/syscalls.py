@@ -26,6 +26,11 @@ POLLIN = 1
 PAUSE_NS = 50_000
 """Of a thread that waits for another one to finish its work; no cost of anything."""
 
+PUNCH_HOLE = 0x02 | 0x01
+"""FALLOC_FL_PUNCH_HOLE and FALLOC_FL_KEEP_SIZE, which it must come with."""
+
+READ_WRITE = 0x1 | 0x2  # PROT_READ and PROT_WRITE
+
 PROCESS_MADVISE = 440
 """The call's number, the same on all architectures; older C libraries have no name for it."""
 
@@ -35,6 +40,18 @@ if config.DISABLE_JIT:
         madvise = ctypes.CDLL(None).madvise
         madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         return int(madvise(int(address), int(length_bytes), int(advice)))
+
+    def punch_hole(file: int, offset: int, length_bytes: int) -> int:
+        fallocate = ctypes.CDLL(None).fallocate
+        fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long)
+        return int(fallocate(int(file), PUNCH_HOLE, int(offset), int(length_bytes)))
+
+    def map_anew(address: int, length_bytes: int, flags: int) -> int:
+        map_memory = ctypes.CDLL(None).mmap
+        map_memory.restype = ctypes.c_void_p
+        map_memory.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long)
+        size = int(length_bytes)
+        return 0 if map_memory(int(address), size, READ_WRITE, int(flags), -1, 0) == address else -1
 
     def advise_vectors(pidfd: int, iovecs: np.ndarray, n: int, advice: int) -> int:
         syscall = ctypes.CDLL(None).syscall
@@ -78,6 +95,13 @@ if config.DISABLE_JIT:
 
 else:
     _madvise = types.ExternalFunction("madvise", types.int32(types.intp, types.uintp, types.int32))
+    _fallocate = types.ExternalFunction(
+        "fallocate", types.int32(types.int32, types.int32, types.int64, types.int64)
+    )
+    _mmap = types.ExternalFunction(
+        "mmap",
+        types.intp(types.intp, types.uintp, types.int32, types.int32, types.int32, types.int64),
+    )
     _syscall = types.ExternalFunction("syscall", types.intp(*[types.intp] * 6))
     _write = types.ExternalFunction("write", types.intp(types.int32, types.intp, types.uintp))
     _read = types.ExternalFunction("read", types.intp(types.int32, types.intp, types.uintp))
@@ -92,6 +116,17 @@ else:
     def advise(address, length_bytes, advice):
         """``madvise(2)``; 0, or -1 on error."""
         return _madvise(address, length_bytes, advice)
+
+    @kernel
+    def punch_hole(file, offset, length_bytes):
+        """``fallocate(2)`` that makes a hole in a file of the same size; 0, or -1 on error."""
+        return _fallocate(file, PUNCH_HOLE, offset, length_bytes)
+
+    @kernel
+    def map_anew(address, length_bytes, flags):
+        """``mmap(2)`` of anonymous memory in the place of what is there; 0, or -1 on error."""
+        mapped = _mmap(address, length_bytes, READ_WRITE, flags, -1, 0)
+        return 0 if mapped == address else -1
 
     @kernel
     def advise_vectors(pidfd, iovecs, n, advice):

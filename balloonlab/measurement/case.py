@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from ..pages import Buddy, age, patterns
 from ..qemu.protocols import REPORTING
 from ..sizes import GIB, KIB, MIB, PAGE_BYTES
 from .options import TABLE
+
+MAX_MAP_COUNT, OWN_MAPPINGS = Path("/proc/sys/vm/max_map_count"), 2000
+"""How many mappings a process may have, and what it has without a guest's RAM, roundly."""
 
 LINUX = "linux"  # the guest whose pages are its own
 CUSTOM = "custom"  # stands in the frame for page numbers, before a colon and their digest
@@ -48,6 +52,7 @@ class Case:
     guest: str
     host: str
     backing: str
+    verb: str
     protocol: str
     discard: str
     vectors: int  # of a vectored discard; 0 for all others
@@ -83,6 +88,8 @@ class Case:
         self._check_sizes()
         if self.guest == LINUX:
             return self
+        if self.verb == "map":
+            self._check_mappings()
         start = self._make_start() if start is None else start
         n_pages = self._reported_pages(start) if self.protocol == REPORTING else self.balloon_pages
         return replace(self, start=start, balloon_pages=n_pages)
@@ -100,6 +107,18 @@ class Case:
         if self.steps > self.balloon_pages:
             most = self.balloon_pages
             raise ValueError(f"steps must be at most {most}, one per page, got {self.steps}")
+
+    def _check_mappings(self) -> None:
+        """Refuse a balloon that would break RAM into more mappings than a process may have."""
+        steps = np.diff(patterns.ordered(self._pages(), self.order).astype(np.int64))
+        runs = 1 + int(np.count_nonzero(np.abs(steps) != 1))
+        most = int(MAX_MAP_COUNT.read_text()) - OWN_MAPPINGS
+        if 2 * runs > most:
+            raise ValueError(
+                f"verb='map' makes two mappings of each run of pages, and {MAX_MAP_COUNT} leaves "
+                f"{most}: these {self.balloon_pages} pages have {runs} runs. Choose a smaller "
+                "balloon or longer runs, or another verb="
+            )
 
     def _reported_pages(self, start: Buddy) -> int:
         """Return the pages that the balloon gets: whole free blocks of `block_order`."""
@@ -143,7 +162,8 @@ class Case:
     @property
     def policy(self) -> Policy:
         """How the host's device applies a message."""
-        return Policy(self.discard, self.vectors or MOST_VECTORS, self.threads, self.collect)
+        vectors = self.vectors or MOST_VECTORS
+        return Policy(self.discard, vectors, self.threads, self.collect, self.verb)
 
     @property
     def _merged(self) -> bool:

@@ -13,10 +13,9 @@ import pandas as pd
 
 from ..guest import InVcpu
 from ..host import GuestRam
-from ..host.ram import HUGE_BYTES
 from ..kernels import contents
 from ..linux import LinuxGuest
-from ..sizes import PAGE_BYTES, Size
+from ..sizes import HUGE_BYTES, PAGE_BYTES, Size
 from ..terminal import Progress
 from .case import Case
 from .on_kvm import VirtualMachine

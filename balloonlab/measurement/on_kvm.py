@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -109,7 +108,7 @@ def time_discards(guest: VirtualMachine) -> dict[str, int]:
     """Time ``madvise`` of single pages that the guest, and in turn only the host, has touched."""
     probe = GuestRam(PROBE_PAGES)
     extents = np.array([(page * PAGE_BYTES, PAGE_BYTES) for page in range(PROBE_PAGES)])
-    crew = Crew(Policy("range"), probe.memory, mmap.MADV_DONTNEED, PROBE_PAGES)
+    crew = Crew(Policy("range"), probe.memory, probe.verb(), PROBE_PAGES)
     cell, found = np.zeros(2, np.int64), dict[str, list[int]](mapped=[], unmapped=[])
     for _ in range(PROBES):
         for name, call in (("mapped", guest.vcpu.call), ("unmapped", _call)):

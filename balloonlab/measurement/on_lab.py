@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import psutil
@@ -19,7 +18,7 @@ from ..host.crew import Crew
 from ..kernels.clock import Log
 from ..kernels.faults import DESCRIPTIONS, REPEATED
 from .case import Case
-from .checks import Pages, check_after, check_before, check_rss_fall, none_lost
+from .checks import Pages, check_after, check_before, check_freed, check_rss_fall, none_lost
 from .machine import machine
 from .stages import WARM_UP, Repeat, Times, Work, stage_times
 
@@ -35,9 +34,26 @@ def share(case: Case) -> GuestRam:
 @contextmanager
 def use(case: Case, ram: GuestRam) -> Iterator[GuestRam]:
     """Hand out the shared RAM; huge pages once lost come back only in a new mapping."""
-    if case.touched and case.thp:
+    if (case.touched and case.thp) or case.verb == "map":
         ram.renew()
     yield ram
+
+
+class Falls(NamedTuple):
+    """By how much the process, and what is held of RAM, became smaller meanwhile."""
+
+    rss_bytes: int
+    held_bytes: int
+
+    @classmethod
+    def now(cls, ram: GuestRam) -> Self:
+        """Return what there is now."""
+        return cls(psutil.Process().memory_info().rss, ram.held_bytes())
+
+    def since(self, ram: GuestRam) -> Falls:
+        """Return by how much it fell."""
+        now = Falls.now(ram)
+        return Falls(self.rss_bytes - now.rss_bytes, self.held_bytes - now.held_bytes)
 
 
 class Operated(NamedTuple):
@@ -46,7 +62,7 @@ class Operated(NamedTuple):
     steps: list[Operation]
     log: Log
     devices: dict[str, BalloonDevice]
-    rss_fall_bytes: int
+    falls: Falls
 
 
 def operate_in_lab(case: Case, ram: GuestRam, run_id: str, number: int) -> Repeat:
@@ -65,19 +81,22 @@ def carry_out(
     """Do one repeat around `run`, which operates; `count_lost` as `GuestRam.count_lost`."""
     check = check_before(case, ram)
     if case.protocol == FLOOR:
-        times, fall_bytes, n_calls = discard_once(case, ram)
+        times, falls, n_calls = discard_once(case, ram)
         work = Work(n_discards=n_calls)
         ballooned = np.arange(case.memory_pages) < case.balloon_pages
     else:
         done = run(case, ram)
-        ballooned, fall_bytes = sent_pages(case, ram, done), done.rss_fall_bytes
+        ballooned, falls = sent_pages(case, ram, done), done.falls
         device, wall_ns = done.devices[case.operation], sum(step.wall_ns for step in done.steps)
         work = Work.of(done.steps, device.n_translations, device.n_discards)
         times = stage_times(case.operation, done.log, device.log, wall_ns)
-    check["rss_fall_bytes"] = fall_bytes
+    check["rss_fall_bytes"] = falls.rss_bytes
+    mapped = ram.mapped()
     check |= check_after(case, ram, ballooned, count_lost if case.touched else none_lost)
+    held = ram.read_back(ballooned) if case.touched else (0, 0, 0)
+    check |= check_freed(case, ballooned, falls.held_bytes, held, mapped)
     if number != WARM_UP:  # which compiles, and grows
-        check_rss_fall(case, fall_bytes)
+        check_rss_fall(case, falls.rss_bytes)
     return Repeat.of(case, run_id, number, work, times, **check)
 
 
@@ -97,12 +116,12 @@ def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
         if case.operation == "deflate":
             driver.inflate(case.balloon_pages)
             driver.log.clear()
-        rss = psutil.Process().memory_info().rss
+        before = Falls.now(ram)
         steps = [driver.set_target(target) for target in case.targets()]
         for device in running.devices.values():
             device.settle()
-        fall = rss - psutil.Process().memory_info().rss
-    return Operated(steps, driver.log, running.devices, fall)
+        falls = before.since(ram)
+    return Operated(steps, driver.log, running.devices, falls)
 
 
 def sent_pages(case: Case, ram: GuestRam, done: Operated) -> Pages:
@@ -115,7 +134,7 @@ def sent_pages(case: Case, ram: GuestRam, done: Operated) -> Pages:
     errors = sum(device.n_discard_errors for device in done.devices.values())
     if errors or faults:
         raise RuntimeError(
-            f"the operation went wrong: {errors} madvise calls failed, bad records "
+            f"the operation went wrong: {errors} calls that discard failed, bad records "
             f"{dict(faults)}; nothing is reported"
         )
     ballooned = np.zeros(case.memory_pages, bool)
@@ -124,21 +143,21 @@ def sent_pages(case: Case, ram: GuestRam, done: Operated) -> Pages:
     return ballooned
 
 
-def discard_once(case: Case, ram: GuestRam) -> tuple[Times, int, int]:
-    """Discard the first ``case.balloon_bytes`` of RAM; return times, fall of RSS and calls.
+def discard_once(case: Case, ram: GuestRam) -> tuple[Times, Falls, int]:
+    """Discard the first ``case.balloon_bytes`` of RAM; return times, falls and calls.
 
     A call for each of the case's threads. Nothing is allocated, sent or translated: only the host's
     discard is left, by the same compiled function that the device uses.
     """
     extents, cell = np.array([[0, case.balloon_bytes]], np.int64), np.zeros(2, np.int64)
     policy = Policy("range", threads=case.threads)
-    with Crew(policy, ram.memory, mmap.MADV_DONTNEED, 1) as crew:
-        rss = psutil.Process().memory_info().rss
+    with Crew(policy, ram.memory, ram.verb(case.verb), 1) as crew:
+        before = Falls.now(ram)
         begin = time.monotonic_ns()
         n_calls, failed, discard_ns = crew.timed_discard(extents, cell)
         wall_ns = time.monotonic_ns() - begin
-    fall_bytes = rss - psutil.Process().memory_info().rss
+    falls = before.since(ram)
     if failed:
-        raise RuntimeError("one madvise over the balloon failed; nothing is reported")
+        raise RuntimeError("one call over the balloon failed; nothing is reported")
     times = {("discard", "all"): discard_ns, ("remainder", "all"): wall_ns - discard_ns}
-    return times, fall_bytes, n_calls
+    return times, falls, n_calls

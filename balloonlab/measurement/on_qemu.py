@@ -14,9 +14,12 @@ from ..kernels.encode import BLOCKS_PER_KICK
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..qemu import FILL, FIRMWARE, NO_RAM_PFN, HostView, QemuProcess, QemuTransport, page_index
 from .case import Case
-from .checks import Pages, check_after, check_before, none_lost
+from .checks import Pages, check_after, check_before, check_freed, none_lost
 from .stages import Repeat, Work
 from .stages_by_difference import PAIRS, Rehearsal, quartiles, round_trips, stage_times
+
+BACKINGS = {"anonymous": ("dontneed",), "memfd": ("punch",), "hugetlb": ("punch",)}
+"""What QEMU can have behind RAM, and its call. Of a memfd it drops the mapping, too."""
 
 STRAY_PAGES = 256  # which firmware may have written in a guest that counts as untouched
 
@@ -24,12 +27,12 @@ STRAY_PAGES = 256  # which firmware may have written in a guest that counts as u
 def share(case: Case) -> None:
     """Map nothing: each repeat has a QEMU of its own; refuses huge pages where there are none."""
     if case.thp:
-        check_thp(own_process=False)
+        check_thp(own_process=False, shared=case.backing == "memfd")
 
 
 def use(case: Case, shared: None) -> QemuProcess:
     """Start a QEMU for one repeat: huge pages once lost do not come back at the next touch."""
-    return QemuProcess(case.memory_pages, case.thp)
+    return QemuProcess(case.memory_pages, case.thp, case.backing)
 
 
 def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) -> Repeat:
@@ -41,12 +44,12 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
     most_kicks = (case.balloon_pages >> case.block_order) // BLOCKS_PER_KICK + 1
     transport, log_rows = QemuTransport(process), 3 * most_kicks + 4 * PAIRS
     driver = BalloonDriver(transport, case.allocator(), wire.get("pfn"), log_rows)
-    view = HostView(process.pid, case.memory_pages)
+    view = HostView(process.pid, case.memory_pages, case.backing)
     check = check_before(case, view, FIRMWARE, STRAY_PAGES)
     if case.operation == "deflate":
         driver.inflate(case.balloon_pages)
     rehearsal = _rehearse(driver, case, process)
-    rss = view.rss_bytes()
+    rss, held_bytes = view.rss_bytes(), view.held_bytes()
     driver.log.clear()
     cpu_ns = process.cpu_ns()
     if case.protocol == REPORTING:
@@ -56,7 +59,7 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
     cpu_ns = process.cpu_ns() - cpu_ns
     check |= {
         "rss_fall_bytes": rss - view.rss_bytes(),
-        **_check_after(case, view, done),
+        **_check_after(case, view, done, held_bytes),
         "block_order": case.block_order,
         **rehearsal.summary(),
         **quartiles("real", round_trips(driver.log)),
@@ -83,7 +86,7 @@ def _rehearse(driver: BalloonDriver, case: Case, process: QemuProcess) -> Rehear
     return Rehearsal.of(driver.log, process.cpu_ns() - cpu_ns)
 
 
-def _check_after(case: Case, view: HostView, done: Operation) -> dict[str, int]:
+def _check_after(case: Case, view: HostView, done: Operation, held_bytes: int) -> dict[str, int]:
     def count_lost(ballooned: Pages) -> int:
         seen = ~ballooned
         seen[FIRMWARE] = False
@@ -92,4 +95,11 @@ def _check_after(case: Case, view: HostView, done: Operation) -> dict[str, int]:
     ballooned = np.zeros(case.memory_pages, bool)
     blocks = page_index(done.pages)[:, None] + np.arange(1 << case.block_order)
     ballooned[blocks.ravel()] = True
-    return check_after(case, view, ballooned, count_lost if case.touched else none_lost, FIRMWARE)
+    freed_bytes, mapped = held_bytes - view.held_bytes(), view.mapped()
+    check = check_after(case, view, ballooned, count_lost if case.touched else none_lost, FIRMWARE)
+    ballooned[FIRMWARE] = False  # nobody sees what was discarded there
+    other, old = (view.count_other(ballooned, value) if case.touched else 0 for value in (0, FILL))
+    n_pages = int(ballooned.sum()) if case.touched else 0
+    held = n_pages - other, n_pages - old, other + old - n_pages
+    hidden = FIRMWARE.stop - FIRMWARE.start
+    return check | check_freed(case, ballooned, freed_bytes, held, mapped, hidden)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Generic, Literal, ParamSpec, TypedDict, TypeV
 import numpy as np
 import numpy.typing as npt
 
-from ..host import BACKINGS, DISCARDS, MOST_COLLECTED, MOST_THREADS, MOST_VECTORS
+from ..host import BACKINGS, DISCARDS, MOST_COLLECTED, MOST_THREADS, MOST_VECTORS, VERBS
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..kernels.sending import MOST_IN_FLIGHT
 from ..sizes import Size, parse_pages
@@ -75,10 +75,19 @@ class Options(TypedDict, Generic[M], total=False):
     host: Annotated[Host | M, Option("lab", help=(
         "Whose device it is. That of balloonlab (``lab``) or of an unmodified "
         "``qemu-system-x86_64``, 6.0 or later (``qemu``)."))]
-    backing: Annotated[str | M | None, Option(None, choices=(*BACKINGS, "memfd"), help=(
+    backing: Annotated[str | M | None, Option(
+        None, column="backing", choices=tuple(BACKINGS), help=(
         "What the host has behind guest RAM. ``anonymous``: private anonymous memory. "
-        "``memfd``: a shared file in memory, which a Linux guest has, and nobody else. By default "
-        "what the guest has."))]
+        "``memfd``: a shared file in memory, which vhost-user needs, and a Linux guest has. "
+        "``hugetlb``: the same of huge pages that the kernel keeps apart (root reserves them); a "
+        "page of 2 MiB is discarded when all of it is in the balloon. ``file``: a private mapping "
+        "of a file, as a restored snapshot is. By default the first that the guest can have."))]
+    verb: Annotated[str | M | None, Option(None, column="verb", choices=tuple(VERBS), help=(
+        "The call that takes memory away: ``dontneed``, ``free`` and ``remove`` are advices of "
+        "``madvise``, ``punch`` makes a hole in the file, ``map`` maps anonymous memory over it. "
+        "By default what frees it: ``dontneed`` of private memory, ``remove`` of shared files. "
+        "What a call really does to what it is made on is checked after every repeat "
+        "(`balloonlab.frees`)."))]
     protocol: Annotated[str | M | None, Option(None, column="protocol", help=(
         "How pages are sent: ``pfn``, ``bitmap-v4`` (default), ``bitmap-v4-posted`` or "
         "``madvise``; in QEMU ``pfn`` or ``reporting``, of Linux ``hinting``, too. The formats "
@@ -100,8 +109,7 @@ class Options(TypedDict, Generic[M], total=False):
         "call per page. ``range``: pages that follow each other in a message, up or down, make one "
         "call. ``sorted``: a message's pages are sorted, and all that adjoin make one. ``vector`` "
         "and ``sorted-vector``: as these two, many ranges in one ``process_madvise`` (Linux 6.13). "
-        "Memory of a Linux guest is a shared file: there a discard is ``MADV_REMOVE``, which makes "
-        "a hole."))]
+        "The call is that of ``verb``."))]
     vectors: Annotated[int | M | None, Option(
         None, least=1, most=MOST_VECTORS, column="vectors", help=(
         "Ranges in a vectored call, by default 256 for ``pfn``, a message's pages, else 1024. 0 "

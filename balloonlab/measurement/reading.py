@@ -11,6 +11,7 @@ from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from . import tables
@@ -209,11 +210,20 @@ def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFr
         raise ValueError(f"{path} is damaged: it is no text of a table ({error})") from None
     if raw is None:
         return tables.empty(columns)
-    raw = raw.assign(**{n: str(v) for n, v in tables.EARLIER.items() if n not in raw})
+    raw = _with_later_columns(raw)
     if missing := [name for name in columns if name not in raw]:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}")
     kept = [*columns, *(name for name in more if name in raw)]
     return pd.DataFrame({name: _typed(path, raw[name]) for name in kept})
+
+
+def _with_later_columns(raw: pd.DataFrame) -> pd.DataFrame:
+    """Add the columns that runs of earlier versions lack."""
+    linux = raw["source"] == "linux" if "source" in raw else False
+    values = {name: str(value) for name, value in tables.EARLIER.items() if name not in raw}
+    for name, value in values.items():
+        raw[name] = np.where(linux, tables.EARLIER_LINUX.get(name, value), value)
+    return raw
 
 
 def _typed(path: Path, cells: pd.Series) -> pd.Series:

@@ -80,7 +80,8 @@ def run_cases(
     machine = describe_machine() | dict(chain.from_iterable(hosts))
     meta = {**machine, "command": command, "arguments": arguments, **meta}
     meta |= {"id": uuid.uuid4().hex, "sessions": [machine], "finished": False}
-    columns = CHECK_COLUMNS + [name for source in kinds for name in OWN_CHECKS.get(source, [])]
+    own = (name for source in kinds for name in OWN_CHECKS.get(source, []))
+    columns = list(dict.fromkeys([*CHECK_COLUMNS, *own]))
     with alone(), ExitStack() as stack:
         runner = _Runner(cases, seed, strict)
         store, run = None, Run(empty(COLUMNS), meta, empty(columns))

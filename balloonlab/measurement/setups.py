@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Never, Unpack
 
 from .. import vcpu, wire
-from ..host import DISCARDS, MOST_VECTORS, VECTORED, check_vectored
+from ..host import BACKINGS, DISCARDS, MOST_VECTORS, VECTORED, check_vectored
 from ..host.backend import HINTING
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..linux import NATIVE
@@ -17,12 +16,14 @@ from ..linux import find as find_linux
 from ..pages import as_pfns, patterns
 from ..qemu import find, protocols
 from ..qemu.process import check_memory
-from ..sizes import GIB, parse_pages
+from ..sizes import GIB, format_size, parse_pages
 from . import on_kvm, on_lab, on_linux, on_qemu
 from .case import CUSTOM, Case, digest
 from .on_lab import FLOOR, FLOOR_DISCARD
 from .options import TABLE, Options, balloon_pages, check_choice, check_options
 from .stages import Repeat, own_stage
+
+_OF_OWN_RAM = {name: backing.usable for name, backing in BACKINGS.items()}
 
 Rules = Mapping[str, tuple[Any, str]]
 """Options that can have only one value, and why."""
@@ -42,7 +43,8 @@ class Setup:
     opening: str = ""  # what `use` does, where it takes a while
     rules: Mapping[str, Rules] = field(default_factory=dict)  # by protocol and allocation
     check_pages: Callable[[int], None] = lambda memory_pages: None  # refuses sizes of RAM
-    backings: tuple[str, ...] = ("anonymous",)  # the default first
+    backings: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _OF_OWN_RAM)
+    """What can be behind RAM, and which calls are made on it; the defaults first."""
     states: tuple[str, ...] = ()  # patterns, where the guest has an allocator of its own
     default_pages: Callable[[Any, int], int] = patterns.default_pages
     by_difference: bool = False  # stages: they can be below zero, and decoding is in none
@@ -128,6 +130,7 @@ SETUPS = {
             },
         },
         check_pages=check_memory,
+        backings=on_qemu.BACKINGS,
         by_difference=True,
         describe=lambda case: {"qemu": ".".join(map(str, find()[1]))},
     ),
@@ -158,7 +161,7 @@ SETUPS = {
             protocols.REPORTING: _OF_BLOCKS,
         },
         check_pages=on_linux.check_memory,
-        backings=("memfd",),
+        backings={"memfd": ("remove",)},
         states=NATIVE,
         default_pages=on_linux.default_pages,
         by_difference=True,
@@ -199,7 +202,8 @@ def make_case(**options: Unpack[Options[Never]]) -> Case:
     usual_discard = next(iter(setup.protocols.get(protocol, ())), "")
     chosen |= {"protocol": protocol, "discard": chosen["discard"] or usual_discard}
     chosen["vectors"] = _vectors(chosen["vectors"], chosen["discard"], protocol)
-    chosen["backing"] = chosen["backing"] or setup.backings[0]
+    chosen["backing"] = chosen["backing"] or next(iter(setup.backings))
+    chosen["verb"] = chosen["verb"] or next(iter(setup.backings.get(chosen["backing"], ())), "")
     if protocol != protocols.REPORTING or setup.states:
         chosen["block_order"] = 0
     if setup.states:
@@ -252,13 +256,32 @@ def _check_protocol(guest: str, host: str, protocol: Any, discard: str | None) -
         )
 
 
+def _check_backing(case: Case) -> None:
+    """Refuse calls that do nothing there, and sizes that are no whole pages of it (ValueError)."""
+    setup, backing = setup_of(case), BACKINGS[case.backing]
+    where = f"guest={case.guest!r} and host={case.host!r}"
+    check_choice("backing", case.backing, setup.backings, f" with {where}")
+    verbs, where = setup.backings[case.backing], f"with backing={case.backing!r} and {where}"
+    if case.verb not in verbs:
+        reason = backing.verbs[case.verb]
+        reason = reason if isinstance(reason, str) else "nothing else is done there"
+        one = " or ".join(map(repr, verbs))
+        raise ValueError(f"verb must be {one} {where}, got {case.verb!r}: {reason}")
+    if case.thp and backing.no_thp:
+        raise ValueError(f"thp must be False {where}, got True: {backing.no_thp}")
+    for name in ("memory", "balloon"):
+        if (size := getattr(case, f"{name}_bytes")) % backing.page_bytes:
+            pages = f"whole pages of {format_size(backing.page_bytes)}"
+            raise ValueError(f"{name} must be {pages} {where}, got {format_size(size)}")
+
+
 def check_rules(case: Case) -> None:
     """Refuse values that the case's guest, host or protocol cannot have (ValueError)."""
     setup = setup_of(case)
     _check_protocol(case.guest, case.host, case.protocol, case.discard)
+    _check_backing(case)
     if case.discard in VECTORED:
-        check_vectored(mmap.MADV_REMOVE if case.guest == "linux" else mmap.MADV_DONTNEED)
-    check_choice("backing", case.backing, setup.backings, f" with guest={case.guest!r}")
+        check_vectored(case.verb)
     where = f"guest={case.guest!r}" if case.guest != "thread" else f"host={case.host!r}"
     scopes = {"": where}
     scopes |= {getattr(case, name): f"{name}={getattr(case, name)!r}" for name in _SCOPES}

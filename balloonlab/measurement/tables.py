@@ -83,6 +83,15 @@ _TRIPS = {
     "translate": "pairs: full less empty",
     "real": "messages of the real run",
 }
+FREED_CHECKS = (
+    Column("freed_bytes", np.int64, "What the host holds less of RAM: private pages, or its file."),
+    Column("zero_pages", np.int64, "Pages of the balloon that read zero afterwards (touched RAM)."),
+    Column("old_pages", np.int64, "Pages of the balloon that still read what the guest wrote."),
+    Column("mappings_after", np.int64, "Mappings of RAM afterwards."),
+    Column("huge_bytes_after", np.int64, "Bytes of RAM on transparent huge pages afterwards."),
+)
+"""Of repeats at balloonlab's own device and in QEMU besides: what a discard really did."""
+
 QEMU_CHECKS = (
     Column("block_order", np.int64, "Order of the reported blocks; 0 for other protocols."),
     *(
@@ -146,21 +155,26 @@ COLUMNS, CHECK_COLUMNS, SKIPPED_COLUMNS = (
 )
 
 OWN_CHECKS = {
-    "qemu": [column.name for column in QEMU_CHECKS],
-    "kvm": [column.name for column in KVM_CHECKS],
+    "lab": [column.name for column in FREED_CHECKS],
+    "qemu": [column.name for column in (*FREED_CHECKS, *QEMU_CHECKS)],
+    "kvm": [column.name for column in (*FREED_CHECKS, *KVM_CHECKS)],
     "linux": [column.name for column in LINUX_CHECKS],
 }
 """Columns of the checks that only repeats of one source have; blank for those of others."""
 
 EARLIER: dict[str, Any] = {
     **{"vectors": 0, "threads": 1, "collect": 1, "allocation": "page"},
-    **{"kick_pages": PFNS_PER_BUFFER, "in_flight": 1},
+    **{"kick_pages": PFNS_PER_BUFFER, "in_flight": 1, "backing": "anonymous", "verb": "dontneed"},
 }
 """What columns were that runs of earlier versions lack: there was no other way."""
 
+EARLIER_LINUX = {"backing": "memfd", "verb": "remove"}
+"""The same where Linux ran the driver."""
+
 DTYPES: dict[str, type] = {
     column.name: column.dtype
-    for column in (*FRAME, *CHECKS, *QEMU_CHECKS, *KVM_CHECKS, *LINUX_CHECKS, *SKIPPED)
+    for table in (FRAME, CHECKS, FREED_CHECKS, QEMU_CHECKS, KVM_CHECKS, LINUX_CHECKS, SKIPPED)
+    for column in table
 }
 """Types of columns. Left to pandas, a ``run_id`` such as ``92e710452837`` is read as infinity."""
 
@@ -171,16 +185,17 @@ def columns() -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``table`` (``frame``, ``checks``, ``qemu checks``, ``kvm checks``, ``linux checks`` or
-        ``skipped``), ``name``, ``unit`` (``ns``, ``bytes``, ``count`` or empty), ``dtype``,
-        ``meaning``.
+        ``table`` (``frame``, ``checks``, ``freed checks``, ``qemu checks``, ``kvm checks``,
+        ``linux checks`` or ``skipped``), ``name``, ``unit`` (``ns``, ``bytes``, ``count`` or
+        empty), ``dtype``, ``meaning``.
 
     Examples
     --------
     >>> columns().query("name == 'time_ns'")["unit"].tolist()
     ['ns']
     """
-    tables = {"frame": FRAME, "checks": CHECKS, "qemu checks": QEMU_CHECKS}
+    tables = {"frame": FRAME, "checks": CHECKS}
+    tables |= {"freed checks": FREED_CHECKS, "qemu checks": QEMU_CHECKS}
     tables |= {"kvm checks": KVM_CHECKS, "linux checks": LINUX_CHECKS, "skipped": SKIPPED}
     rows = [
         (table, column.name, column.unit, column.dtype.__name__, column.meaning)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import psutil
 
 from ..address_map import HIGH_RAM_START, LOW_RAM_END
-from ..host.ram import huge_bytes_within
+from ..host.ram import Mapped, mapped_within
 from ..sizes import MIB, PAGE_BYTES
 from .qtest import QemuError
 
@@ -20,7 +20,9 @@ FIRMWARE = slice(0xE0, 0x100)
 what QEMU then discards is the firmware's memory, and what lies behind it nobody ever sees."""
 
 _PRESENT = np.uint64(1 << 63)
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw-p 0+ 00:00 0\s*$")
+_FILE = "/memfd:memory-backend-memfd"
+_ANONYMOUS, _SHARED = r"p 0+ 00:00 0\s*$", rf"s 0+ \S+ \d+ +{_FILE}"
+_MAPPING = re.compile(rf"([0-9a-f]+)-([0-9a-f]+) rw-(?:{_ANONYMOUS}|{_SHARED})")
 _STEP_PAGES = 16 * MIB // PAGE_BYTES
 
 
@@ -31,12 +33,14 @@ def page_index(pfns: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 
 class HostView:
-    """The mapping of a guest's RAM in QEMU's process, its only anonymous one of that size.
+    """The mapping of a guest's RAM in QEMU's process, its only one of that size.
 
     Parameters
     ----------
     pid, memory_pages : int
         A child of this process, so that it may be looked into; the guest's RAM.
+    backing : {'anonymous', 'memfd', 'hugetlb'}
+        What is behind it.
 
     Raises
     ------
@@ -44,16 +48,16 @@ class HostView:
         There is not exactly one such mapping, or the process is gone; that, too, from any method.
     """
 
-    def __init__(self, pid: int, memory_pages: int) -> None:
+    def __init__(self, pid: int, memory_pages: int, backing: str = "anonymous") -> None:
         self._folder = Path(f"/proc/{pid}")
-        self.memory_pages = memory_pages
+        self.memory_pages, self._shared = memory_pages, backing != "anonymous"
         n_bytes = memory_pages * PAGE_BYTES
         matches = map(_MAPPING.match, self._read("maps").decode().splitlines())
         mapped = [(int(match[1], 16), int(match[2], 16)) for match in matches if match]
         found = [start for start, end in mapped if end - start == n_bytes]
         if len(found) != 1:
             raise QemuError(
-                f"QEMU has {len(found)} anonymous mappings of {n_bytes} bytes "
+                f"QEMU has {len(found)} mappings of {n_bytes} bytes "
                 "where guest RAM should be the only one: choose another memory="
             )
         self.start = found[0]
@@ -81,10 +85,26 @@ class HostView:
         data = self._read("pagemap", self.start // PAGE_BYTES * 8, 8 * self.memory_pages)
         return np.frombuffer(data, np.uint64) & _PRESENT != 0
 
-    def huge_bytes(self) -> int:
-        """Return how much of RAM stands on transparent huge pages (``/proc/PID/smaps``)."""
+    def mapped(self) -> Mapped:
+        """Return the mappings of RAM, and what of them is huge (``/proc/PID/smaps``)."""
         end = self.start + self.memory_pages * PAGE_BYTES
-        return huge_bytes_within(self._read("smaps").decode(), self.start, end)
+        return mapped_within(self._read("smaps").decode(), self.start, end)
+
+    def huge_bytes(self) -> int:
+        """Return how much of RAM stands on transparent huge pages."""
+        return self.mapped().huge_bytes
+
+    def held_bytes(self) -> int:
+        """Return what the host holds of RAM: private pages, or what its file takes of memory."""
+        if not self._shared:
+            return self.mapped().anonymous_bytes
+        try:
+            for link in (self._folder / "fd").iterdir():
+                if os.readlink(link).startswith(_FILE):
+                    return link.stat().st_blocks * 512
+        except OSError as error:
+            raise QemuError(f"QEMU's process is gone: {error}") from None
+        raise QemuError("QEMU has no file of guest RAM open")
 
     def count_other(self, pages: npt.NDArray[np.bool_], value: int) -> int:
         """Count those of `pages` (a flag for each) that hold any byte other than `value`.

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..address_map import ram_ranges
+from ..host import hugetlb
 from ..sizes import MIB, PAGE_BYTES, format_size
 from .qtest import QemuError, Qtest
 
@@ -31,6 +32,13 @@ FILL = 0xA5
 """What touched memory is filled with."""
 
 DEVICE = "virtio-balloon-device,free-page-reporting=on"
+
+BACKENDS = {
+    "anonymous": "memory-backend-ram,share=off",
+    "memfd": "memory-backend-memfd,share=on",
+    "hugetlb": "memory-backend-memfd,share=on,hugetlb=on,hugetlbsize=2M",
+}
+"""QEMU's memory backends for what can be behind RAM."""
 
 _TOUCH_BYTES = 4 * MIB
 _CPUCLOCK_SCHED = 2  # of Linux's clock numbers: a process's time as the scheduler counts it
@@ -99,11 +107,10 @@ def check_memory(memory_pages: int) -> None:
 class QemuProcess:
     """QEMU's ``microvm`` with a balloon device and no running guest (``-S``), as a context.
 
-    Guest RAM is two memory backends. The balloon's is private anonymous memory, as a host has it
-    unless it shares guests' memory with other processes, so that QEMU discards it by
-    ``madvise(MADV_DONTNEED)``. Behind it stands 1 MiB of shared memory for what a guest's kernel
-    keeps for itself, queues and messages, which this process maps too: the timed path copies
-    nothing through qtest.
+    Guest RAM is two memory backends. The balloon's is private anonymous memory, which QEMU discards
+    by ``madvise(MADV_DONTNEED)``, or a shared memfd, of which it punches holes. Behind it stands
+    1 MiB of shared memory for what a guest's kernel keeps for itself, queues and messages, which
+    this process maps too: the timed path copies nothing through qtest.
 
     Parameters
     ----------
@@ -111,6 +118,8 @@ class QemuProcess:
         RAM that can be ballooned, in 4 KiB pages; whole MiB.
     thp : bool
         Whether the kernel may give the process transparent huge pages.
+    backing : {'anonymous', 'memfd', 'hugetlb'}
+        What is behind RAM.
     binary : str
         See `find`.
 
@@ -126,16 +135,23 @@ class QemuProcess:
         QEMU is missing, too old, or did not start; with the last it said.
     ValueError
         The memory is no multiple of 1 MiB.
+    MemoryError
+        There are too few huge pages for ``hugetlb``.
     """
 
-    def __init__(self, memory_pages: int, thp: bool, binary: str = BINARY) -> None:
+    def __init__(
+        self, memory_pages: int, thp: bool, backing: str = "anonymous", binary: str = BINARY
+    ) -> None:
         check_memory(memory_pages)
         path, self.version = find(binary)
-        self.memory_pages = memory_pages
+        self.memory_pages, self._backing = memory_pages, backing
         all_pages = memory_pages + DRIVER_BYTES // PAGE_BYTES
         self.driver_gpa = ram_ranges(all_pages)[-1].end * PAGE_BYTES - DRIVER_BYTES
         self._open = ExitStack()
         try:
+            if backing == "hugetlb":
+                hugetlb.reserve(memory_pages * PAGE_BYTES)
+                self._open.callback(hugetlb.give_back)
             us = str(os.getpid()), str(int(not thp))
             self._start([sys.executable, "-I", "-S", "-c", _LAUNCH, *us, path])
         except BaseException:
@@ -151,9 +167,10 @@ class QemuProcess:
             # Unmapped when the last array over it is gone: no kernel can outlive it.
             mapping = mmap.mmap(shared.fileno(), DRIVER_BYTES)
             self.driver_memory: npt.NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
+            backend = BACKENDS[self._backing]
             memory_mib = self.memory_pages * PAGE_BYTES // MIB
             self._process = subprocess.Popen(
-                launch + _arguments(memory_mib, shared.fileno(), theirs.fileno()),
+                launch + _arguments(memory_mib, backend, shared.fileno(), theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
                 stderr=self._said,
@@ -230,14 +247,14 @@ class QemuProcess:
         self.close()
 
 
-def _arguments(memory_mib: int, shared: int, channel: int) -> list[str]:
+def _arguments(memory_mib: int, backend: str, shared: int, channel: int) -> list[str]:
     """QEMU's command line; `shared` and `channel` are descriptors that it inherits."""
     driver_mib = DRIVER_BYTES // MIB
     return [
         *("-machine", "microvm", "-accel", "tcg,tb-size=1", "-S"),
         *("-nodefaults", "-no-user-config", "-display", "none"),
         *("-m", f"{memory_mib + driver_mib}M"),
-        *("-object", f"memory-backend-ram,id=ram,share=off,size={memory_mib}M"),
+        *("-object", f"{backend},id=ram,size={memory_mib}M"),
         "-object",
         f"memory-backend-file,id=driver,share=on,mem-path=/dev/fd/{shared},size={driver_mib}M",
         *("-numa", "node,memdev=ram", "-numa", "node,memdev=driver"),

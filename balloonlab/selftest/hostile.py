@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .. import wire
+from ..host.backing import DONTNEED, WILLNEED
 from ..host.crew import Crew
 from ..host.device import EXTENTS, make_state, no_balloon
 from ..kernels import clock, contents, faults, vring
@@ -146,8 +147,8 @@ def _play(
     message = memory.ram[(own + QUEUE_PAGES) * PAGE_BYTES :][: 8 * kernels.MESSAGE_WORDS]
     balloon = no_balloon(memory.ram.size)
     read_as = BLOCKS if protocol == BLOCKS.name else wire.get(protocol)
-    policy, advices = POLICIES[discard], (mmap.MADV_DONTNEED, mmap.MADV_WILLNEED)
-    crews = [Crew(policy, memory, advice, EXTENTS) for advice in advices]
+    policy = POLICIES[discard]
+    crews = [Crew(policy, memory, verb, EXTENTS) for verb in (DONTNEED, WILLNEED)]
     queues = [
         make_state(read_as, policy, operation, balloon, crew=crew)
         for operation, crew in zip(("inflate", "deflate"), crews, strict=True)
