@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         capture,
         datasets,
         figures,
+        freeing,
         ladder,
         linux,
         model,
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
         vcpu,
         wire,
     )
+    from .freeing import collapse, frees, give_back
     from .host import host_policies, host_policy
     from .ladder import bench
     from .main_job import reproduce
     from .measurement import (
         compare,
-        give_back,
         load,
         load_timeline,
         measure,
@@ -51,18 +52,19 @@ if TYPE_CHECKING:
     from .pages import patterns, traces
 
 __all__ = [
-    "bench", "capture", "compare", "datasets", "figures", "give_back", "host_policies",
-    "host_policy", "ladder", "linux", "load", "load_timeline", "measure", "model", "patterns",
-    "pool", "qemu", "ratios", "reproduce", "reproduction", "results", "selftest", "sizes", "sweep",
-    "timeline", "totals", "traces", "vcpu", "wire",
+    "bench", "capture", "collapse", "compare", "datasets", "figures", "freeing", "frees",
+    "give_back", "host_policies", "host_policy", "ladder", "linux", "load", "load_timeline",
+    "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction",
+    "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces", "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {
     "bench": "ladder", "reproduce": "main_job",
+    **dict.fromkeys(("collapse", "frees", "give_back"), "freeing"),
     **dict.fromkeys(("host_policies", "host_policy"), "host"),
     **dict.fromkeys(("patterns", "traces"), "pages"),
     **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
-    **dict.fromkeys(("give_back", "ratios", "sweep", "timeline", "totals"), "measurement"),
+    **dict.fromkeys(("ratios", "sweep", "timeline", "totals"), "measurement"),
 }  # fmt: skip
 """The part that a name comes from, where it is no part itself."""
 

@@ -1,6 +1,5 @@
 """What is behind guest RAM, and what each call does to it."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from balloonlab.measurement import case as cases
 from balloonlab.sizes import HUGE_BYTES, MIB, PAGE_BYTES
 
 from . import naive
+from .kvm import MARKS
 from .test_discards import extents, rows_of
 
 N_PAGES = 2048
@@ -68,12 +68,10 @@ def test_a_call_does_to_memory_what_its_row_says_and_nothing_outside(backing, ve
     assert ram.count_lost(gone) == 0
 
 
-@pytest.mark.parametrize("guest", ["thread", "kvm"])
+@pytest.mark.parametrize("guest", ["thread", pytest.param("kvm", marks=MARKS)])
 @pytest.mark.parametrize(("backing", "verb"), USABLE)
 @pytest.mark.parametrize(("protocol", "pattern"), [("pfn", "random"), ("bitmap-v4", "idle")])
 def test_measured_is_what_was_really_done(guest, backing, verb, protocol, pattern):
-    if guest == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        pytest.skip("needs /dev/kvm")
     ram_of(backing, 1)
     run = bl.measure(
         memory="8MiB", balloon="4MiB", guest=guest, backing=backing, verb=verb, protocol=protocol,

@@ -150,7 +150,7 @@ def test_every_byte_is_as_it_must_be_from_inside(protocol, discard, rng):
 def test_giving_back_brings_every_page_again(guest, thp):
     if thp and bl.measurement.provenance.thp_state() in ("never", "absent"):
         pytest.skip("no transparent huge pages here")
-    frame = bl.measurement.give_back("64MiB", [guest], thp=thp, repeats=2)
+    frame = bl.give_back("64MiB", [guest], thp=thp, repeats=2)
     assert frame["repeat"].tolist() == [0, 1]
     assert (frame["source"] == ("kvm" if guest == "kvm" else "lab")).all()
     assert (frame["n_units"] * frame["unit_bytes"] == 56 * MIB).all()
@@ -161,16 +161,16 @@ def test_giving_back_brings_every_page_again(guest, thp):
 def test_giving_back_notices_pages_that_do_not_come(monkeypatch):
     monkeypatch.setattr(contents, "touch_at", lambda ram, offsets, clock: 1)
     with pytest.raises(RuntimeError, match="must bring as much memory, it brought 0 bytes"):
-        bl.measurement.give_back("8MiB", ["thread"], repeats=1)
+        bl.give_back("8MiB", ["thread"], repeats=1)
 
 
 def test_giving_back_names_guests_that_there_are():
     with pytest.raises(ValueError, match="guests must be one of thread, kvm, linux, got 'qemu'"):
-        bl.measurement.give_back("8MiB", ["thread", "qemu"])
+        bl.give_back("8MiB", ["thread", "qemu"])
 
 
 def test_giving_back_is_stored(tmp_path):
-    frame = bl.measurement.give_back("8MiB", "thread", repeats=2, out=tmp_path)
+    frame = bl.give_back("8MiB", "thread", repeats=2, out=tmp_path)
     stored = pd.read_csv(tmp_path / "give-back.csv")
     pd.testing.assert_frame_equal(stored, frame)
     assert json.loads((tmp_path / "meta.json").read_text())["arguments"]["guests"] == ["thread"]
@@ -179,14 +179,14 @@ def test_giving_back_is_stored(tmp_path):
 @pytest.mark.once
 @pytest.mark.skipif(bool(linux.missing()), reason="; ".join(linux.missing()))
 def test_linux_takes_its_memory_back():
-    (row,) = bl.measurement.give_back("512MiB", "linux", repeats=1).itertuples()
+    (row,) = bl.give_back("512MiB", "linux", repeats=1).itertuples()
     assert row.source == "linux"
     assert 256 * MIB <= row.n_units * row.unit_bytes <= 512 * MIB
 
 
 def test_linux_has_small_pages():
     with pytest.raises(ValueError, match="thp"):
-        bl.measurement.give_back("512MiB", "linux", thp=True, repeats=1)
+        bl.give_back("512MiB", "linux", thp=True, repeats=1)
 
 
 def test_words_are_written_at_the_offsets_only():

@@ -25,6 +25,7 @@ WAY = (
     "measurement",
     "reproduction",
     "ladder",
+    "freeing",
     "model",
     "figures",
     "results",

@@ -1,4 +1,4 @@
-"""Commands that measure: reproduce, bench, sweep, give-back, timeline."""
+"""Commands that measure: reproduce, bench, sweep, timeline."""
 
 from __future__ import annotations
 
@@ -256,28 +256,6 @@ def bench(
         save_ladders(result, Path(out))
         console().print(render(result))
         console().print(f"Results: {out}", soft_wrap=True)
-
-
-@app.command()
-def give_back(
-    memory: Annotated[str, typer.Option(help="RAM of the guest; 7/8 of it are ballooned")] = "1GiB",
-    guest: Annotated[
-        list[str] | None, typer.Option(help="Who touches: thread, kvm, linux; several times")
-    ] = None,
-    thp: Annotated[bool, typer.Option("--thp/--no-thp", help="Huge pages behind RAM")] = False,
-    repeats: Annotated[int, typer.Option(help="Measured repeats of each guest")] = 5,
-    out: Annotated[str | None, typer.Option(help="Folder for give-back.csv")] = None,
-) -> None:
-    """Time a guest's first touch of pages that its balloon gave back: per page or huge page.
-
-    By default by a thread and in a virtual machine, some seconds.
-    """
-    from ..measurement.giving_back import GUESTS, give_back, summary
-    from ..sizes import format_number
-
-    with reported(out=out):
-        frame = give_back(memory, guest or GUESTS, thp, repeats, out)  # type: ignore[arg-type]
-        console().print(summary(frame).to_string(index=False, float_format=format_number))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from .comparison import density, grid, guests, runs, sizes
 from .defect_map import defect_rates
+from .freed_bars import frees, give_back
 from .gallery import draw_all
 from .headline_bars import headline
 from .how_it_works import page_strip
@@ -15,9 +16,9 @@ from .sliders import explore
 from .stage_bars import stages
 
 __all__ = [
-    "defect_rates", "density", "draw_all", "explore", "grid", "guests", "headline", "ladder",
-    "occupancy", "page_strip", "panels", "patterns", "runs", "save", "scaling", "sizes", "stages",
-    "style", "timeline", "traces",
+    "defect_rates", "density", "draw_all", "explore", "frees", "give_back", "grid", "guests",
+    "headline", "ladder", "occupancy", "page_strip", "panels", "patterns", "runs", "save",
+    "scaling", "sizes", "stages", "style", "timeline", "traces",
 ]  # fmt: skip
 
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import compare, measure, sweep
-    from .giving_back import give_back
     from .ratio import ratios
     from .reading import load, pool
     from .run import Run, totals
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from .timelines import load_timeline, timeline
 
 __all__ = [
-    "Run", "columns", "compare", "give_back", "load", "load_timeline", "measure", "pool", "ratios",
+    "Run", "columns", "compare", "load", "load_timeline", "measure", "pool", "ratios",
     "sweep", "timeline", "totals",
 ]  # fmt: skip
 
@@ -22,7 +21,7 @@ _HOMES = {
     **dict.fromkeys(("Run", "totals"), "run"),
     **dict.fromkeys(("load", "pool"), "reading"),
     **dict.fromkeys(("load_timeline", "timeline"), "timelines"),
-    **{"columns": "tables", "give_back": "giving_back", "ratios": "ratio"},
+    **{"columns": "tables", "ratios": "ratio"},
 }
 
 

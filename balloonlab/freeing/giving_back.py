@@ -5,37 +5,40 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from itertools import product
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from ..guest import InVcpu
-from ..host import GuestRam
+from ..host import BACKINGS, GuestRam
 from ..kernels import contents
 from ..linux import LinuxGuest
+from ..measurement.case import Case
+from ..measurement.on_kvm import VirtualMachine
+from ..measurement.on_lab import operate, sent_pages
+from ..measurement.options import Guest, PathLike, check_choice, check_number
+from ..measurement.provenance import describe_machine
+from ..measurement.resources import check_available, check_facilities
+from ..measurement.runner import alone
+from ..measurement.setups import check_rules, make_case, setup_of
+from ..measurement.stages import WARM_UP
+from ..measurement.store import check_out, write_table
+from ..qemu.protocols import REPORTING
 from ..sizes import HUGE_BYTES, PAGE_BYTES, Size
 from ..terminal import Progress
-from .case import Case
-from .on_kvm import VirtualMachine
-from .on_lab import operate, sent_pages
-from .options import Guest, PathLike, check_choice, check_number
-from .provenance import describe_machine
-from .resources import check_available, check_facilities
-from .runner import alone
-from .setups import check_rules, make_case, setup_of
-from .stages import WARM_UP
-from .store import check_out, write_table
+from ..vcpu import Vcpu
 
-GUESTS: tuple[Guest, ...] = ("thread", "kvm")
+GUESTS: tuple[Literal["thread", "kvm"], ...] = ("thread", "kvm")
 """Who touches by default."""
 
 MOST_MORE = 20
 """Which part of the pages may come the second time: Linux is free to use others then."""
 
 TABLE = "give-back.csv"
-COLUMNS = ["source", "memory_bytes", "thp", "repeat", "unit_bytes", "n_units", "time_ns"]
+COLUMNS = ["source", "backing", "memory_bytes", "thp", "deflated", "repeat"]
+COLUMNS += ["unit_bytes", "n_units", "time_ns"]
 
 
 def give_back(
@@ -43,10 +46,15 @@ def give_back(
     guests: Iterable[Guest] = GUESTS,
     thp: bool = False,
     repeats: int = 5,
+    backings: Iterable[str] = (),
+    deflate: bool = True,
     out: PathLike | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Inflate and deflate a balloon, then time the guest's first touch of each page again.
+
+    Or touch what is in the balloon still, as a guest does that need not tell its host: with free
+    page reporting, which Linux does by itself.
 
     The host puts a zeroed page behind each; a guest in a virtual machine needs an entry in its
     second-level page tables, too, which no thread does. Linux writes a file over its free memory
@@ -63,6 +71,11 @@ def give_back(
         Whether the host may use transparent huge pages: then one touch brings 2 MiB.
     repeats : int
         Measured repeats of each guest.
+    backings : iterable of str
+        What is behind RAM, as in `balloonlab.measure`; by default the first that a guest can have.
+    deflate : bool
+        Whether the balloon is deflated before. Without, a Linux guest reports its free blocks
+        instead of inflating a balloon.
     out : path-like, optional
         Folder for ``give-back.csv`` and ``meta.json``; an earlier table is set aside.
     progress : bool
@@ -71,9 +84,9 @@ def give_back(
     Returns
     -------
     pandas.DataFrame
-        A row for each guest and repeat: ``source``, ``memory_bytes``, ``thp``, ``repeat``,
-        ``unit_bytes`` (of what a touch brings), ``n_units`` and ``time_ns`` of all of them.
-        Errors as of `balloonlab.measure`.
+        A row for each guest, backing and repeat: ``source``, ``backing``, ``memory_bytes``,
+        ``thp``, ``deflated``, ``repeat``, ``unit_bytes`` (of what a touch brings), ``n_units`` and
+        ``time_ns`` of all of them. Errors as of `balloonlab.measure`.
 
     Examples
     --------
@@ -87,30 +100,34 @@ def give_back(
     guests = [guests] if isinstance(guests, str) else list(guests)  # type: ignore[list-item]
     for guest in guests:
         check_choice("guests", guest, get_args(Guest))
-    cases = [_case(memory, guest, thp) for guest in guests]
+    kinds: list[str | None]
+    kinds = [backings] if isinstance(backings, str) else [*backings] or [None]
+    cases = [_case(memory, guest, thp, kind, deflate) for guest in guests for kind in kinds]
     meta = describe_machine()
     rows = []
+    for case in cases:
+        check_rules(case)
+        check_available(case.memory_bytes, case.touched)
+        meta |= setup_of(case).describe(case)
     with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
-        for case in cases:
-            check_rules(case)
-            check_available(case.memory_bytes, case.touched)
-            meta |= setup_of(case).describe(case)
         shared = [setup_of(case).share(case) for case in cases]
         for number, (case, ram) in product(
             range(WARM_UP, repeats), list(zip(cases, shared, strict=True))
         ):
-            bar.describe(f"{case.source}: {'warm-up' if number == WARM_UP else number + 1}")
-            rows.append({**_take_back(case, ram), "repeat": number})
+            which = "warm-up" if number == WARM_UP else number + 1
+            bar.describe(f"{case.source}, {case.backing}: {which}")
+            rows.append({**_take_back(case, ram), "deflated": deflate, "repeat": number})
             bar.advance()
     frame = pd.DataFrame([row for row in rows if row["repeat"] != WARM_UP])[COLUMNS]
     if out is not None:
         arguments = {"memory_bytes": cases[0].memory_bytes, "guests": guests, "thp": thp}
+        arguments |= {"backings": kinds, "deflate": deflate}
         write_table(frame, meta | {"arguments": arguments}, out, TABLE)
     return frame
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return microseconds per piece by source: median, least and greatest of the repeats.
+    """Return microseconds per piece by source and backing: median, least and greatest repeat.
 
     Parameters
     ----------
@@ -118,15 +135,16 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         What `give_back` returns.
     """
     us = frame["time_ns"] / frame["n_units"] / 1e3
-    by_source = us.groupby([frame["source"], frame["unit_bytes"]], sort=False)
+    by = [frame[name] for name in ("source", "backing", "deflated", "unit_bytes")]
+    by_source = us.groupby(by, sort=False)
     return by_source.agg(median_us="median", least_us="min", greatest_us="max").reset_index()
 
 
-def _case(memory: Size, guest: Guest, thp: bool) -> Case:
-    options: dict[str, Any] = {"memory": memory, "guest": guest, "thp": thp}
+def _case(memory: Size, guest: Guest, thp: bool, backing: str | None, deflate: bool) -> Case:
+    options: dict[str, Any] = {"memory": memory, "guest": guest, "thp": thp, "backing": backing}
     if guest == "linux":
-        return make_case(**options, protocol="pfn", discard="range")
-    return make_case(**options, operation="deflate").with_pages()
+        return make_case(**options, protocol="pfn" if deflate else REPORTING, discard="range")
+    return make_case(**options, operation="deflate" if deflate else "inflate").with_pages()
 
 
 def _take_back(case: Case, shared: Any) -> dict[str, Any]:
@@ -134,9 +152,12 @@ def _take_back(case: Case, shared: Any) -> dict[str, Any]:
     if case.guest == "linux":
         unit, (n_units, time_ns) = PAGE_BYTES, _write_again(case)
     else:
-        unit = HUGE_BYTES if case.thp else PAGE_BYTES
-        n_units, time_ns = _touch_again(case, shared, unit)
-    about = {name: getattr(case, name) for name in ("source", "memory_bytes", "thp")}
+        unit = HUGE_BYTES if case.thp else BACKINGS[case.backing].page_bytes
+        with setup_of(case).use(case, shared) as guest:
+            guest.touch()
+            vcpu = guest.vcpu if isinstance(guest, VirtualMachine) else None
+            n_units, time_ns = touch_again(case, shared, vcpu, unit)
+    about = {name: getattr(case, name) for name in ("source", "backing", "memory_bytes", "thp")}
     return {**about, "unit_bytes": unit, "n_units": n_units, "time_ns": time_ns}
 
 
@@ -145,8 +166,11 @@ def _write_again(case: Case) -> tuple[int, int]:
     with setup_of(case).use(case, None) as guest:
         guest.load_driver()
         guest.back_all()
-        guest.set_balloon(case.balloon_pages)
-        guest.set_balloon(0)
+        if case.protocol == REPORTING:
+            guest.report()
+        else:
+            guest.set_balloon(case.balloon_pages)
+            guest.set_balloon(0)
         before = guest.ram.held_bytes()
         first_ns = _time_touch(guest)
         back = guest.ram.held_bytes() - before
@@ -166,23 +190,20 @@ def _time_touch(guest: LinuxGuest) -> int:
     return time.monotonic_ns() - begin_ns
 
 
-def _touch_again(case: Case, shared: GuestRam, unit: int) -> tuple[int, int]:
-    """Return the pieces that a touch brought back, and what that took.
+def touch_again(case: Case, shared: GuestRam, vcpu: Vcpu | None, unit: int) -> tuple[int, int]:
+    """Operate on touched RAM; return the pieces that a touch brought back, and what that took.
 
     A RuntimeError where the host did not give what it was to give.
     """
-    with setup_of(case).use(case, shared) as guest:
-        guest.touch()
-        vcpu = guest.vcpu if isinstance(guest, VirtualMachine) else None
-        done = operate(case, shared, InVcpu(vcpu) if vcpu else None)
-        offsets = _units(sent_pages(case, shared, done), unit)
-        before = int(shared.resident().sum())
-        arguments = shared.memory.ram, offsets
-        if vcpu:
-            vcpu.warm(contents.touch_at, np.empty(0, np.uint8), offsets, vcpu.clock.tsc)
-            time_ns = vcpu.call(contents.touch_at, *arguments, vcpu.clock.tsc)
-        else:
-            time_ns = contents.touch_at(*arguments, np.zeros(2, np.int64))
+    done = operate(case, shared, InVcpu(vcpu) if vcpu else None)
+    offsets = _units(sent_pages(case, shared, done), unit)
+    before = int(shared.resident().sum())
+    arguments = shared.memory.ram, offsets
+    if vcpu:
+        vcpu.warm(contents.touch_at, np.empty(0, np.uint8), offsets, vcpu.clock.tsc)
+        time_ns = vcpu.call(contents.touch_at, *arguments, vcpu.clock.tsc)
+    else:
+        time_ns = contents.touch_at(*arguments, np.zeros(2, np.int64))
     back = (int(shared.resident().sum()) - before) * PAGE_BYTES
     if back != offsets.size * unit:
         raise RuntimeError(

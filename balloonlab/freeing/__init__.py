@@ -1,0 +1,11 @@
+"""What is really freed, by backing and call, and what it costs a guest to take it back."""
+
+from .collapsing import collapse
+from .every_call import frees
+from .giving_back import give_back
+
+__all__ = ["collapse", "frees", "give_back"]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,153 @@
+"""Huge pages that discards of small pages break up, and what it takes to get them back."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterable
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..host import GuestRam
+from ..host.ram import advise
+from ..measurement.case import Case
+from ..measurement.on_kvm import VirtualMachine
+from ..measurement.options import PathLike, check_choice, check_number
+from ..measurement.provenance import describe_machine
+from ..measurement.resources import check_available, check_facilities
+from ..measurement.runner import alone
+from ..measurement.setups import check_rules, make_case, setup_of
+from ..measurement.stages import WARM_UP
+from ..measurement.store import check_out, write_table
+from ..sizes import HUGE_BYTES, PAGE_BYTES, Size
+from ..terminal import Progress
+from .giving_back import GUESTS, touch_again
+
+TABLE = "collapse.csv"
+COLUMNS = ["source", "memory_bytes", "repeat", "n_pages", "touch_ns", "huge_bytes_before"]
+COLUMNS += ["huge_bytes_after", "n_collapsed", "collapse_ns"]
+
+MADV_COLLAPSE = 25  # Linux 6.1; Python does not name it
+
+
+def collapse(
+    memory: Size = "512MiB",
+    guests: Iterable[Literal["thread", "kvm"]] = GUESTS,
+    repeats: int = 5,
+    out: PathLike | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Inflate over huge pages with ``pfn``, deflate, touch, and have the kernel collapse again.
+
+    The balloon is half of the pages, at random, as a guest has them that ran for long: a discard of
+    4 KiB breaks the huge page that it is of, and the touch brings small pages. Then the host asks
+    for a huge page where each was (``MADV_COLLAPSE``), which copies 2 MiB.
+
+    Parameters
+    ----------
+    memory : int or str
+        RAM of the guest.
+    guests : iterable of {'thread', 'kvm'}
+        Who inflates and touches. Memory of a Linux guest is a shared file of small pages.
+    repeats : int
+        Measured repeats of each guest, after a warm-up.
+    out : path-like, optional
+        Folder for ``collapse.csv`` and ``meta.json``; an earlier table is set aside.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each guest and repeat: ``source``, ``memory_bytes``, ``repeat``, ``n_pages``
+        touched again and ``touch_ns`` of all, ``huge_bytes_before`` (the inflation) and
+        ``huge_bytes_after`` (the touch), ``n_collapsed`` huge pages that came back and
+        ``collapse_ns`` of all. A ValueError where there are no transparent huge pages, a
+        NotImplementedError where the kernel does not collapse (before Linux 6.1); else errors as of
+        `balloonlab.measure`.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> bl.collapse("64MiB", "thread", repeats=1)  # doctest: +SKIP
+    """
+    if out is not None:
+        check_out(out, TABLE)
+    check_facilities()
+    check_number("repeats", repeats, 1)
+    guests = [guests] if isinstance(guests, str) else list(guests)  # type: ignore[list-item]
+    for guest in guests:
+        check_choice("guests", guest, GUESTS)
+    cases = [
+        make_case(
+            memory=memory, balloon=0.5, guest=guest, thp=True, protocol="pfn", pattern="random",
+            operation="deflate",
+        ).with_pages()
+        for guest in guests
+    ]  # fmt: skip
+    meta = describe_machine()
+    for case in cases:
+        check_rules(case)
+        check_available(case.memory_bytes, True)
+        meta |= setup_of(case).describe(case)
+    rows = []
+    with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
+        shared = [setup_of(case).share(case) for case in cases]
+        for number, (case, ram) in product(
+            range(WARM_UP, repeats), list(zip(cases, shared, strict=True))
+        ):
+            bar.describe(case.source)
+            rows.append({**_break_and_mend(case, ram), "repeat": number})
+            bar.advance()
+    frame = pd.DataFrame([row for row in rows if row["repeat"] != WARM_UP])[COLUMNS]
+    if out is not None:
+        arguments = {"memory_bytes": cases[0].memory_bytes, "guests": guests}
+        write_table(frame, meta | {"command": "collapse", "arguments": arguments}, out, TABLE)
+    return frame
+
+
+def _break_and_mend(case: Case, shared: GuestRam) -> dict[str, Any]:
+    """Do one repeat; return its row."""
+    with setup_of(case).use(case, shared) as guest:
+        guest.touch()
+        before = shared.huge_bytes()
+        vcpu = guest.vcpu if isinstance(guest, VirtualMachine) else None
+        n_pages, touch_ns = touch_again(case, shared, vcpu, PAGE_BYTES)
+        after = shared.huge_bytes()
+        collapse_ns = _collapse(shared)
+        n_collapsed = (shared.huge_bytes() - after) // HUGE_BYTES
+    if not n_collapsed or before == after:
+        raise RuntimeError(
+            f"a balloon of random pages must break huge pages and a collapse bring them back; of "
+            f"{before} bytes {after} were left, and {n_collapsed} huge pages came back: is memory "
+            "too fragmented (echo 1 > /proc/sys/vm/compact_memory as root)? Nothing is reported"
+        )
+    return {
+        "source": case.source,
+        "memory_bytes": case.memory_bytes,
+        "n_pages": n_pages,
+        "touch_ns": touch_ns,
+        "huge_bytes_before": before,
+        "huge_bytes_after": after,
+        "n_collapsed": n_collapsed,
+        "collapse_ns": collapse_ns,
+    }
+
+
+def _collapse(ram: GuestRam) -> int:
+    """Have the kernel put a huge page wherever one can be; return the ns of all calls."""
+    pieces = np.arange(ram.memory_pages * PAGE_BYTES // HUGE_BYTES) * HUGE_BYTES
+    begin_ns = time.monotonic_ns()
+    try:
+        for offset in pieces.tolist():
+            advise(ram.memory.base_address + offset, HUGE_BYTES, MADV_COLLAPSE, "collapse")
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise NotImplementedError(
+                f"collapsing needs MADV_COLLAPSE (Linux 6.1), which this kernel refuses ({error})"
+            ) from None
+        raise
+    return time.monotonic_ns() - begin_ns
