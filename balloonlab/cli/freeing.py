@@ -12,7 +12,7 @@ from .app import app, console, reported
 
 @app.command()
 def frees(
-    memory: Annotated[str, typer.Option(help="RAM of the guest")] = "32MiB",
+    memory: Annotated[str, typer.Option(help="RAM of the guest")] = "16MiB",
     repeats: Annotated[int, typer.Option(help="Measured repeats of each combination")] = 3,
     out: Annotated[str | None, typer.Option(help="Folder for frees.csv and figures")] = None,
 ) -> None:

@@ -41,7 +41,7 @@ COLUMNS = [*_CASE, "reason", *_RESULT]
 
 
 def frees(
-    memory: Size = "32MiB", repeats: int = 3, out: PathLike | None = None, progress: bool = True
+    memory: Size = "16MiB", repeats: int = 3, out: PathLike | None = None, progress: bool = True
 ) -> pd.DataFrame:
     """Try every call that takes memory away on every backing, and see what it really frees.
 
