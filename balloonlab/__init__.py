@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         vcpu,
         wire,
     )
-    from .freeing import collapse, frees, give_back
+    from .freeing import collapse, frees, give_back, impact
     from .host import host_policies, host_policy
     from .ladder import bench
     from .main_job import reproduce
@@ -53,14 +53,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bench", "capture", "collapse", "compare", "datasets", "figures", "freeing", "frees",
-    "give_back", "host_policies", "host_policy", "ladder", "linux", "load", "load_timeline",
-    "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce", "reproduction",
-    "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces", "vcpu", "wire",
+    "give_back", "host_policies", "host_policy", "impact", "ladder", "linux", "load",
+    "load_timeline", "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce",
+    "reproduction", "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces",
+    "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {
     "bench": "ladder", "reproduce": "main_job",
-    **dict.fromkeys(("collapse", "frees", "give_back"), "freeing"),
+    **dict.fromkeys(("collapse", "frees", "give_back", "impact"), "freeing"),
     **dict.fromkeys(("host_policies", "host_policy"), "host"),
     **dict.fromkeys(("patterns", "traces"), "pages"),
     **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),

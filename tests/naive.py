@@ -598,3 +598,9 @@ def stage_times(guest, host):
             name = ("remainder", "all")
         found[name] = found.get(name, 0) + 1
     return found
+
+
+def time_bin(ns):
+    """Bin of a time: below 32 ns each its own, above 16 for each doubling."""
+    shift = max(0, ns.bit_length() - 5)
+    return 16 * shift + (ns >> shift)

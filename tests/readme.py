@@ -107,6 +107,7 @@ def parts() -> dict[str, str]:
 def render_columns(frame: pd.DataFrame) -> str:
     """Write the column dictionary as a table for each kind of rows."""
     files = {"frame": "timings.csv", "qemu checks": "checks.csv` of `qemu"}
+    files |= {"freed checks": "checks.csv` of `lab`, `kvm` and `qemu"}
     files |= {f"{source} checks": f"checks.csv` of `{source}" for source in ("linux", "kvm")}
     texts = []
     for table, rows in frame.groupby("table", sort=False):

@@ -1,4 +1,4 @@
-"""Commands about memory that was returned: frees, collapse, give-back."""
+"""Commands about memory that was returned: frees, collapse, impact, give-back."""
 
 from __future__ import annotations
 
@@ -53,6 +53,34 @@ def collapse(
     with reported(out=out):
         frame = collapse(memory, guest or GUESTS, repeats, out)  # type: ignore[arg-type]
         console().print(frame.to_string(index=False))
+
+
+@app.command()
+def impact(
+    way: Annotated[
+        list[str] | None, typer.Option(help="How it inflates: page, range ...; several times")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="RAM of the guest; 7/8 of it are ballooned")] = "1GiB",
+    guest: Annotated[
+        list[str] | None, typer.Option(help="Who runs both threads: thread, kvm; several times")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Measured repeats of each way")] = 5,
+    out: Annotated[str | None, typer.Option(help="Folder for impact.csv")] = None,
+) -> None:
+    """Inflate while another thread of the guest works, and time its steps.
+
+    By default by a thread and in a virtual machine, ten ways: about three minutes.
+    """
+    from ..freeing import WAYS
+    from ..freeing import impact as run
+    from ..freeing.beside import summary
+    from ..freeing.giving_back import GUESTS
+    from ..sizes import format_number
+
+    with reported(out=out):
+        guests: Any = guest or GUESTS
+        frame = run(way or WAYS, memory, guests, repeats, out)
+        console().print(summary(frame).to_string(index=False, float_format=format_number))
 
 
 @app.command()

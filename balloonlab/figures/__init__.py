@@ -6,6 +6,7 @@ from .freed_bars import frees, give_back
 from .gallery import draw_all
 from .headline_bars import headline
 from .how_it_works import page_strip
+from .impact_lines import impact
 from .ladder_bars import ladder
 from .lanes import timeline
 from .lines import scaling
@@ -17,7 +18,7 @@ from .stage_bars import stages
 
 __all__ = [
     "defect_rates", "density", "draw_all", "explore", "frees", "give_back", "grid", "guests",
-    "headline", "ladder", "occupancy", "page_strip", "panels", "patterns", "runs", "save",
+    "headline", "impact", "ladder", "occupancy", "page_strip", "panels", "patterns", "runs", "save",
     "scaling", "sizes", "stages", "style", "timeline", "traces",
 ]  # fmt: skip
 

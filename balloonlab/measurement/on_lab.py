@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -100,8 +100,13 @@ def carry_out(
     return Repeat.of(case, run_id, number, work, times, **check)
 
 
-def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
-    """Run a case's operation, step by step, by a thread or `vcpu`.
+def operate(
+    case: Case,
+    ram: GuestRam,
+    vcpu: InVcpu | None = None,
+    beside: AbstractContextManager[None] | None = None,
+) -> Operated:
+    """Run a case's operation, step by step, by a thread or `vcpu`, and within `beside`.
 
     Apart from the checks, so that the guest's lists (20 bytes per page) are gone by then.
     """
@@ -117,7 +122,8 @@ def operate(case: Case, ram: GuestRam, vcpu: InVcpu | None = None) -> Operated:
             driver.inflate(case.balloon_pages)
             driver.log.clear()
         before = Falls.now(ram)
-        steps = [driver.set_target(target) for target in case.targets()]
+        with beside or nullcontext():
+            steps = [driver.set_target(target) for target in case.targets()]
         for device in running.devices.values():
             device.settle()
         falls = before.since(ram)

@@ -13,6 +13,7 @@ from string import Formatter
 from .. import datasets
 from . import (
     floor_numbers,
+    freed_numbers,
     guest_numbers,
     headline_numbers,
     kvm_numbers,
@@ -28,6 +29,7 @@ MODULES = (
     kvm_numbers,
     sweep_numbers,
     floor_numbers,
+    freed_numbers,
     model_numbers,
     guest_numbers,
 )

@@ -1,4 +1,4 @@
-"""Numbers of the virtual machine: beside the thread of the same run, its exits, taking back."""
+"""Numbers of the virtual machine: beside the thread of the same run, its exits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .. import datasets
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
 from ..measurement.run import totals
-from ..sizes import GIB, PAGE_BYTES
+from ..sizes import GIB
 from .number import SHORT, STATES, Numbers, number
 
 EXITS = {"exit": "a kick that nobody listens to", "awake": "kick to host awake"}
@@ -66,15 +66,4 @@ def _sizes() -> Numbers:
             yield number("kvm", "kvm-sizes", name, value, "ns", about)
 
 
-def _give_back() -> Numbers:
-    tables = [pd.read_csv(datasets.path(f"{name}/give-back.csv")) for name in GIVE_BACK]
-    frame = pd.concat(tables)
-    us = frame["time_ns"] / frame["n_units"] / 1e3
-    for (source, unit), one in us.groupby([frame["source"], frame["unit_bytes"]]):
-        size = "page" if unit == PAGE_BYTES else "huge_page"
-        name, means = f"give_back_{size}_{source}_us", f"first touch of a {size.replace('_', ' ')}"
-        yield number(str(source), GIVE_BACK[0], name, one.median(), "us", means)
-
-
-GIVE_BACK = ("give-back", "give-back-thp")
-PARTS = (_beside_the_thread, _exits, _sizes, _give_back)
+PARTS = (_beside_the_thread, _exits, _sizes)

@@ -1,0 +1,199 @@
+"""What an inflation does to the rest of the guest: another thread's steps, by how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..guest import InVcpu
+from ..host import GuestRam
+from ..measurement.case import Case
+from ..measurement.on_kvm import VirtualMachine
+from ..measurement.on_lab import operate, sent_pages
+from ..measurement.options import PathLike, check_choice, check_number
+from ..measurement.provenance import describe_machine
+from ..measurement.resources import check_available, check_facilities
+from ..measurement.runner import alone
+from ..measurement.setups import check_rules, make_case, setup_of
+from ..measurement.stages import WARM_UP
+from ..measurement.store import check_out, write_table
+from ..pages import patterns
+from ..sizes import PAGE_BYTES, Size
+from ..terminal import Progress
+from ..vcpu import Vcpu
+from .bystander import Bystander
+from .giving_back import GUESTS
+
+WAYS: dict[str, dict[str, Any]] = {
+    "page": {"protocol": "pfn", "discard": "page"},
+    "range": {"protocol": "pfn", "discard": "range"},
+    "sorted": {"protocol": "pfn", "discard": "sorted"},
+    "vector": {"protocol": "pfn", "discard": "vector"},
+    "collected": {"protocol": "pfn", "discard": "sorted-vector", "collect": 32},
+    "two threads": {"protocol": "pfn", "discard": "sorted-vector", "collect": 32, "threads": 2},
+    "4096 PFNs": {"protocol": "pfn", "discard": "range", "kick_pages": 4096},
+    "two in flight": {"protocol": "pfn", "discard": "range", "in_flight": 2},
+    "bitmap-v4": {"protocol": "bitmap-v4"},
+    "whole blocks": {"protocol": "bitmap-v4", "allocation": "chunk"},
+}
+"""Ways to inflate, by name: options of `balloonlab.measure`."""
+
+MOST_PAGES = 4096
+"""What the other thread works on: up to 16 MiB, more than a TLB holds."""
+
+TABLE = "impact.csv"
+COLUMNS = ["source", "way", "memory_bytes", "repeat", "wall_ns", "phase", "n_steps", "time_ns"]
+COLUMNS += ["p50_ns", "p99_ns", "p999_ns", "max_ns"]
+
+
+def impact(
+    ways: Iterable[str] = tuple(WAYS),
+    memory: Size = "1GiB",
+    guests: Iterable[Literal["thread", "kvm"]] = GUESTS,
+    repeats: int = 5,
+    out: PathLike | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Inflate over touched memory while another thread of the guest works, and time its steps.
+
+    A step adds 1 to 64 words drawn of up to 4096 pages outside the balloon. It first works alone,
+    for 0.3 s; then beside the inflation. A step's time begins where the last one ended, so whatever
+    keeps the thread from running is in it: interrupts that flush its TLB, faults, another thread on
+    its processor. The driver sleeps while the host discards, so on two processors the thread has
+    one of its own unless the host has several threads or messages are in flight. What it wrote must
+    be there afterwards.
+
+    In ``kvm`` it runs in a virtual processor, too; that is one of a second virtual machine over the
+    same memory, whose page tables the host must keep as well.
+
+    Parameters
+    ----------
+    ways : iterable of str
+        Names of `balloonlab.freeing.WAYS`.
+    memory : int or str
+        RAM of the guest; 7/8 of it are ballooned.
+    guests : iterable of {'thread', 'kvm'}
+        Who runs the driver and the other thread.
+    repeats : int
+        Measured repeats of each way, after a warm-up.
+    out : path-like, optional
+        Folder for ``impact.csv`` and ``meta.json``; an earlier table is set aside.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Two rows for each guest, way and repeat (``phase``: ``alone``, ``inflating``): ``source``,
+        ``way``, ``memory_bytes``, ``repeat``, ``wall_ns`` of the inflation, ``n_steps``,
+        ``time_ns`` of all steps, ``p50_ns``, ``p99_ns`` and ``p999_ns`` of a step (to 6 %), and
+        ``max_ns``. Errors as of `balloonlab.measure`.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> frame = bl.impact(["page"], "16MiB", ["thread"], repeats=1, progress=False)
+    >>> frame["phase"].tolist()
+    ['alone', 'inflating']
+    """
+    if out is not None:
+        check_out(out, TABLE)
+    check_facilities()
+    check_number("repeats", repeats, 1)
+    ways = [ways] if isinstance(ways, str) else list(ways)
+    guests = [guests] if isinstance(guests, str) else list(guests)  # type: ignore[list-item]
+    for way in ways:
+        check_choice("ways", way, WAYS)
+    for guest in guests:
+        check_choice("guests", guest, GUESTS)
+    cases = {
+        (guest, way): make_case(memory=memory, guest=guest, **WAYS[way]).with_pages()
+        for guest, way in product(guests, ways)
+    }
+    meta, first = describe_machine(), next(iter(cases.values()))
+    for case in cases.values():
+        check_rules(case)
+        meta |= setup_of(case).describe(case)
+    check_available(first.memory_bytes, True)
+    rows, rng = list[dict[str, Any]](), np.random.default_rng(0)
+    with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
+        ram = setup_of(first).share(first)
+        for number in range(WARM_UP, repeats):
+            for key in [list(cases)[i] for i in rng.permutation(len(cases))]:
+                case = cases[key]
+                bar.describe(f"{case.source}: {key[1]}")
+                about = {"source": case.source, "way": key[1], "memory_bytes": case.memory_bytes}
+                rows += [about | {"repeat": number} | row for row in _inflate(case, ram)]
+                bar.advance()
+    frame = pd.DataFrame([row for row in rows if row["repeat"] != WARM_UP])[COLUMNS]
+    if out is not None:
+        arguments = {"memory_bytes": first.memory_bytes, "guests": guests, "ways": ways}
+        write_table(frame, meta | {"command": "impact", "arguments": arguments}, out, TABLE)
+    return frame
+
+
+def _inflate(case: Case, ram: GuestRam) -> list[dict[str, Any]]:
+    """Do one repeat; return its two rows."""
+    with ExitStack() as stack:
+        guest = stack.enter_context(setup_of(case).use(case, ram))
+        guest.touch()
+        runner, other = None, None
+        if isinstance(guest, VirtualMachine):
+            runner, other = InVcpu(guest.vcpu), stack.enter_context(Vcpu())
+        outside = _outside(case, ram)
+        with Bystander(ram, outside, other) as bystander:
+            done = operate(case, ram, runner, bystander.counting())
+        ballooned = sent_pages(case, ram, done)
+    if ballooned.sum() != case.balloon_pages or ballooned[outside // PAGE_BYTES].any():
+        raise RuntimeError(
+            f"{ballooned.sum()} pages were sent of {case.balloon_pages}, or some that the other "
+            "thread works on; nothing is reported"
+        )
+    wall_ns = sum(step.wall_ns for step in done.steps)
+    return [{"wall_ns": wall_ns, **phase} for phase in bystander.phases()]
+
+
+def _outside(case: Case, ram: GuestRam) -> npt.NDArray[np.int64]:
+    """Return pages that the balloon will not take, evenly over all there are; bytes into RAM."""
+    taken = np.zeros(case.memory_pages, bool)
+    pages = patterns.make(case.pattern, case.memory_bytes, case.balloon_bytes)
+    taken[ram.page_index(pages)] = True
+    free = np.flatnonzero(~taken)
+    return free[:: max(1, -(-free.size // MOST_PAGES))] * PAGE_BYTES
+
+
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per source and way: the inflation, and the other thread beside it and alone.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        What `impact` returned, of one or several calls.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``source``, ``way``, ``wall_ms``, ``throughput`` (steps per second beside the inflation, as
+        a share of those alone), and of a step ``p50_ns``, ``p99_ns``, ``p999_ns``, and the same
+        ``alone``: medians of the repeats; ``throughput`` with its ``least`` and ``greatest``.
+    """
+    rates = frame["n_steps"] / frame["time_ns"]
+    frame = frame.assign(rate=rates, wall_ms=frame["wall_ns"] / 1e6)
+    by = ["source", "way"]
+    inflating, alone_ = (frame[frame["phase"] == name] for name in ("inflating", "alone"))
+    times = ["p50_ns", "p99_ns", "p999_ns"]
+    medians = inflating.groupby(by, sort=False)[["wall_ms", *times]].median()
+    rate_alone = alone_.groupby("source")["rate"].median()
+    shares = inflating.set_index([*by, "repeat"])["rate"] / rate_alone
+    share = shares.groupby(level=by, sort=False).agg(["median", "min", "max"])
+    share.columns = pd.Index(["throughput", "throughput_least", "throughput_greatest"])
+    alone_times = alone_.groupby("source")[times].median().add_prefix("alone_")
+    table = medians.join(share).reset_index().merge(alone_times.reset_index(), on="source")
+    order = {way: i for i, way in enumerate(WAYS)}
+    return table.sort_values(by, key=lambda column: column.map(order).fillna(0), kind="stable")
