@@ -39,8 +39,7 @@ ANSWERS = """
   `madvise` over the same bytes: the kernel's freeing is what is left.
 - **In a virtual machine** (`kvm`, 7 of 8 GiB). An exit takes {kvm_exit_us}, and every discard of a
   page that the guest has used must leave its page tables, too: `pfn` takes {kvm_touched_pfn_ms},
-  `bitmap-v4` {kvm_touched_bitmap_ms}, {kvm_over_floor} one `madvise` there. Taking a page back
-  costs the guest {give_back_page_kvm_us}; a thread, {give_back_page_lab_us}.
+  `bitmap-v4` {kvm_touched_bitmap_ms}, {kvm_over_floor} one `madvise` there.
 - **The real driver** (`linux`, 7 of 8 GiB). Linux's own driver takes {linux_untouched_pfn_ms}
   untouched, {linux_untouched_allocate_percent} of it to allocate; what remains is sending
   ({linux_untouched_send_percent}) and one `madvise` per page. Memory that the guest has used is a
@@ -65,6 +64,11 @@ ANSWERS = """
 - **To the floor** (as above). With whole blocks and two threads, host and guest take
   {ladder_idle_touched_whole_blocks_lab_ns} per page; one `madvise` by one thread takes
   {ladder_idle_touched_floor_one_madvise_lab_ns}.
+- **What is freed.** On a shared file (memfd) `MADV_DONTNEED` frees {frees_memfd_dontneed_small_freed},
+  a hole all, for {frees_memfd_punch_huge_ns} per page in large pieces (`lab`); of hugetlb QEMU frees
+  {qemu_hugetlb_pfn_touched_freed} with `pfn`, {qemu_hugetlb_reporting_touched_freed} with `reporting`
+  (`qemu`). Taking a page back costs a thread {give_back_page_lab_us}, a virtual machine
+  {give_back_page_kvm_us}.
 - **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
   pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted

@@ -86,6 +86,19 @@ def test_measured_is_what_was_really_done(guest, backing, verb, protocol, patter
                                        and backing != "hugetlb" else 1)  # fmt: skip
 
 
+@pytest.mark.parametrize("backing", BACKINGS)
+def test_cases_of_every_call_take_turns_on_the_same_ram(backing):
+    """What one call left of the mapping is none of the next one's business."""
+    ram_of(backing, 1)
+    verbs = BACKINGS[backing].usable
+    cases = [{"verb": verb} for verb in verbs]
+    run = bl.compare(cases, memory="16MiB", backing=backing, repeats=3, progress=False)
+    frame = run.frame.drop_duplicates("run_id").set_index("run_id")["verb"]
+    for run_id, rows in run.checks.groupby("run_id"):
+        frees = BACKINGS[backing].effect(frame[run_id]).frees
+        assert (rows["freed_bytes"] == (14 * MIB if frees else 0)).all()
+
+
 @pytest.mark.parametrize("operation", ["inflate", "deflate"])
 @pytest.mark.parametrize("touched", [True, False])
 @pytest.mark.parametrize("backing", BACKINGS)

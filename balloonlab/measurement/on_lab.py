@@ -33,10 +33,17 @@ def share(case: Case) -> GuestRam:
 
 @contextmanager
 def use(case: Case, ram: GuestRam) -> Iterator[GuestRam]:
-    """Hand out the shared RAM; huge pages once lost come back only in a new mapping."""
-    if (case.touched and case.thp) or case.verb == "map":
+    """Hand out the shared RAM; huge pages once lost come back only in a new mapping.
+
+    Nor does RAM over which a discard mapped something else.
+    """
+    if case.touched and case.thp:
         ram.renew()
-    yield ram
+    try:
+        yield ram
+    finally:
+        if case.verb == "map":
+            ram.renew()
 
 
 class Falls(NamedTuple):
