@@ -41,19 +41,16 @@ ANSWERS = """
   page that the guest has used must leave its page tables, too: `pfn` takes {kvm_touched_pfn_ms},
   `bitmap-v4` {kvm_touched_bitmap_ms}, {kvm_over_floor} one `madvise` there.
 - **The real driver** (`linux`, 7 of 8 GiB). Linux's own driver takes {linux_untouched_pfn_ms}
-  untouched, {linux_untouched_allocate_percent} of it to allocate; what remains is sending
-  ({linux_untouched_send_percent}) and one `madvise` per page. Memory that the guest has used is a
-  shared file in its page tables, too: {linux_touched_pfn_ms}, {linux_touched_discard_percent} of
-  it discarding. Asked for hints, the same guest gives all its free blocks in
-  {linux_untouched_hinting_ms} and {linux_touched_hinting_ms}.
-- **Memory size** (`lab`, 1 to 16 GiB). Both times are proportional to memory: on touched memory
-  {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} per page with `pfn`,
-  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`, and
-  {sizes_touched_thp_bitmap_least_ns} to {sizes_touched_thp_bitmap_most_ns} where huge pages are
-  behind the guest.
+  untouched, {linux_untouched_allocate_percent} of it to allocate and {linux_untouched_send_percent}
+  to send; touched, when its pages are a shared file's in its page tables, too,
+  {linux_touched_pfn_ms}, {linux_touched_discard_percent} of it discarding. Asked for hints it gives
+  all free blocks in {linux_untouched_hinting_ms} and {linux_touched_hinting_ms}.
+- **Memory size** (`lab`, 1 to 16 GiB, touched). Times are proportional to memory: per page
+  {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} with `pfn`,
+  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`,
+  {sizes_touched_thp_bitmap_least_ns} to {sizes_touched_thp_bitmap_most_ns} over huge pages.
 - **Fragmentation** (`lab`, half of 2 GiB, touched). `pfn` takes {runs_4096_ratio} as long as
-  `bitmap-v4` for runs of 4096 pages on average, {runs_16_ratio} for 16, {runs_4_ratio} for 4 and
-  {runs_1_ratio} for single pages.
+  `bitmap-v4` for runs of 4096 pages on average, {runs_4_ratio} for 4, {runs_1_ratio} for 1.
 - **What hosts gain alone** (7/8 of 1 GiB, touched; today's message, no guest changes). Joining
   neighbours, as crosvm does, makes `pfn` {ladder_idle_touched_neighbours_joined_lab_gain} as fast
   (`lab`; `kvm`: {ladder_idle_touched_neighbours_joined_kvm_gain}); 32 messages sorted together, in
@@ -64,11 +61,11 @@ ANSWERS = """
 - **To the floor** (as above). With whole blocks and two threads, host and guest take
   {ladder_idle_touched_whole_blocks_lab_ns} per page; one `madvise` by one thread takes
   {ladder_idle_touched_floor_one_madvise_lab_ns}.
-- **What is freed.** On a shared file (memfd) `MADV_DONTNEED` frees {frees_memfd_dontneed_small_freed},
-  a hole all, for {frees_memfd_punch_huge_ns} per page in large pieces (`lab`); of hugetlb QEMU frees
-  {qemu_hugetlb_pfn_touched_freed} with `pfn`, {qemu_hugetlb_reporting_touched_freed} with `reporting`
-  (`qemu`). Taking a page back costs a thread {give_back_page_lab_us}, a virtual machine
-  {give_back_page_kvm_us}.
+- **What is freed.** On a shared file (memfd) `MADV_DONTNEED` frees
+  {frees_memfd_dontneed_small_freed}, a hole all, for {frees_memfd_punch_huge_ns} per page in large
+  pieces (`lab`); of hugetlb QEMU frees {qemu_hugetlb_pfn_touched_freed} with `pfn` and
+  {qemu_hugetlb_reporting_touched_freed} with `reporting` (`qemu`). Taking a page back costs a
+  thread {give_back_page_lab_us}, a virtual machine {give_back_page_kvm_us}.
 - **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
   pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted

@@ -29,7 +29,7 @@ def impact(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     matplotlib.axes.Axes
         Of each way and source a line from the median of a step to its 99th and 99.9th percentile,
         in us on a logarithmic scale; the first line is the thread alone. Beside it the steps it
-        does in the same time, as a share of those it does alone.
+        does in the same time, as a share of those it does alone, with the range of the repeats.
     """
     rows = summary(frame)
     if rows.empty:
@@ -43,7 +43,9 @@ def impact(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             first = mine.iloc[0]
             lines = [(below, first[[f"alone_{name}" for name in MARKS]].tolist(), "")]
             for row in mine.itertuples():
-                share = f"{format_number(100 * row.throughput, 2)} %"
+                ends = (row.throughput_least, row.throughput_greatest)
+                low, high = (format_number(100 * end, 2) for end in ends)
+                share = f"{format_number(100 * row.throughput, 2)} % ({low} to {high})"
                 times = [getattr(row, name) for name in MARKS]
                 lines.append((1 + ways.index(row.way) + below, times, share))
             for y, times, share in lines:
@@ -57,8 +59,8 @@ def impact(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         for marker, label in MARKS.values():
             ax.plot([], [], marker, color="white", markeredgecolor="black", ls="", label=label)
         name_bars(ax, ["alone", *ways])
-        ax.set_xlim(right=most * 4)
-        ax.set_xlabel("time of a step beside the inflation, us; beside it: its throughput")
+        ax.set_xlim(right=most * 12)
+        ax.set_xlabel("time of a step beside the inflation, us; its throughput (range)")
         ax.set_title("Another thread of the guest while the balloon inflates")
         legend_below(ax)
     return ax

@@ -180,8 +180,9 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``source``, ``way``, ``wall_ms``, ``throughput`` (steps per second beside the inflation, as
-        a share of those alone), and of a step ``p50_ns``, ``p99_ns``, ``p999_ns``, and the same
-        ``alone``: medians of the repeats; ``throughput`` with its ``least`` and ``greatest``.
+        a share of those alone right before), and of a step ``p50_ns``, ``p99_ns``, ``p999_ns``,
+        and the same ``alone``: medians of the repeats; ``throughput`` with its ``least`` and
+        ``greatest``.
     """
     rates = frame["n_steps"] / frame["time_ns"]
     frame = frame.assign(rate=rates, wall_ms=frame["wall_ns"] / 1e6)
@@ -189,11 +190,11 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     inflating, alone_ = (frame[frame["phase"] == name] for name in ("inflating", "alone"))
     times = ["p50_ns", "p99_ns", "p999_ns"]
     medians = inflating.groupby(by, sort=False)[["wall_ms", *times]].median()
-    rate_alone = alone_.groupby("source")["rate"].median()
-    shares = inflating.set_index([*by, "repeat"])["rate"] / rate_alone
+    pair = [*by, "repeat"]
+    shares = inflating.set_index(pair)["rate"] / alone_.set_index(pair)["rate"]
     share = shares.groupby(level=by, sort=False).agg(["median", "min", "max"])
     share.columns = pd.Index(["throughput", "throughput_least", "throughput_greatest"])
     alone_times = alone_.groupby("source")[times].median().add_prefix("alone_")
     table = medians.join(share).reset_index().merge(alone_times.reset_index(), on="source")
-    order = {way: i for i, way in enumerate(WAYS)}
-    return table.sort_values(by, key=lambda column: column.map(order).fillna(0), kind="stable")
+    order = {name: i for i, name in enumerate((*WAYS, "lab", "kvm"))}
+    return table.sort_values(["way", "source"], key=lambda column: column.map(order))
