@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["path", "published", "published_rates"]
+__all__ = ["path", "published", "published_rates", "stacked"]
 
 PACKAGED = Path(__file__).parent / "data"
 IN_TREE = Path(__file__).parents[1] / "data"
@@ -34,6 +34,34 @@ def path(name: str = "") -> Path:
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(f"balloonlab comes with no data of the name {name!r}")
+
+
+def stacked(pattern: str, name: str) -> pd.DataFrame:
+    """Load a table of several folders of ``data/``, one below the other.
+
+    Parameters
+    ----------
+    pattern : str
+        Which folders: process starts, or kinds of a measurement.
+    name : str
+        The table, a CSV file in each of them.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Their rows, and ``start``, the folder that each is of.
+
+    Examples
+    --------
+    >>> stacked("frees-*", "frees.csv")["start"].unique().tolist()[:2]
+    ['frees-1', 'frees-2']
+    """
+    folders = sorted(folder for folder in path().glob(pattern) if (folder / name).exists())
+    if not folders:
+        raise FileNotFoundError(f"balloonlab comes with no {name} in folders {pattern!r}")
+    tables = [pd.read_csv(folder / name, na_filter=False) for folder in folders]
+    names = [folder.name for folder in folders]
+    return pd.concat(tables, keys=names, names=["start"]).reset_index("start", drop=False)
 
 
 def published() -> pd.DataFrame:

@@ -103,11 +103,11 @@ def give_back(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     by = ["backing", "unit_bytes", "deflated"]
     places = rows[by].drop_duplicates().sort_values(["unit_bytes", "backing", "deflated"])
     keys = [tuple(row) for row in places.to_numpy()]
-    with canvas(ax, 7.2, 1.2 + 0.36 * len(keys)) as ax:
+    with canvas(ax, 7.2, 1.2 + 0.55 * len(keys)) as ax:
         ax.set_xscale("log")
         for source, mine in rows.groupby("source", sort=False):
             colour, marker = GUESTS[str(source)]
-            below = 0.22 * (list(GUESTS).index(str(source)) - 1)
+            below = 0.28 * (list(GUESTS).index(str(source)) - 1)
             y = np.array([keys.index(tuple(key)) for key in mine[by].to_numpy()]) + below
             ax.hlines(y, mine["least_us"], mine["greatest_us"], color="black", linewidth=0.8)
             ax.plot(

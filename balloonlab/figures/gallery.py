@@ -18,9 +18,12 @@ from ..ladder import SCENARIOS
 from ..measurement.reading import load, pool
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
+from ..sizes import HUGE_BYTES
 from .comparison import density, grid, guests, runs, sizes
+from .freed_bars import frees, give_back
 from .headline_bars import headline
 from .how_it_works import page_strip
+from .impact_lines import impact
 from .ladder_bars import ladder
 from .lanes import timeline
 from .lines import Quantity
@@ -71,11 +74,15 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
     "traces": traces,
+    "frees-small": lambda: frees(datasets.stacked("frees-*", "frees.csv")),
+    "frees-huge": lambda: frees(datasets.stacked("frees-*", "frees.csv"), HUGE_BYTES),
+    "give-back": lambda: give_back(datasets.stacked("give-back*", "give-back.csv")),
+    "impact": lambda: impact(pd.read_csv(datasets.path("impact/impact.csv"))),
     # Of its many batches those of the first 3 ms.
     "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), until_us=3000),
     "timeline-bitmap": lambda: timeline(load_timeline(datasets.path("timeline-bitmap"))),
 }
-"""Figures of synthetic page sets, of recorded ones, and of the recorded timelines."""
+"""Figures of synthetic page sets, of recorded ones, of recorded timelines, of what is freed."""
 
 
 def draw_all(

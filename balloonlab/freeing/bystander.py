@@ -78,10 +78,10 @@ class Bystander:
                 f"memory outside the balloon lost its contents: {n_written} words were written, "
                 f"{found} are there; nothing is reported"
             )
-        found = zip(("alone", "inflating"), self._sums.tolist(), self._counts, strict=True)
+        rows = zip(("alone", "inflating"), self._sums.tolist(), self._counts, strict=True)
         return [
             {"phase": name, "n_steps": n, "time_ns": ns, **quantiles(counts), "max_ns": most}
-            for name, (n, ns, most), counts in found
+            for name, (n, ns, most), counts in rows
         ]
 
 

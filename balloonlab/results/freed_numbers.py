@@ -17,27 +17,7 @@ from ..measurement.run import repeat_totals
 from ..sizes import HUGE_BYTES, PAGE_BYTES
 from .number import STATES, Numbers, number
 
-STARTS = tuple(f"frees-{i}" for i in range(1, 6))
-"""Process starts of `balloonlab.frees`."""
-
-GIVE_BACK = ("give-back", "give-back-linux", "give-back-thp", "give-back-kept")
-GIVE_BACK += ("give-back-kept-linux",)
 SIZES = dict(zip(PIECES, ("small", "huge"), strict=True))
-
-
-def frees_frame() -> pd.DataFrame:
-    """Return the table of all starts, and of which each row is (``start``)."""
-    return _stacked(STARTS, "frees.csv")
-
-
-def give_back_frame() -> pd.DataFrame:
-    """Return the rows of all kinds of taking back."""
-    return _stacked(GIVE_BACK, "give-back.csv")
-
-
-def _stacked(folders: tuple[str, ...], name: str) -> pd.DataFrame:
-    tables = [pd.read_csv(datasets.path(f"{one}/{name}"), na_filter=False) for one in folders]
-    return pd.concat(tables, keys=folders, names=["start"]).reset_index("start", drop=False)
 
 
 def _short(text: str) -> str:
@@ -45,17 +25,17 @@ def _short(text: str) -> str:
 
 
 def _frees() -> Numbers:
-    rows = frees_summary(frees_frame())
+    rows = frees_summary(datasets.stacked("frees-*", "frees.csv"))
     for row in rows[rows["freed"].notna()].itertuples():
         name = f"frees_{_short(behind(row))}_{row.verb}_{SIZES[row.piece_bytes]}"
         about = f"{behind(row)}, {row.verb}, pieces of {row.piece_bytes} bytes"
-        yield number("lab", STARTS[0], f"{name}_ns", row.page_ns, "ns", about, "per page")
+        yield number("lab", "frees-1", f"{name}_ns", row.page_ns, "ns", about, "per page")
         yield number(
-            "lab", STARTS[0], f"{name}_back_ns", row.touch_ns, "ns", about, "touched again"
+            "lab", "frees-1", f"{name}_back_ns", row.touch_ns, "ns", about, "touched again"
         )
-        yield number("lab", STARTS[0], f"{name}_freed", 100 * row.freed, "%", about, "freed")
+        yield number("lab", "frees-1", f"{name}_freed", 100 * row.freed, "%", about, "freed")
         maps = row.mappings_after
-        yield number("lab", STARTS[0], f"{name}_mappings", maps, "", about, "mappings afterwards")
+        yield number("lab", "frees-1", f"{name}_mappings", maps, "", about, "mappings afterwards")
 
 
 def qemu_backings() -> pd.DataFrame:
@@ -89,7 +69,7 @@ def _qemu() -> Numbers:
 
 
 def _give_back() -> Numbers:
-    for row in back_summary(give_back_frame()).itertuples():
+    for row in back_summary(datasets.stacked("give-back*", "give-back.csv")).itertuples():
         size = "huge_page" if row.unit_bytes == HUGE_BYTES else "page"
         means = f"first touch of a {size.replace('_', ' ')} on {row.backing}"
         means += "" if row.deflated else ", not deflated"
@@ -98,7 +78,7 @@ def _give_back() -> Numbers:
             "give_back" + ("" if plain else f"_{row.backing}") + ("" if row.deflated else "_kept")
         )
         name += f"_{size}_{row.source}_us"
-        yield number(row.source, GIVE_BACK[0], name, row.median_us, "us", means)
+        yield number(row.source, "give-back", name, row.median_us, "us", means)
 
 
 def _collapse() -> Numbers:
