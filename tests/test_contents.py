@@ -1,6 +1,5 @@
 """The check of every byte: what it compares, that it passes here, and that it can fail."""
 
-import mmap
 import os
 
 import numpy as np
@@ -11,6 +10,7 @@ from typer.testing import CliRunner
 
 import balloonlab as bl
 from balloonlab.cli.commands import app
+from balloonlab.host.backing import DONTNEED
 from balloonlab.kernels import contents as kernels
 from balloonlab.kernels import device, doorbell, vring
 from balloonlab.kernels.discard import discard
@@ -66,7 +66,7 @@ def test_a_host_that_discards_too_much_or_nothing_is_found_out(monkeypatch, tmp_
             if queue.ring.control[vring.STOP]:
                 return
             if column == "changed_bytes":
-                discard(memory, ALL_PAGES, mmap.MADV_DONTNEED)
+                discard(memory, ALL_PAGES, DONTNEED)
                 used += device.answer(queue, memory, state, used, log)
                 device.flush(state, memory, 0, log)
             else:

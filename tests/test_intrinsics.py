@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balloonlab.host.backing import DONTNEED
 from balloonlab.kernels import clock, fuzz, intrinsics, plain, vring
 from balloonlab.kernels.contents import count_lost, touch
 from balloonlab.kernels.discard import discard
@@ -120,7 +121,7 @@ def test_discarded_bytes_read_zero_and_no_others_do(extents):
     ram[:] = 7
     memory = Memory(ram, ram.ctypes.data, np.zeros((0, 4), np.int64))
     rows = np.array(extents, np.int64).reshape(-1, 2) * 4096
-    assert discard(memory, rows, mmap.MADV_DONTNEED) == 0
+    assert discard(memory, rows, DONTNEED) == 0
     gone = {page for first, n in extents for page in range(first, first + n)}
     assert {page for page in range(20) if not ram[4096 * page : 4096 * page + 4096].any()} == gone
 

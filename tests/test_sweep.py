@@ -62,7 +62,7 @@ def repeats_of(run):
 def test_every_combination_is_a_case(stored):
     run, _ = stored
     assert list(run.frame.columns) == tables.COLUMNS
-    assert list(run.checks.columns) == tables.CHECK_COLUMNS
+    assert list(run.checks.columns) == tables.CHECK_COLUMNS + tables.OWN_CHECKS["lab"]
     names = ["memory_bytes", "balloon_bytes", "protocol", "pattern", "touched"]
     measured = run.frame[names].drop_duplicates()
     left_out = run.skipped[names]
