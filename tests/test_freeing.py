@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,6 +118,7 @@ def test_the_picture_has_a_bar_per_call_that_says_whether_it_frees(table):
     at = names.index("memfd: dontneed")
     assert ax.patches[at].get_hatch()
     assert not ax.patches[names.index("memfd: remove")].get_hatch()
+    plt.close(ax.figure)
     with pytest.raises(ValueError, match="pieces of 5 bytes"):
         bl.figures.frees(table, 5)
 
@@ -131,6 +133,7 @@ def test_memory_comes_back_whatever_is_behind_it(guest, deflate):
     assert (frame["n_units"] * frame["unit_bytes"] == 14 * MIB).all()
     ax = bl.figures.give_back(frame)
     assert len(ax.get_yticklabels()) == 3
+    plt.close(ax.figure)
 
 
 def test_hugetlb_comes_back_in_huge_pages():

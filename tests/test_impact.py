@@ -3,6 +3,7 @@
 import json
 import threading
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,6 +83,7 @@ def test_the_picture_has_a_line_per_way_and_the_thread_alone():
     ax = bl.figures.impact(frame)
     names = [text.get_text() for text in ax.get_yticklabels()]
     assert names == ["alone", "page", "bitmap-v4"]
+    plt.close(ax.figure)
 
 
 def test_memory_that_does_not_hold_what_was_written_is_noticed():

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import psutil
@@ -175,9 +176,10 @@ def folder_of(process):
     """Wait for the supervisor of a process's guest; return the guest's folder."""
     while process.poll() is None:
         for child in psutil.Process(process.pid).children():
-            command = child.cmdline()
-            if supervisor.__file__ in command:
-                return command[command.index(supervisor.__file__) + 2]
+            with suppress(psutil.NoSuchProcess):  # a compiler's, say
+                command = child.cmdline()
+                if supervisor.__file__ in command:
+                    return command[command.index(supervisor.__file__) + 2]
         time.sleep(0.05)
     raise AssertionError(process.communicate())
 
