@@ -1,8 +1,8 @@
 """Lint, check types, and run the suite three ways: compiled, interpreted, bounds checked.
 
 The notebooks and the checks of the project's files do not depend on the mode and
-run once (tests marked ``once``). Runs go in two lanes, for two processors.
-``python -m tests oldest`` runs the compiled lane with the oldest dependencies that
+run once (tests marked ``once``). Two runs go beside each other, for two processors.
+``python -m tests oldest`` runs the compiled suite with the oldest dependencies that
 ``pyproject.toml`` allows instead. Extra arguments go to pytest.
 """
 
@@ -20,18 +20,16 @@ TOP = Path(__file__).parents[1]
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
 RUNS = {
-    "compiled": ({}, "not once"),
-    "once, compiled": ({}, "once"),
-    "interpreted (NUMBA_DISABLE_JIT=1)": ({"NUMBA_DISABLE_JIT": "1"}, "not once"),
+    "once, compiled": ({}, "once and not notebook"),
     "bounds checked (NUMBA_BOUNDSCHECK=1)": ({"NUMBA_BOUNDSCHECK": "1"}, "not once"),
+    "compiled": ({}, "not once"),
+    "interpreted (NUMBA_DISABLE_JIT=1)": ({"NUMBA_DISABLE_JIT": "1"}, "not once"),
+    "notebooks": ({}, "notebook"),
 }
-"""Settings of each run of the suite, and which tests it is of."""
+"""Settings of each run of the suite, and which tests it is of; the longest first."""
 
-LANES = (
-    ("once, compiled", "interpreted (NUMBA_DISABLE_JIT=1)"),
-    ("compiled", "bounds checked (NUMBA_BOUNDSCHECK=1)"),
-)
-"""Runs one after the other, and beside them the others: about as long."""
+LANES = 2
+"""Runs at a time: of processors, not of their threads."""
 
 # Old packages warn of what their own, newer dependencies are about to drop.
 TOLERANT = ("-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning")
@@ -46,18 +44,14 @@ def run_checks() -> list[str]:
     return failed
 
 
-def run_lane(names: tuple[str, ...]) -> list[str]:
-    """Run the suite several times; what each run says is shown whole, when it has ended."""
-    failed = []
-    for name in names:
-        settings, which = RUNS[name]
-        command = [sys.executable, "-m", "pytest", "-q", "-m", which, *sys.argv[1:]]
-        env = os.environ | settings
-        done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
-        print(f"== {name}\n{done.stdout}", flush=True)
-        if done.returncode:
-            failed.append(name)
-    return failed
+def run_suite(name: str) -> str:
+    """Run the suite once; what it says is shown whole, when it has ended. Return what failed."""
+    settings, which = RUNS[name]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", which, *sys.argv[1:]]
+    env = os.environ | settings
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    print(f"== {name}\n{done.stdout}", flush=True)
+    return name if done.returncode else ""
 
 
 def oldest() -> list[str]:
@@ -69,7 +63,7 @@ def oldest() -> list[str]:
 
 
 def run_oldest(arguments: list[str]) -> int:
-    """Make an environment of the oldest dependencies, and run the compiled lane in it."""
+    """Make an environment of the oldest dependencies, and run the compiled suite in it."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python, pins = f"{folder}/bin/python", f"{folder}/oldest.txt"
@@ -77,18 +71,28 @@ def run_oldest(arguments: list[str]) -> int:
         print("== the oldest dependencies:", *oldest(), flush=True)
         install = [python, "-m", "pip", "install", "-q", "-c", pins, "-e", f"{TOP}[test]"]
         subprocess.run(install, check=True)
+        files = sorted(str(path) for path in TOP.glob("tests/test_*.py"))
+        halves = [["balloonlab", *files[::2]], files[1::2]]
         command = [python, "-m", "pytest", "-q", *TOLERANT, "-m", "not once", *arguments]
-        return subprocess.run(command, cwd=TOP, check=False).returncode
+        with ThreadPoolExecutor(LANES) as lanes:
+            ended = lanes.map(lambda half: _shown([*command, *half]), halves)
+            return sum(ended)
+
+
+def _shown(command: list[str]) -> int:
+    """Run a command at the top; what it says is shown whole, when it has ended."""
+    done = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, flush=True)
+    return done.returncode
 
 
 def main() -> int:
     if sys.argv[1:2] == ["oldest"]:
         return run_oldest(sys.argv[2:])
     failed = run_checks()
-    print("== the suite, which takes some ten minutes", flush=True)
-    with ThreadPoolExecutor(len(LANES)) as lanes:
-        for names in lanes.map(run_lane, LANES):
-            failed += names
+    print("== the suite, which takes some thirteen minutes", flush=True)
+    with ThreadPoolExecutor(LANES) as lanes:
+        failed += filter(None, lanes.map(run_suite, RUNS))
     for name in failed:
         print(f"FAILED: {name}", file=sys.stderr)
     return len(failed)

@@ -31,6 +31,7 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "once: does not depend on how kernels run; one mode is enough"
     )
+    config.addinivalue_line("markers", "notebook: runs notebooks, beside all others")
     config.addinivalue_line("markers", "slow_interpreted: left out without the JIT, for its size")
 
 
