@@ -11,6 +11,7 @@ import balloonlab as bl
 from balloonlab.host import BACKINGS, VERBS, GuestRam, Policy, hugetlb
 from balloonlab.host.backing import Effect
 from balloonlab.host.crew import Crew
+from balloonlab.host.ram import DRIVER_BYTES
 from balloonlab.kernels import contents
 from balloonlab.kernels import discard as kernels
 from balloonlab.measurement import case as cases
@@ -193,28 +194,55 @@ def test_reading_back_counts_what_pages_hold(rng):
     assert found.tolist() == naive.read_back(words.tolist(), inside, signature)
 
 
+def refuse(n_pages):
+    raise PermissionError(13, "Permission denied")
+
+
 def test_a_pool_of_huge_pages_is_given_back_and_its_lack_explained(monkeypatch, tmp_path):
     for name, value in (("nr_hugepages", 3), ("free_hugepages", 2), ("resv_hugepages", 1)):
         (tmp_path / name).write_text(f"{value}\n")
     monkeypatch.setattr(hugetlb, "POOL", tmp_path)
     hugetlb.reserve(3 * HUGE_BYTES)
-    assert (tmp_path / "nr_hugepages").read_text() == "5\n"
+    assert (tmp_path / "nr_hugepages").read_text() == "6\n"
     hugetlb.reserve(HUGE_BYTES)
+    assert (tmp_path / "nr_hugepages").read_text() == "7\n"
     hugetlb.give_back()
     hugetlb.give_back()
     assert (tmp_path / "nr_hugepages").read_text() == "3\n"
     monkeypatch.setattr(hugetlb, "_write", lambda n: None)
-    with pytest.raises(MemoryError, match=r"needs 3 free huge pages .*, 1 are, and .* echo 5"):
+    with pytest.raises(MemoryError, match=r"needs 3 huge pages .*, 1 are free, and .* echo 6"):
+        hugetlb.reserve(3 * HUGE_BYTES)
+    hugetlb.reserve(HUGE_BYTES)  # one that is free
+    hugetlb.give_back()
+    monkeypatch.setattr(hugetlb, "_write", refuse)
+    with pytest.raises(MemoryError, match=r"cannot be made larger from here \(Permission denied\)"):
         hugetlb.reserve(3 * HUGE_BYTES)
     monkeypatch.setattr(hugetlb, "POOL", tmp_path / "none")
     with pytest.raises(MemoryError, match="this kernel has no"):
         hugetlb.reserve(HUGE_BYTES)
 
 
+def test_a_pool_that_others_empty_is_an_error_and_no_crash(monkeypatch):
+    """What a hole gave back is the pool's: gone when somebody makes the pool smaller."""
+    ram = ram_of("hugetlb")
+
+    def refuse(address, n_bytes, advice, what):
+        raise OSError(14, "Bad address")  # what the kernel says where a touch would be SIGBUS
+
+    monkeypatch.setattr("balloonlab.host.ram.advise", refuse)
+    with pytest.raises(MemoryError, match="the pool of huge pages has none left for guest RAM"):
+        ram.touch()
+    with pytest.raises(MemoryError, match="has none left"):
+        ram.read_back(np.ones(N_PAGES, bool))
+
+
 def test_huge_pages_go_back_with_the_ram():
     pool = Path(hugetlb.POOL / "nr_hugepages")
-    before = pool.read_text() if pool.exists() else ""
     ram = ram_of("hugetlb")
     ram.touch()
+    with_ram = int(pool.read_text())
+    added = hugetlb._added[-1]
+    assert with_ram >= added == -(-(N_PAGES * PAGE_BYTES + DRIVER_BYTES) // HUGE_BYTES)
+    n_added = len(hugetlb._added)
     del ram
-    assert pool.read_text() == before
+    assert len(hugetlb._added) == n_added - 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from ..kernels.discard import Act, Verb
+from ..kernels.syscalls import punch_hole
 from ..sizes import HUGE_BYTES, MIB, PAGE_BYTES
 from . import hugetlb
 
@@ -64,7 +65,7 @@ class Backing(NamedTuple):
     flags: int  # of mmap(2)
     verbs: Mapping[str, Effect | str]  # the default first
     open: Callable[[int], int] = lambda n_bytes: -1  # a file of so many bytes; -1 for none
-    close: Callable[[int], None] = os.close
+    close: Callable[[int, int], None] = lambda file, n_bytes: os.close(file)
     page_bytes: int = PAGE_BYTES  # of the pages behind RAM
     no_thp: str = ""  # why transparent huge pages cannot be behind it
 
@@ -94,7 +95,9 @@ def _hugetlb(n_bytes: int) -> int:
         raise
 
 
-def _close_hugetlb(file: int) -> None:
+def _close_hugetlb(file: int, n_bytes: int) -> None:
+    """Empty the file, which may still be mapped: the pool must not shrink by others' pages."""
+    punch_hole(file, 0, n_bytes)
     os.close(file)
     hugetlb.give_back()
 
@@ -133,7 +136,7 @@ BACKINGS = {
             "punch": "there is no file to make a hole in",
             "map": _FREES,
         },
-        close=lambda file: None,
+        close=lambda file, n_bytes: None,
     ),
     "memfd": Backing(
         mmap.MAP_SHARED,

@@ -9,6 +9,7 @@ import re
 import sys
 import weakref
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,11 +28,14 @@ DRIVER_BYTES = 9 * MIB
 """The guest kernel's own memory, a slot of its own: queues and message buffers, at most 32 of
 65,536 page numbers."""
 
+MADV_POPULATE_WRITE = 23  # Linux 5.14; Python does not name it
+
 MAP_FIXED = 0x10
 """Linux's number on every architecture that numba compiles for; Python does not name it."""
 
 _PRESENT, _OF_A_FILE = np.uint64(1 << 63), np.uint64(1 << 61)  # of /proc/PID/pagemap
-_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
+_FIELD = re.compile(r"^(Anonymous|AnonHugePages|ShmemPmdMapped): +(\d+) kB", re.MULTILINE)
 
 TOUCH_STEP_PAGES = 64 * MIB // PAGE_BYTES
 THP_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -71,7 +75,7 @@ class GuestRam:
         self._advice = mmap.MADV_HUGEPAGE if thp else mmap.MADV_NOHUGEPAGE
         try:
             self._file = self.backing.open(self._bytes)
-            weakref.finalize(self, self.backing.close, self._file)
+            weakref.finalize(self, self.backing.close, self._file, self._bytes)
             room = mmap.mmap(-1, self._bytes + HUGE_BYTES, flags=ANONYMOUS)
             whole = np.frombuffer(room, np.uint8)
             start = -whole.ctypes.data % HUGE_BYTES
@@ -142,12 +146,28 @@ class GuestRam:
         """Write a signature into every page of RAM, so that the host backs it.
 
         `advance` is called with the bytes touched since its last call; `call` calls the kernel,
-        perhaps inside a virtual machine.
+        perhaps inside a virtual machine. A MemoryError where huge pages are no longer to be had.
         """
+        self._secure()
         for first in range(0, self.memory_pages, TOUCH_STEP_PAGES):
             n_pages = min(TOUCH_STEP_PAGES, self.memory_pages - first)
             call(contents.touch, self.memory.ram, first, n_pages)
             advance(n_pages * PAGE_BYTES)
+
+    def _secure(self) -> None:
+        """Back all of RAM that is of huge pages of the pool, where others may take what is free.
+
+        A touch that finds none ends the process by SIGBUS; this is an error instead.
+        """
+        if self.backing.page_bytes > PAGE_BYTES:
+            size = self.memory_pages * PAGE_BYTES
+            try:
+                advise(self.memory.base_address, size, MADV_POPULATE_WRITE, "huge pages of RAM")
+            except OSError as error:
+                raise MemoryError(
+                    f"the pool of huge pages has none left for guest RAM ({error}): does another "
+                    "process take them, or make the pool smaller?"
+                ) from None
 
     def count_lost(self, ballooned: npt.NDArray[np.bool_]) -> int:
         """Count the pages outside the balloon that no longer hold what `touch` wrote."""
@@ -157,8 +177,9 @@ class GuestRam:
     def read_back(self, ballooned: npt.NDArray[np.bool_]) -> tuple[int, int, int]:
         """Count the pages of the balloon that hold zero, what `touch` wrote, and anything else.
 
-        Reading a page that is not backed backs it.
+        Reading a page that is not backed backs it; errors as of `touch`.
         """
+        self._secure()
         found = np.zeros(3, np.int64)
         contents.read_back(self.memory.ram, self.memory_pages, bits_of(ballooned), found)
         zero, old, other = found.tolist()
@@ -186,11 +207,14 @@ class GuestRam:
         """Ask the kernel how much of the mapping stands on transparent huge pages."""
         return self.mapped().huge_bytes
 
-    def held_bytes(self) -> int:
-        """Return what the host holds of RAM: private pages, or what its file takes of memory."""
+    def held_bytes(self, mapped: Mapped | None = None) -> int:
+        """Return what the host holds of RAM: private pages, or what its file takes of memory.
+
+        `mapped` is what the kernel said right now, where it was asked.
+        """
         if self.backing.flags & mmap.MAP_SHARED:
             return os.fstat(self._file).st_blocks * 512
-        return self.mapped().anonymous_bytes
+        return (mapped or self.mapped()).anonymous_bytes
 
 
 def advise(address: int, n_bytes: int, advice: int, what: str) -> None:
@@ -234,13 +258,15 @@ def bits_of(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
 
 def mapped_within(smaps: str, first: int, last: int) -> Mapped:
     """Sum up the mappings in ``/proc/PID/smaps`` that overlap an address range."""
-    inside, n, sums = False, 0, {"Anonymous": 0, "AnonHugePages": 0, "ShmemPmdMapped": 0}
-    for line in smaps.splitlines():
-        if match := _MAPPING.match(line):
-            inside = int(match[1], 16) < last and int(match[2], 16) > first
-            n += inside
-        elif inside and (name := line.partition(":")[0]) in sums:
-            sums[name] += int(line.split()[1]) * 1024
+    n, sums = 0, {"Anonymous": 0, "AnonHugePages": 0, "ShmemPmdMapped": 0}
+    heads = list(_MAPPING.finditer(smaps))
+    for head, after in zip_longest(heads, heads[1:]):
+        if int(head[1], 16) < last and int(head[2], 16) > first:
+            n += 1
+            for name, kib in _FIELD.findall(
+                smaps, head.end(), after.start() if after else len(smaps)
+            ):
+                sums[name] += int(kib) * 1024
     return Mapped(n, sums["Anonymous"], sums["AnonHugePages"] + sums["ShmemPmdMapped"])
 
 

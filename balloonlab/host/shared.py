@@ -15,9 +15,7 @@ from ..kernels.discard import Act, Verb
 from ..queue.vhost_user import Region, VhostUserError
 from ..sizes import PAGE_BYTES
 from .backing import ANONYMOUS, MADV_REMOVE
-from .ram import advise, map_at, mapped_within, resident_pages
-
-MADV_POPULATE_WRITE = 23  # Linux 5.14; Python does not name it
+from .ram import MADV_POPULATE_WRITE, advise, map_at, mapped_within, resident_pages
 
 MOST_BYTES = 1 << 44
 """Of all regions; beyond, page numbers of a mapping and their bitmap make no sense here."""

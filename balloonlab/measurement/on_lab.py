@@ -15,6 +15,7 @@ from .. import wire
 from ..guest import InVcpu, Operation
 from ..host import BalloonDevice, GuestRam, Policy
 from ..host.crew import Crew
+from ..host.ram import Mapped
 from ..kernels.clock import Log
 from ..kernels.faults import DESCRIPTIONS, REPEATED
 from .case import Case
@@ -47,20 +48,23 @@ def use(case: Case, ram: GuestRam) -> Iterator[GuestRam]:
 
 
 class Falls(NamedTuple):
-    """By how much the process, and what is held of RAM, became smaller meanwhile."""
+    """By how much the process, and what is held of RAM, became smaller; how it is mapped then."""
 
     rss_bytes: int
     held_bytes: int
+    mapped: Mapped
 
     @classmethod
     def now(cls, ram: GuestRam) -> Self:
         """Return what there is now."""
-        return cls(psutil.Process().memory_info().rss, ram.held_bytes())
+        mapped = ram.mapped()
+        return cls(psutil.Process().memory_info().rss, ram.held_bytes(mapped), mapped)
 
     def since(self, ram: GuestRam) -> Falls:
         """Return by how much it fell."""
         now = Falls.now(ram)
-        return Falls(self.rss_bytes - now.rss_bytes, self.held_bytes - now.held_bytes)
+        fall = self.rss_bytes - now.rss_bytes
+        return Falls(fall, self.held_bytes - now.held_bytes, now.mapped)
 
 
 class Operated(NamedTuple):
@@ -98,10 +102,9 @@ def carry_out(
         work = Work.of(done.steps, device.n_translations, device.n_discards)
         times = stage_times(case.operation, done.log, device.log, wall_ns)
     check["rss_fall_bytes"] = falls.rss_bytes
-    mapped = ram.mapped()
     check |= check_after(case, ram, ballooned, count_lost if case.touched else none_lost)
     held = ram.read_back(ballooned) if case.touched else (0, 0, 0)
-    check |= check_freed(case, ballooned, falls.held_bytes, held, mapped)
+    check |= check_freed(case, ballooned, falls.held_bytes, held, falls.mapped)
     if number != WARM_UP:  # which compiles, and grows
         check_rss_fall(case, falls.rss_bytes)
     return Repeat.of(case, run_id, number, work, times, **check)
