@@ -6,6 +6,9 @@ bit by bit; nothing here is shared with the package.
 
 from __future__ import annotations
 
+from itertools import product
+
+FULL_WORD = 2**64 - 1
 PFNS_PER_BITMAP = 262_144
 AREA_WORDS = 4096
 
@@ -604,3 +607,170 @@ def time_bin(ns):
     """Bin of a time: below 32 ns each its own, above 16 for each doubling."""
     shift = max(0, ns.bit_length() - 5)
     return 16 * shift + (ns >> shift)
+
+
+def sorted_runs(pages):
+    return list(runs(sorted(pages)))
+
+
+def in_areas(records, most, header=lambda records: b""):
+    """Records put into messages, each as long as there is room for one more of `most` bytes."""
+    buffers, area = [], []
+    for record in records:
+        if len(header(area)) + sum(map(len, area)) + most > 8 * AREA_WORDS:
+            buffers.append(header(area) + b"".join(area))
+            area = []
+        area.append(record)
+    return [*buffers, header(area) + b"".join(area)] if area else buffers
+
+
+def short_or_long(start, n):
+    if n < 4096:
+        return (start << 12 | n).to_bytes(8, "little")
+    return (start << 12).to_bytes(8, "little") + n.to_bytes(8, "little")
+
+
+def encode_range_v6(pages):
+    return in_areas([short_or_long(*run) for run in sorted_runs(pages)], 16)
+
+
+def encode_chunk_v7(pages):
+    records = [short_or_long(*run) for run in sorted_runs(pages)]
+    return in_areas(records, 16, lambda area: len(area).to_bytes(8, "little"))
+
+
+def encode_desc_v11(pages):
+    def desc(start, n):
+        return (start << 12).to_bytes(8, "little") + (n << 12).to_bytes(8, "little")
+
+    return in_areas([desc(*run) for run in sorted_runs(pages)], 16)
+
+
+def encode_cont_pages(pages):
+    return in_areas([(a | n << 32).to_bytes(8, "little") for a, n in sorted_runs(pages)], 16)
+
+
+def decode_short_or_long(buffer):
+    found, words = (
+        [],
+        [int.from_bytes(buffer[i : i + 8], "little") for i in range(0, len(buffer), 8)],
+    )
+    while words:
+        word = words.pop(0)
+        found.append((word >> 12, word & 4095 or words.pop(0)))
+    return found
+
+
+def decode_chunk_v7(buffer):
+    return decode_short_or_long(buffer[8:])
+
+
+def decode_desc_v11(buffer):
+    words = [int.from_bytes(buffer[i : i + 8], "little") for i in range(0, len(buffer), 8)]
+    return [(a >> 12, n >> 12) for a, n in zip(words[::2], words[1::2], strict=True)]
+
+
+def decode_cont_pages(buffer):
+    words = [int.from_bytes(buffer[i : i + 8], "little") for i in range(0, len(buffer), 8)]
+    return [(word & 2**32 - 1, word >> 32) for word in words]
+
+
+def words_from(pages):
+    base = min(pages) // 64 * 64
+    return base, bitmap_words(pages, base, max(pages) // 64 - base // 64 + 1)
+
+
+def encode_bitmap_v3(pages):
+    if not pages:
+        return []
+    base, words = words_from(pages)
+    buffers, at = [], 0
+    while any(words[at:]):
+        while words[at] == 0:
+            at += 1
+        part = list(words[at : at + 4092])
+        while part[-1] == 0:
+            part.pop()
+        header = [12 << 16, 0, base + 64 * at, 8 * len(part)]
+        buffers.append(b"".join(int(word).to_bytes(8, "little") for word in header + part))
+        at += len(part)
+    return buffers
+
+
+def decode_bitmap_v3(buffer):
+    start, bits = int.from_bytes(buffer[16:24], "little"), int.from_bytes(buffer[32:], "little")
+    return list(runs(start + i for i in range(bits.bit_length()) if bits >> i & 1))
+
+
+def encode_bitmap_v4_wide(pages):
+    if not pages:
+        return []
+    base, words = words_from(pages)
+    records, at = [], 0
+    while at < len(words):
+        begin = at
+        if words[at] == 0:
+            at += 1
+        elif words[at] == FULL_WORD:
+            while at < len(words) and words[at] == FULL_WORD:
+                at += 1
+            records.append(b"".join(run_records(set(), base + 64 * begin, 0, 64 * (at - begin))))
+        else:
+            while at < min(len(words), begin + 7) and words[at] not in (0, FULL_WORD):
+                at += 1
+            bits = b"".join(int(word).to_bytes(8, "little") for word in words[begin:at])
+            records.append(head(base + 64 * begin, 12, 8 * (at - begin)) + bits)
+    buffers, area = [], b""
+    for record in records:
+        if len(area) // 8 + 64 > AREA_WORDS:
+            buffers.append(area)
+            area = b""
+        area += record
+    return [(len(area) << 32).to_bytes(8, "little") + area for area in [*buffers, area]]
+
+
+def decode_adaptive(buffer):
+    """Ranges of one well-formed buffer, in wire order; BITS joined within a segment."""
+    units = [int.from_bytes(buffer[i : i + 2], "little") for i in range(0, len(buffer), 2)]
+    found = []
+
+    def take(n):
+        value = sum(unit << 16 * i for i, unit in enumerate(units[:n]))
+        del units[:n]
+        return value
+
+    while units:
+        value = take(4)
+        kind = value & 7
+        base, count = (value >> 3 & 2**33 - 1) * 64, (value >> (3 if kind == 4 else 36) & 65535) + 1
+        if kind == 0:
+            found.append((value >> 3 & 2**39 - 1, (value >> 42) + 1))
+        elif kind == 1:
+            found += [(base + take(1), take(1) + 1) for _ in range(count)]
+        elif kind == 2:
+            found += [(base + take(1), 1) for _ in range(count)]
+        elif kind == 3:
+            bits = sum(take(4) << 64 * i for i in range(count))
+            found += list(runs(base + i for i in range(64 * count) if bits >> i & 1))
+        else:
+            found += [(take(2), 1) for _ in range(count)]
+    return found
+
+
+def fewest_bytes(words):
+    """Bytes of the best row of segments of `adaptive` for a few bitmap words, every way tried."""
+    best = None
+    there = [i for i, word in enumerate(words) if word]
+    for kinds in product(range(5), repeat=len(there)):
+        total, before = 0, None
+        for i, kind in zip(there, kinds, strict=True):
+            word = int(words[i])
+            goes_on = i and int(words[i - 1]) >> 63 & word & 1
+            starts = (word & ~(word << 1)).bit_count()
+            same = before is not None and before[1] == kind and (kind != 3 or before[0] == i - 1)
+            joined = starts - bool(goes_on and same)
+            total += [8 * joined, 4 * joined, 2 * word.bit_count(), 8, 4 * word.bit_count()][kind]
+            total += 0 if same or kind == 0 else 8
+            before = i, kind
+        best = total if best is None else min(best, total)
+    return best

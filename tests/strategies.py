@@ -7,8 +7,11 @@ from balloonlab import wire
 
 BITMAP = 262_144
 
-FAITHFUL = [name for name in wire.formats() if wire.get(name).names_each_page_once]
+FAITHFUL = [name for name in wire.spoken() if wire.get(name).names_each_page_once]
 """Protocols that tell every page once; the posted one is there to be caught."""
+
+DIVERSE = ["pfn", "bitmap-v4", "adaptive"]
+"""Of these a kind each: page numbers, a header and records, records alone."""
 
 EDGES = [0, 1, 62, 63, 64, 65, 127, 128, 4095, 4096, BITMAP - 1, BITMAP, BITMAP + 1, 2 * BITMAP]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balloonlab.host.backing import DONTNEED
-from balloonlab.kernels import clock, fuzz, intrinsics, plain, vring
+from balloonlab.kernels import clock, hostile, intrinsics, plain, vring
 from balloonlab.kernels.contents import count_lost, touch
 from balloonlab.kernels.discard import discard
 from balloonlab.kernels.translate import Memory
@@ -129,6 +129,6 @@ def test_discarded_bytes_read_zero_and_no_others_do(extents):
 @pytest.mark.parametrize("seed", [1, 2**63, 0x9E3779B97F4A7C15])
 def test_the_generator_of_hostile_cases_is_xorshift64(seed):
     state = np.array([seed], np.uint64)
-    drawn = [int(fuzz.draw(state)) for _ in range(20)]
+    drawn = [int(hostile.draw(state)) for _ in range(20)]
     assert drawn == naive.xorshift64(seed, 20)
-    assert all(0 <= fuzz.below(state, 7) < 7 for _ in range(50))
+    assert all(0 <= hostile.below(state, 7) < 7 for _ in range(50))

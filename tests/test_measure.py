@@ -22,11 +22,11 @@ from balloonlab.measurement.setups import make_case
 from balloonlab.pages import age
 from balloonlab.sizes import GIB, MIB
 
-from .strategies import FAITHFUL
+from .strategies import DIVERSE, FAITHFUL
 
 CASES = [
     {"protocol": protocol, "discard": discard, "touched": touched, "operation": operation}
-    for protocol in FAITHFUL
+    for protocol in DIVERSE
     for discard in ("page", "range")
     for touched in (True, False)
     for operation in ("inflate", "deflate")
@@ -90,7 +90,20 @@ def test_memory_really_goes_away(run):
     assert (checks.loc[~checks["touched"], "resident_pages_before"] == 0).all()
 
 
-@pytest.mark.parametrize("protocol", FAITHFUL)
+@pytest.mark.parametrize("operation", ["inflate", "deflate"])
+def test_every_format_is_measured_end_to_end(operation):
+    cases = [{"protocol": name} for name in FAITHFUL]
+    run = bl.compare(cases, memory="16MiB", pattern="random", operation=operation, repeats=1)
+    assert (run.checks["balloon_pages"] == 2048).all()
+    sent = run.frame.drop_duplicates("protocol").set_index("protocol")
+    pages = bl.patterns.random("16MiB", "8MiB", rng=0)
+    for name in FAITHFUL:
+        stream = bl.wire.encode(pages, name)
+        assert sent.loc[name, "wire_bytes"] == sum(map(len, stream))
+        assert sent.loc[name, "n_kicks"] == len(stream)
+
+
+@pytest.mark.parametrize("protocol", DIVERSE)
 @pytest.mark.parametrize("wait", ["block", "busy"])
 def test_scattered_pages_and_both_ways_of_waiting(protocol, wait):
     pages = np.random.default_rng(5).permutation(2048)[:900]

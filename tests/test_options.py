@@ -40,7 +40,7 @@ def test_the_table_agrees_with_what_it_chooses_from():
     for row in setups.SETUPS.values():
         assert row.default in row.protocols
     for guest in ("thread", "kvm"):
-        assert setups.SETUPS[guest, "lab"].protocols.keys() == {*bl.wire.formats(), "madvise"}
+        assert setups.SETUPS[guest, "lab"].protocols.keys() == {*bl.wire.spoken(), "madvise"}
 
 
 def test_signatures_and_docstrings_come_from_the_table():

@@ -5,16 +5,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balloonlab import patterns, wire
-from balloonlab.kernels import faults
+from balloonlab import measure, model, patterns, wire
+from balloonlab.kernels import adaptive, faults
 from balloonlab.kernels.bitmap_v4 import decode_records
+from balloonlab.kernels.formats import Encoding, decode
+from balloonlab.wire.bitmap import split
 
 from . import naive
-from .strategies import FAITHFUL, page_sets
+from .strategies import FAITHFUL, page_sets, strewn_pages
+
+
+def words():
+    """Words of a bitmap: empty, full, of few runs, of any bits."""
+    few = st.lists(st.integers(0, 63), max_size=3).map(lambda bits: sum({1 << i for i in bits}))
+    return st.one_of(st.just(0), st.just(2**64 - 1), few, st.integers(0, 2**64 - 1))
+
 
 TWINS = {
     "pfn": (naive.encode_pfn, naive.decode_pfn),
     "bitmap-v4": (naive.encode_bitmap_v4, naive.decode_bitmap_v4),
+    "bitmap-v4-wide": (naive.encode_bitmap_v4_wide, naive.decode_bitmap_v4),
+    "bitmap-v3": (naive.encode_bitmap_v3, naive.decode_bitmap_v3),
+    "range-v6": (naive.encode_range_v6, naive.decode_short_or_long),
+    "chunk-v7": (naive.encode_chunk_v7, naive.decode_chunk_v7),
+    "desc-v11": (naive.encode_desc_v11, naive.decode_desc_v11),
+    "cont-pages": (naive.encode_cont_pages, naive.decode_cont_pages),
 }
 
 
@@ -42,6 +57,95 @@ def test_decode_gives_the_twins_ranges_and_each_page_once(protocol, pages):
     assert ranges.dtype == wire.RANGE
     assert ranges.tolist() == [r for buffer in stream for r in TWINS[protocol][1](buffer)]
     assert sorted(told(ranges).tolist()) == sorted(pages)
+
+
+def test_a_format_of_ones_own_is_encoded_decoded_and_counted(monkeypatch):
+    monkeypatch.setattr(wire, "CODECS", {})
+    monkeypatch.setattr("balloonlab.model.accounting.CODECS", wire.CODECS)
+
+    def encode(pages):
+        return [int(page).to_bytes(7, "little") for page in pages]
+
+    def decode(buffer):
+        return [(int.from_bytes(buffer, "little"), 1)]
+
+    wire.register("seven", encode, decode, 2**56)
+    assert wire.formats()[-1] == "seven"
+    assert "seven" not in wire.spoken()
+    assert told(wire.decode(wire.encode([9, 2, 5], "seven"), "seven")).tolist() == [9, 2, 5]
+    counted = model.messages([9, 2, 5], ["seven", "range-v6"])
+    assert counted.loc["seven"].tolist() == [3, 21, 3, 3, 3]
+    assert counted.loc["range-v6", "records"] == 3
+    with pytest.raises(ValueError, match="repeat"):
+        wire.encode([9, 9], "seven")
+    with pytest.raises(ValueError, match="protocol must be one of"):
+        measure(memory="8MiB", protocol="seven", repeats=1)
+    wire.register("seven", encode, lambda buffer: [(3, 0)])
+    with pytest.raises(ValueError, match=r"'seven' must decode to ranges .*, got 0 pages from 3"):
+        wire.decode([b"x"], "seven")
+    for name in ("pfn", "", 7):
+        with pytest.raises(ValueError, match="name must be a new one"):
+            wire.register(name, encode, decode)
+
+
+BARE = ["bitmap-v3", "range-v6", "chunk-v7", "desc-v11", "cont-pages", "adaptive"]
+
+
+@st.composite
+def spoilt(draw, protocol):
+    """Bytes of any kind, or those of a message of which some are others."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=120))
+    pages = draw(page_sets())
+    data = bytearray(wire.encode(pages, protocol)[0][:400]) if pages else bytearray(8)
+    for at, value in draw(
+        st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), max_size=6)
+    ):
+        data[at % len(data)] = value
+    return bytes(data[: draw(st.integers(0, len(data)))])
+
+
+@pytest.mark.parametrize("protocol", BARE)
+@given(data=st.data())
+def test_any_bytes_are_ranges_of_the_format_or_faults(protocol, data):
+    buffer, wire_format = data.draw(spoilt(protocol)), wire.get(protocol)
+    words = np.zeros(-(-len(buffer) // 8), np.uint64)
+    words.view(np.uint8)[: len(buffer)] = np.frombuffer(buffer, np.uint8)
+    ranges, fault = np.zeros((4 * len(buffer) + 1, 2), np.int64), np.zeros(1, faults.FAULTS)
+    n = decode(int(wire_format.decoding), words, len(buffer), ranges, fault)
+    assert 0 <= n <= 4 * len(buffer)
+    assert (ranges[:n, 0] >= 0).all()
+    assert (ranges[:n, 1] > 0).all()
+    assert (ranges[:n].sum(axis=1) <= 2 * wire_format.pfn_limit).all()
+    found = faults.logged(fault)
+    assert all(0 <= at <= len(buffer) for _, _, at in found.tolist())
+    if n == 0 and any(buffer) and protocol != "bitmap-v3":  # whose bitmap may be empty
+        assert fault[0]["counts"].sum() > 0
+
+
+@given(pages=page_sets())
+def test_adaptive_decodes_as_its_twin_does(pages):
+    stream = wire.encode(pages, "adaptive")
+    ranges = wire.decode(stream, "adaptive")
+    assert ranges.tolist() == [r for buffer in stream for r in naive.decode_adaptive(buffer)]
+    assert told(ranges).tolist() == sorted(pages)
+
+
+@given(st.lists(words(), min_size=1, max_size=9), st.integers(0, 2**20))
+def test_a_plan_is_the_shortest_of_all_ways(bitmap, first_word):
+    words, chosen = np.array(bitmap, np.uint64), np.zeros(len(bitmap), np.uint8)
+    there = np.flatnonzero(words)
+    words[there[6:]] = 0
+    fewest = adaptive.plan(words, 64 * first_word, chosen)
+    assert fewest == naive.fewest_bytes(words.tolist())
+    stream = split(64 * first_word, words, Encoding.SEGMENTS)[0]
+    assert sum(map(len, stream)) == fewest
+
+
+@given(pages=st.one_of(page_sets(), strewn_pages()))
+def test_adaptive_is_never_beaten(pages):
+    sizes = {name: sum(map(len, wire.encode(pages, name))) for name in FAITHFUL}
+    assert sizes["adaptive"] <= 1.05 * min(sizes.values()) + 64
 
 
 @given(pages=page_sets())
@@ -134,7 +238,7 @@ HEADER = (8 << 32).to_bytes(8, "little")
         (HEADER + naive.head(1, 12, 4), "bmap_len"),
         (HEADER + naive.head(1, 12, 8), "bmap_len"),
         ((16 << 32).to_bytes(8, "little") + naive.head(1, 13, 8) + bytes(8), "page_shift"),
-        (HEADER + naive.head(2**52 - 1, 13, 0), "52-bit"),
+        (HEADER + naive.head(2**52 - 1, 13, 0), "beyond the page numbers"),
     ],
 )
 def test_decode_names_the_broken_rule(buffer, words):
@@ -243,7 +347,7 @@ def test_decode_names_the_buffer_and_the_byte():
     ],
 )
 def test_encode_refuses(protocol, pages, error, words):
-    if protocol == "pfn" and max(np.ravel(pages)) >= 2**32:
+    if protocol in ("pfn", "cont-pages") and max(np.ravel(pages)) >= 2**32:
         words = r"2\*\*32"
     with pytest.raises(error, match=words):
         wire.encode(pages, protocol)

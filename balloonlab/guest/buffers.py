@@ -69,7 +69,8 @@ class Buffers:
         n_windows = -(-self._needed // n)
         room = np.full(n_pages if n_windows > 1 else 0, 1, np.uint64)
         ends = np.zeros(n_windows, np.int64)
-        return self._encoder._replace(bitmaps=words, sorted=room, ends=ends), n
+        chosen = np.full(words.size if self._encoder.chosen.size else 0, 1, np.uint8)
+        return self._encoder._replace(bitmaps=words, sorted=room, ends=ends, chosen=chosen), n
 
     def for_blocks(self, order: int, block_bytes: int) -> Encoder:
         """Return an encoder of blocks of ``2**order`` pages; descriptors say `block_bytes`."""

@@ -7,18 +7,20 @@ The way of a page number, step by step, each a module here::
     driver.send_pages   in the driver             vring.fetch        copies the message
     encode              into a message            formats.decode     into ranges of pages
       encode_batch (PFNs, blocks), next_message (records)
-      bitmap, windows, bitmap_v4, pfn, posted       pfn, bitmap_v4, blocks
+      bitmap, windows, then bitmap_v4, pfn ...      bitmap_v4, pfn, blocks ...
     sending             onto the queue            translate          into extents of memory
     doorbell            kick, and wait     --->   crew, discard      madvise, process_madvise
     driver.deflate      and back to buddy  <---   vring.push_used, doorbell.call
 
+A format's two sides stand in one module: `pfn`, `bitmap_v4` (`posted`, `bitmap_wide`), `bitmap_v3`,
+`run_records`, `adaptive`.
 `discard` sorts extents and gives them to the kernel, one by one or many in a call; `crew` shares
 them out among threads. `chunks` goes from the allocator to the message in one step, in the
 largest blocks there are.
-`clock` logs when each step ends. `faults` counts what the host refuses, `contents` and
-`fuzz` check it; `workload` ages the allocator. `compile`, `intrinsics` (`plain` without the
-JIT) and `syscalls` are what all stand on; `vcpu` and `tsc` are what of them there is inside a
-virtual machine.
+`clock` logs when each step ends. `faults` counts what the host refuses, `contents` and `fuzz`
+check it, `hostile` attacks it; `workload` ages the allocator, `bystander` works beside it.
+`compile`, `intrinsics` (`plain` without the JIT) and `syscalls` are what all stand on; `vcpu` and
+`tsc` are what of them there is inside a virtual machine.
 
 Kernels release the GIL, raise nothing, print nothing and know no strings; those that are
 timed allocate nothing. The parts above check arguments and allocate outputs and scratch.

@@ -48,7 +48,7 @@ def split_head(head):
 
 
 @kernel
-def _put_blocks(area, n, pfn, n_pages):
+def put_blocks(area, n, pfn, n_pages):
     """Split a 64-aligned stretch into powers of two, largest first."""
     order = 0
     while (2 << order) <= n_pages:
@@ -112,7 +112,7 @@ def fill_records(words, first_pfn, window_words, state, area):
             after += 1
         if end > word:
             before = n
-            n = _put_blocks(area, n, first_pfn + word * WORD, (end - word) * WORD)
+            n = put_blocks(area, n, first_pfn + word * WORD, (end - word) * WORD)
             n_records += n - before
         word = after
     state["word"] = word

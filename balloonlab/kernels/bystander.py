@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import kernel
-from .fuzz import draw
+from .hostile import draw
 from .intrinsics import load_acquire
 from .syscalls import now_ns
 from .translate import PAGE_BYTES

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from . import posted
+from .adaptive import fill_segments, plan
 from .bitmap import WORD, ZERO, set_bits, survey
+from .bitmap_v3 import fill_raw
 from .bitmap_v4 import (
     BITMAP_WORDS,
     HEADER_BYTES,
@@ -22,9 +24,11 @@ from .bitmap_v4 import (
     fill_records,
     make_head,
 )
+from .bitmap_wide import fill_wide
 from .compile import kernel
 from .formats import Encoding
 from .pfn import write_pfns
+from .run_records import fill_runs
 from .vring import DESC_NEXT, DESC_WRITE, describe
 from .windows import split_by_window
 
@@ -40,6 +44,7 @@ STATE = np.dtype(
         ("start_pfn", np.int64),  # page of the open window's first bit
         ("n_words", np.int64),  # bitmap words of the open window
         ("word", np.int64),  # the next one to read
+        ("bit", np.int64),  # of it, where runs are cut at any page
         ("n_records", np.int64),
         ("buffer", np.int64),  # which one the next message is written into
     ]
@@ -65,6 +70,7 @@ class Encoder(NamedTuple):
     lowest: np.ndarray  # uint64, one per 64 pages: scratch of `survey`
     sorted: np.ndarray  # uint64: room for the pages where they exceed one window, else empty
     ends: np.ndarray  # int64, one per window: scratch of `split_by_window`
+    chosen: np.ndarray  # uint8, one per bitmap word: the plan of SEGMENTS, else empty
     state: np.ndarray  # STATE, shape (1,)
     posted: np.ndarray  # balloonlab.kernels.posted.STATE, shape (1,)
 
@@ -124,9 +130,12 @@ def open_window(encoder, pages, lowest, start_pfn, high):
     state["start_pfn"] = start_pfn
     state["n_words"] = (high - start_pfn) // WORD + 1
     state["word"] = 0
+    state["bit"] = 0
     words = encoder.bitmaps[: state["n_words"]]
     words[:] = ZERO
     set_bits(pages, lowest, start_pfn, words)
+    if encoder.encoding == Encoding.SEGMENTS:
+        plan(words, start_pfn, encoder.chosen[: state["n_words"]])
 
 
 @kernel
@@ -166,17 +175,35 @@ def _open_next_window(encoder):
 
 
 @kernel
+def _fill(encoder, words, window_words):
+    """Fill the record area from the open bitmap, to the end of a window; return its bytes."""
+    state, area, encoding = encoder.state[0], record_area(encoder), encoder.encoding
+    first_pfn = state["start_pfn"]
+    if encoding == Encoding.RECORDS:
+        return 8 * fill_records(words, first_pfn, window_words, state, area)
+    words = words[: (state["word"] // window_words + 1) * window_words]
+    if encoding == Encoding.RECORDS_WIDE:
+        return 8 * fill_wide(words, first_pfn, state, area)
+    if encoding == Encoding.RAW:
+        return 8 * fill_raw(words, first_pfn, state, area)
+    if encoding == Encoding.SEGMENTS:
+        return 2 * fill_segments(words, first_pfn, encoder.chosen, state, area.view(np.uint16))
+    return 8 * fill_runs(encoding - Encoding.RANGE_V6, words, first_pfn, state, area)
+
+
+@kernel
 def _next_records(encoder):
-    """Fill the record area, window by window; return its words, 0 at the end."""
+    """Fill the record area, window by window; return its bytes, 0 at the end."""
     state = encoder.state[0]
     while True:
         if state["word"] < state["n_words"]:
             words = encoder.bitmaps[: state["n_words"]]
             window_words = min(encoder.bitmaps.size, WINDOW_WORDS)
-            area = record_area(encoder)
-            used = fill_records(words, state["start_pfn"], window_words, state, area)
+            used = _fill(encoder, words, window_words)
             if used > 0:
                 return used
+            if state["word"] < state["n_words"]:
+                continue  # a window without pages
         if state["next_window"] == state["n_windows"]:
             return 0
         _open_next_window(encoder)
@@ -186,10 +213,10 @@ def _next_records(encoder):
 def begin(encoder, pages):
     """Begin to encode `pages` (uint64 array, shape (n,), n > 0) as records."""
     encoder.state[0]["n_records"] = 0
-    if encoder.encoding == Encoding.RECORDS:
-        _begin_records(encoder, pages)
-    elif encoder.encoding == Encoding.RECORDS_AS_POSTED:
+    if encoder.encoding == Encoding.RECORDS_AS_POSTED:
         posted.begin_walk(encoder.posted[0], pages, encoder.bitmaps.size // BITMAP_WORDS)
+    else:
+        _begin_records(encoder, pages)
 
 
 @kernel
@@ -198,22 +225,29 @@ def next_message(encoder, walked):
 
     `walked` is the list that holds the pages, which only the driver as posted reads.
     """
-    if encoder.encoding == Encoding.RECORDS:
-        used = _next_records(encoder)
-    elif encoder.encoding == Encoding.RECORDS_AS_POSTED:
+    if encoder.encoding == Encoding.RECORDS_AS_POSTED:
         walk = encoder.posted[0]
-        used = posted.next_message(walk, walked, encoder.bitmaps, record_area(encoder))
+        used = 8 * posted.next_message(walk, walked, encoder.bitmaps, record_area(encoder))
         encoder.state[0]["n_records"] = walk["n_records"]
+    elif encoder.encoding <= Encoding.CONT_PAGES:
+        used = _next_records(encoder)
     else:
         used = 0
     return _with_header(encoder, used)
 
 
 @kernel
+def header_bytes(encoder):
+    """Return the bytes of the response header that goes before records; 0 where there is none."""
+    bare = encoder.encoding > Encoding.RECORDS_WIDE
+    return 0 if bare else HEADER_BYTES
+
+
+@kernel
 def _with_header(encoder, used):
-    """Write the response header for `used` words of records; return the message's bytes."""
-    encoder.header[encoder.state[0]["buffer"]] = np.uint64(8 * used) << np.uint64(32)
-    return HEADER_BYTES + 8 * used if used > 0 else 0
+    """Write the response header for `used` bytes of records; return the message's bytes."""
+    encoder.header[encoder.state[0]["buffer"]] = np.uint64(used) << np.uint64(32)
+    return header_bytes(encoder) + used if used > 0 else 0
 
 
 @kernel
@@ -221,6 +255,11 @@ def encode_page(encoder, page, ring):
     """Encode a single page: one PFN, or a block of order 0 (migration); return the bytes."""
     if encoder.encoding == Encoding.PFNS:
         return encode_batch(encoder, page, ring)
+    if header_bytes(encoder) == 0:
+        begin(encoder, page)
+        n_bytes = next_message(encoder, page)
+        describe_records(encoder, ring, n_bytes)
+        return n_bytes
     record_area(encoder)[0] = make_head(page[0], PAGE_SHIFT_4K, 0)
     return encode_heads(encoder, 1, ring)
 
@@ -228,7 +267,7 @@ def encode_page(encoder, page, ring):
 @kernel
 def encode_heads(encoder, n, ring):
     """Make a message of the first `n` words of the record area; return its bytes."""
-    n_bytes = _with_header(encoder, n)
+    n_bytes = _with_header(encoder, 8 * n)
     describe_records(encoder, ring, n_bytes)
     return n_bytes
 
@@ -242,30 +281,36 @@ def message_used(encoder):
 
 @kernel
 def describe_records(encoder, ring, n_bytes):
-    """Write the descriptors of a message of records: the header, then the record area."""
+    """Write the descriptors of a message of records: the header, if any, then the record area."""
     buffer, first = encoder.state[0]["buffer"], first_descriptor(encoder)
     records_gpa = encoder.records_gpa + 8 * RECORD_WORDS * buffer
+    if header_bytes(encoder) == 0:
+        describe(ring, first, records_gpa, n_bytes, 0)
+        return
     describe(ring, first, encoder.header_gpa + HEADER_BYTES * buffer, HEADER_BYTES, DESC_NEXT)
     describe(ring, first + 1, records_gpa, n_bytes - HEADER_BYTES, 0)
 
 
 @kernel
-def collect(encoder, walked, out, ends):
+def collect(encoder, walked, out, spans):
     """Copy messages of records out one after the other, as if each was sent and used.
 
-    `out` (uint64) receives the messages, which are whole words, and `ends` (int64) where each
-    ends in it. Return how many there were. Call again until that is 0: they fill `ends`, or leave
-    less room in `out` than the longest message takes.
+    `out` (uint64) receives the messages, each from a word on, and `spans` (int64, shape (n, 2)) the
+    first word and the bytes of each. Return how many there were. Call again until that is 0: they
+    fill `spans`, or leave less room in `out` than the longest message takes.
     """
-    at = 0
-    for n in range(ends.size):
+    at, head = 0, header_bytes(encoder) // 8
+    for n in range(spans.shape[0]):
         room = at + 1 + encoder.records.size <= out.size
-        used = next_message(encoder, walked) // 8 if room else 0
-        if used == 0:
+        n_bytes = next_message(encoder, walked) if room else 0
+        if n_bytes == 0:
             return n
-        out[at] = encoder.header[0]
-        out[at + 1 : at + used] = encoder.records[: used - 1]
+        n_words = (n_bytes + 7) // 8
+        if head > 0:
+            out[at] = encoder.header[0]
+        out[at + head : at + n_words] = encoder.records[: n_words - head]
         message_used(encoder)
-        at += used
-        ends[n] = at
-    return ends.size
+        spans[n, 0] = at
+        spans[n, 1] = n_bytes
+        at += n_words
+    return spans.shape[0]

@@ -7,8 +7,8 @@ import numpy as np
 from .compile import kernel
 
 BUFFER_LENGTH, COMMAND, DATA_LEN, BMAP_LEN, PAGE_SHIFT, RECORD_RANGE = range(6)
-OUTSIDE_RAM, REPEATED, BLOCK_ALIGNMENT = 6, 7, 8
-N_FAULTS = 9
+OUTSIDE_RAM, REPEATED, BLOCK_ALIGNMENT, RECORD_COUNT, KIND = 6, 7, 8, 9, 10
+N_FAULTS = 11
 LOG_ROWS = 64  # a hostile guest must not fill the host's memory with its own log
 
 DESCRIPTIONS = (
@@ -17,10 +17,12 @@ DESCRIPTIONS = (
     "data_len reaches beyond the buffer, or is not a multiple of 8",
     "bmap_len is not a multiple of 8, or the bitmap reaches beyond data_len",
     "page_shift is under 12, or not 12 in a record with a bitmap",
-    "the range ends beyond the 52-bit page numbers",
+    "the range is empty, or ends beyond the page numbers of the format",
     "the range is not wholly inside the guest's RAM",
     "the range repeats pages: they are in the balloon already, or not in it to leave it",
     "a block is empty, or does not begin and end with a page",
+    "the number of records is not that of the message",
+    "a segment is of no kind, or its head has bits that mean nothing",
 )
 
 FAULTS = np.dtype(

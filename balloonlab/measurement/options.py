@@ -89,9 +89,9 @@ class Options(TypedDict, Generic[M], total=False):
         "What a call really does to what it is made on is checked after every repeat "
         "(`balloonlab.frees`)."))]
     protocol: Annotated[str | M | None, Option(None, column="protocol", help=(
-        "How pages are sent: ``pfn``, ``bitmap-v4`` (default), ``bitmap-v4-posted`` or "
-        "``madvise``; in QEMU ``pfn`` or ``reporting``, of Linux ``hinting``, too. The formats "
-        "are `balloonlab.wire.formats`; "
+        "How pages are sent: ``pfn``, ``bitmap-v4`` (default), another of "
+        "`balloonlab.wire.formats`, or ``madvise``; in QEMU ``pfn`` or ``reporting``, of Linux "
+        "``hinting``, too. "
         "``madvise`` is no message, one call over as many bytes, the floor. "
         "In QEMU ``pfn``, the default there, or ``reporting``: up to 32 free blocks per kick, "
         "a descriptor each (free page reporting, virtio 1.x section 5.5.6.7). It has no "

@@ -60,7 +60,11 @@ _FLOOR_RULES: Rules = {
 }
 _KICK_PAGES = TABLE["kick_pages"].default
 _RECORDS = {"kick_pages": (_KICK_PAGES, "its messages are no lists of pages")}
+_OF_BITMAPS = {
+    **_RECORDS, "allocation": ("page", "its records are made of a bitmap, not of blocks"),
+}  # fmt: skip
 _LAB_RULES: Mapping[str, Rules] = {
+    **{name: _OF_BITMAPS for name in wire.spoken() if name != "pfn"},
     FLOOR: _FLOOR_RULES,
     "pfn": {"allocation": ("page", "a PFN names a single page")},
     "bitmap-v4": _RECORDS,
@@ -72,7 +76,7 @@ _LAB_RULES: Mapping[str, Rules] = {
     "chunk": {"bitmaps": (TABLE["bitmaps"].most, "blocks need no bitmap")},
 }
 _OF_LAB = {
-    **{name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS))) for name in wire.formats()},
+    **{name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS))) for name in wire.spoken()},
     FLOOR: (FLOOR_DISCARD,),
 }
 _BLOCKS = "a guest takes a reported page back without a message"

@@ -22,6 +22,7 @@ from ..sizes import Size, parse_pages
 from ..wire.bitmap import pack_windows, split
 from ..wire.format import Buffer
 from ..wire.pfn import PFN32_LIMIT
+from ..wire.registered import CODECS
 
 MAX_PFN = 1 << 32
 """Pages up to here, 16 TiB: one bit each is kept to find repeated ones."""
@@ -57,7 +58,7 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
 
 def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.void], int]:
     """Make the calls of `discards`, and count the lookups in the memory map."""
-    wire_format = wire.get(protocol)
+    wire_format = wire.get("bitmap-v4" if protocol in CODECS else protocol)
     decoded = [wire.decode([buffer], protocol) for buffer in stream]
     top = max((int((d["start_pfn"] + d["n_pages"]).max()) for d in decoded if d.size), default=0)
     if top > MAX_PFN:
@@ -85,38 +86,52 @@ def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.
     return found.view(wire.RANGE)[:, 0], n_translations
 
 
-def messages(pfns: npt.ArrayLike) -> pd.DataFrame:
-    """Count the messages of ``pfn`` and ``bitmap-v4`` for the same pages: nothing is measured.
+def messages(pfns: npt.ArrayLike, protocols: Iterable[str] = ("pfn", "bitmap-v4")) -> pd.DataFrame:
+    """Count the messages of formats for the same pages: nothing is measured.
 
     Parameters
     ----------
     pfns : array-like of int, shape (n,)
         Pages in the order the guest allocates them. Errors as `balloonlab.wire.encode`.
+    protocols : iterable of str
+        Of `balloonlab.wire.formats`.
 
     Returns
     -------
     pandas.DataFrame
         One row per format. ``kicks``: buffers; ``wire bytes``: all of them with their
-        headers; ``records``: entries in them (a page number, a word or a block);
+        headers; ``records``: entries in them (a page number, a word, a block, a run, a segment);
         ``ranges``: what the host decodes; ``madvise calls``: see `discards`.
 
     Examples
     --------
     >>> messages(range(100, 500))["wire bytes"].to_dict()
     {'pfn': 1600, 'bitmap-v4': 56}
+    >>> messages(range(100, 500), ["range-v6", "adaptive"])["wire bytes"].to_dict()
+    {'range-v6': 8, 'adaptive': 8}
     """
-    rows = {}
-    for protocol in ("pfn", "bitmap-v4"):
-        stream = wire.encode(pfns, protocol)
-        wire_bytes = sum(map(len, stream))
+    rows, pages = {}, as_pfns(pfns)
+    for protocol in protocols:
+        stream = wire.encode(pages, protocol)
+        ranges = wire.decode(stream, protocol)
         rows[protocol] = {
             "kicks": len(stream),
-            "wire bytes": wire_bytes,
-            "records": wire_bytes // 4 if protocol == "pfn" else len(wire.records(stream)),
-            "ranges": len(wire.decode(stream, protocol)),
+            "wire bytes": sum(map(len, stream)),
+            "records": _count_records(pages, stream, protocol) or len(ranges),
+            "ranges": len(ranges),
             "madvise calls": len(discards(stream, protocol)),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _count_records(pages: npt.NDArray[np.uint64], stream: list[bytes], protocol: str) -> int:
+    """Count the records of a format; 0 where each is a range."""
+    if protocol == "pfn" or protocol in CODECS:
+        return 0
+    if protocol == "bitmap-v4-posted":
+        return len(wire.records(stream))
+    encoding = wire.get(protocol).encoding
+    return sum(split(*window, encoding)[1] for window in pack_windows(pages))
 
 
 def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:

@@ -42,7 +42,7 @@ POLICIES = {name: Policy(name) for name in DISCARDS} | {
 
 def combinations() -> list[tuple[str, str]]:
     """Return every protocol that names each page once, with every one of `POLICIES`."""
-    protocols = [name for name in wire.formats() if wire.get(name).names_each_page_once]
+    protocols = [name for name in wire.spoken() if wire.get(name).names_each_page_once]
     return list(product(protocols, POLICIES))
 
 

@@ -14,6 +14,7 @@ from ..host.crew import Crew
 from ..host.device import EXTENTS, make_state, no_balloon
 from ..kernels import clock, contents, faults, vring
 from ..kernels import fuzz as kernels
+from ..kernels import hostile as guests
 from ..kernels.contents import SIGNATURE
 from ..kernels.translate import Memory
 from ..measurement.options import check_choice, check_number
@@ -105,7 +106,7 @@ def fuzz(
 
     Examples
     --------
-    >>> found = fuzz(40, progress=False)
+    >>> found = fuzz(100, progress=False)
     >>> int(found.loc[found["finding"].isin(MUST_BE_ZERO), "count"].sum())
     0
     """
@@ -144,7 +145,7 @@ def _play(
 ) -> dict[str, int]:
     memory, canaries, own = _map_memory()
     queue_area = memory.ram[own * PAGE_BYTES :][:QUEUE_BYTES]
-    message = memory.ram[(own + QUEUE_PAGES) * PAGE_BYTES :][: 8 * kernels.MESSAGE_WORDS]
+    message = memory.ram[(own + QUEUE_PAGES) * PAGE_BYTES :][: 8 * guests.MESSAGE_WORDS]
     balloon = no_balloon(memory.ram.size)
     read_as = BLOCKS if protocol == BLOCKS.name else wire.get(protocol)
     policy = POLICIES[discard]
@@ -156,7 +157,7 @@ def _play(
     tallies, in_balloon = kernels.Tallies.zero(), np.zeros_like(balloon)
     log = clock.Log.empty(1000)
     with Virtqueue(queue_area, busy_wait=True) as queue, crews[0], crews[1]:
-        guest = kernels.Guest(
+        guest = guests.Guest(
             queue=queue.ends,
             message=message.view(np.uint64),
             gpa=(120 + QUEUE_PAGES) * PAGE_BYTES,

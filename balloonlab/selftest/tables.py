@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from textwrap import fill
 
 import pandas as pd
@@ -33,17 +34,20 @@ def render_fuzz(rows: pd.DataFrame, source: str = "lab") -> Group:
     for row in others.itertuples():
         view.add_row(row.finding, f"{row.count:,.0f}")
     messages = rows[rows["protocol"] != SESSIONS]
-    tables = [_by_protocol(messages, source), _by_policy(messages, source)]
+    tables = [*_by_protocol(messages, source), _by_policy(messages, source)]
     return Group(*(tables if len(messages) else []), *([view] if len(others) else []))
 
 
-def _by_protocol(rows: pd.DataFrame, source: str) -> Table:
-    """Sum up all policies."""
+def _by_protocol(rows: pd.DataFrame, source: str) -> Iterator[Table]:
+    """Sum up all policies; a table for each three protocols, without what none of them met."""
     counts = rows.pivot_table("count", "finding", "protocol", aggfunc="sum", sort=False)
-    view = _table(f"The device against a hostile guest ({source})", [""], list(counts.columns))
-    for finding, row in counts.iterrows():
-        view.add_row(str(finding), *(f"{count:,.0f}" for count in row))
-    return view
+    for first in range(0, counts.shape[1], 3):
+        part = counts.iloc[:, first : first + 3]
+        title = f"The device against a hostile guest ({source})"
+        view = _table(title, [""], list(part.columns))
+        for finding, row in part[part.any(axis=1) | part.index.isin(MUST_BE_ZERO)].iterrows():
+            view.add_row(str(finding), *(f"{count:,.0f}" for count in row))
+        yield view
 
 
 def _by_policy(rows: pd.DataFrame, source: str) -> Table:

@@ -1,14 +1,14 @@
 """Wire formats: how pages are encoded, one module per format, one registry over all.
 
 >>> from balloonlab import wire
->>> wire.formats()
+>>> wire.formats()[:3]
 ['pfn', 'bitmap-v4', 'bitmap-v4-posted']
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,14 +16,18 @@ import numpy.typing as npt
 from ..kernels.formats import Encoding
 from ..kernels.pfn import PFNS_PER_BUFFER, write_pfns
 from ..pages.checks import as_pfns
+from .adaptive import ADAPTIVE
 from .bitmap import SPARE_RUNS, find_runs, pack, pack_windows, split
-from .bitmap_v4 import BITMAP_V4
+from .bitmap_v3 import BITMAP_V3
+from .bitmap_v4 import BITMAP_V4, BITMAP_V4_WIDE
 from .defects import DEFECTS, defect_rates, smallest
 from .features import Feature
 from .format import RANGE, Buffer, Format, decode_buffers
 from .pfn import PFN, with_kick_pages
 from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, PostedRun, run_posted
 from .record_table import records
+from .registered import CODECS, PFN_LIMIT, Codec, decode_with
+from .run_records import CHUNK_V7, CONT_PAGES, DESC_V11, RANGE_V6
 
 __all__ = [
     "DEFECTS",
@@ -42,16 +46,85 @@ __all__ = [
     "get",
     "pack",
     "records",
+    "register",
     "run_posted",
     "smallest",
+    "spoken",
 ]
 
-_FORMATS: dict[str, Format] = {entry.name: entry for entry in (PFN, BITMAP_V4, BITMAP_V4_POSTED)}
+_FORMATS: dict[str, Format] = {
+    entry.name: entry
+    for entry in (
+        *(PFN, BITMAP_V4, BITMAP_V4_POSTED, BITMAP_V4_WIDE, BITMAP_V3),
+        *(RANGE_V6, CHUNK_V7, DESC_V11, CONT_PAGES, ADAPTIVE),
+    )
+}
 
 
 def formats() -> list[str]:
-    """List the names of the wire formats; ``bitmap-v4-posted`` has the seed patch's defects."""
+    """List the names of the wire formats; ``bitmap-v4-posted`` has the seed patch's defects.
+
+    Those of `register` come last: they are encoded, decoded and counted, not measured.
+    """
+    return [*_FORMATS, *CODECS]
+
+
+def spoken() -> list[str]:
+    """List the formats that balloonlab's driver and device speak: all but those of `register`."""
     return list(_FORMATS)
+
+
+def register(
+    name: str,
+    encode: Callable[[npt.NDArray[np.uint64]], Iterable[Buffer]],
+    decode: Callable[[Buffer], Iterable[tuple[int, int]]],
+    pfn_limit: int = PFN_LIMIT,
+) -> None:
+    """Add a wire format of your own, or put another in its place.
+
+    It is then encoded, decoded and counted beside the others (`balloonlab.model.messages`). No
+    driver sends it and no device takes it, so it is not measured.
+
+    Parameters
+    ----------
+    name : str
+        A new one, or one that was registered before; a ValueError for those of balloonlab.
+    encode : callable
+        Takes pages (uint64 array, shape (n,), n > 0, each once, in the guest's order), gives
+        buffers (bytes), one per kick.
+    decode : callable
+        Takes one buffer, gives pairs of a first page and a number of pages, in wire order.
+    pfn_limit : int
+        Page numbers are below it.
+
+    Examples
+    --------
+    Runs of pages in the order they come, a 64-bit page number and a 16-bit count each:
+
+    >>> from balloonlab import model, wire
+    >>> def encode(pages):
+    ...     records, start, n = [], int(pages[0]), 0
+    ...     for page in pages.tolist():
+    ...         if page != start + n or n == 65_535:
+    ...             records.append(start.to_bytes(8, "little") + n.to_bytes(2, "little"))
+    ...             start, n = page, 0
+    ...         n += 1
+    ...     records.append(start.to_bytes(8, "little") + n.to_bytes(2, "little"))
+    ...     return [b"".join(records[i : i + 400]) for i in range(0, len(records), 400)]
+    >>> def decode(buffer):
+    ...     for at in range(0, len(buffer), 10):
+    ...         record = buffer[at : at + 10]
+    ...         yield int.from_bytes(record[:8], "little"), int.from_bytes(record[8:], "little")
+    >>> wire.register("runs-16", encode, decode)
+    >>> wire.decode(wire.encode([7, 8, 3], "runs-16"), "runs-16").tolist()
+    [(7, 2), (3, 1)]
+    >>> model.messages(range(500), ["pfn", "runs-16"])["wire bytes"].to_dict()
+    {'pfn': 2000, 'runs-16': 10}
+    """
+    if not isinstance(name, str) or not name or name in _FORMATS:
+        taken = ", ".join(_FORMATS)
+        raise ValueError(f"name must be a new one, not one of {taken}, got {name!r}")
+    CODECS[name] = Codec(encode, decode, operator.index(pfn_limit))
 
 
 def get(name: str, kick_pages: int = PFNS_PER_BUFFER) -> Format:
@@ -89,7 +162,8 @@ def encode(pfns: npt.ArrayLike, protocol: str, kick_pages: int = PFNS_PER_BUFFER
     ------
     TypeError, ValueError
         Unknown protocol; pages that are not integers, are negative, come twice, or exceed the
-        format (32 bits in ``pfn``, 52 in ``bitmap-v4``); `kick_pages` for another format.
+        format (32 bits in ``pfn`` and ``cont-pages``, 39 in ``adaptive``, else 52); `kick_pages`
+        for another format.
     PostedDriverError
         ``bitmap-v4-posted`` crashed its guest on these pages.
 
@@ -98,17 +172,25 @@ def encode(pfns: npt.ArrayLike, protocol: str, kick_pages: int = PFNS_PER_BUFFER
     >>> [buffer.hex() for buffer in encode([1, 2], "pfn")]
     ['0100000002000000']
     """
-    wire_format, pages = get(protocol, kick_pages), as_pfns(pfns)
-    if wire_format.encoding not in _ENCODERS:
+    codec, pages = CODECS.get(protocol), as_pfns(pfns)
+    wire_format = codec or get(protocol, kick_pages)
+    if isinstance(wire_format, Format) and wire_format.encoding == Encoding.BLOCKS:
         raise ValueError(f"protocol={protocol!r} has no buffers to encode pages into")
-    return _ENCODERS[wire_format.encoding](wire_format, pages) if pages.size else []
+    if pages.size == 0:
+        return []
+    if pages.max() >= wire_format.pfn_limit:
+        bits = wire_format.pfn_limit.bit_length() - 1
+        raise ValueError(
+            f"pfns must be below 2**{bits} in {protocol!r}, got {int(pages.max())}: use 'bitmap-v4'"
+        )
+    if isinstance(wire_format, Codec):
+        for _ in pack_windows(pages):  # raises when a page comes twice
+            pass
+        return [bytes(buffer) for buffer in wire_format.encode(pages)]
+    return _ENCODERS.get(wire_format.encoding, _encode_records)(wire_format, pages)
 
 
 def _encode_pfns(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:
-    if pages.max() >= wire_format.pfn_limit:
-        raise ValueError(
-            f"pfns must be below 2**32 in 'pfn', got {int(pages.max())}: use 'bitmap-v4'"
-        )
     for _ in pack_windows(pages):  # raises when a page comes twice
         pass
     out = np.empty(pages.size, np.uint32)
@@ -118,7 +200,8 @@ def _encode_pfns(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[byt
 
 
 def _encode_records(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:
-    return [buffer for window in pack_windows(pages) for buffer in split(*window)[0]]
+    encoding = wire_format.encoding
+    return [buffer for window in pack_windows(pages) for buffer in split(*window, encoding)[0]]
 
 
 def _encode_as_posted(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:
@@ -130,10 +213,10 @@ def _encode_as_posted(wire_format: Format, pages: npt.NDArray[np.uint64]) -> lis
 
 _ENCODERS = {
     Encoding.PFNS: _encode_pfns,
-    Encoding.RECORDS: _encode_records,
     Encoding.RECORDS_AS_POSTED: _encode_as_posted,
 }
-"""How messages are taken out of the driver's kernels. Blocks have none: they are descriptors."""
+"""How messages are taken out of the driver's kernels, where they are not made of a bitmap. Blocks
+have none: they are descriptors."""
 
 
 def decode(
@@ -166,6 +249,8 @@ def decode(
     >>> decode(encode([7, 8], "bitmap-v4"), "bitmap-v4")
     array([(7, 2)], dtype=[('start_pfn', '<u8'), ('n_pages', '<u8')])
     """
+    if codec := CODECS.get(protocol):
+        return decode_with(codec, protocol, stream)
     return decode_buffers(get(protocol, kick_pages), stream)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from ..kernels import adaptive
 from ..kernels import bitmap as kernels
 from ..kernels.bitmap_v4 import WINDOW_WORDS
 from ..kernels.formats import Encoding
@@ -86,9 +87,16 @@ def pack_windows(pages: npt.NDArray[np.uint64]) -> Iterator[tuple[int, npt.NDArr
         yield _fill(part, lowest, base + int(number) * WINDOW_WORDS * kernels.WORD, high)
 
 
-def split(first_pfn: int, words: npt.NDArray[np.uint64]) -> tuple[list[bytes], int]:
+def split(
+    first_pfn: int, words: npt.NDArray[np.uint64], encoding: Encoding = Encoding.RECORDS
+) -> tuple[list[bytes], int]:
     """Split a bitmap (see `pack`) into messages; return them and their number of records."""
-    encoder = make_encoder(Encoding.RECORDS, 0, 0)._replace(bitmaps=words)
+    encoder = make_encoder(encoding, 0, 0)._replace(bitmaps=words)
+    if encoding == Encoding.SEGMENTS:
+        encoder = encoder._replace(chosen=np.empty(words.size, np.uint8))
+        for at in range(0, words.size, WINDOW_WORDS):
+            part = slice(at, at + WINDOW_WORDS)
+            adaptive.plan(words[part], first_pfn + at * kernels.WORD, encoder.chosen[part])
     state = encoder.state[0]
     state["start_pfn"], state["n_words"] = first_pfn, words.size
     return collect(encoder), int(state["n_records"])

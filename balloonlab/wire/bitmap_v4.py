@@ -7,6 +7,8 @@ a window (the exclusive end of the walk is that page itself). Here it is sent.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..kernels.bitmap_v4 import BITMAP_WORDS, HEADER_BYTES, PFN_BITS, RECORD_WORDS, RESERVED_WORDS
 from ..kernels.formats import Decoding, Encoding
 from .features import Feature
@@ -32,3 +34,6 @@ BITMAP_V4 = Format(
     feature=Feature.PAGE_BITMAP,
     max_kicks=max_kicks,
 )
+
+BITMAP_V4_WIDE = replace(BITMAP_V4, name="bitmap-v4-wide", encoding=Encoding.RECORDS_WIDE)
+"""Up to seven bitmap words behind a head, as the six bits of bmap_len allow."""

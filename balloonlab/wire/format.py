@@ -95,6 +95,7 @@ def make_encoder(
         lowest=np.full(-(-n_pages // 64), 1, np.uint64),
         sorted=np.zeros(0, np.uint64),
         ends=np.zeros(1, np.int64),
+        chosen=np.zeros(n_bitmaps * BITMAP_WORDS if encoding == Encoding.SEGMENTS else 0, np.uint8),
         state=np.zeros(1, kernels.STATE),
         posted=np.zeros(1, posted.STATE),
     )
@@ -103,13 +104,12 @@ def make_encoder(
 def collect(encoder: kernels.Encoder) -> list[bytes]:
     """Return the messages of records that are left of an encoder, as the driver would send them."""
     out, walked = np.empty(_COLLECTED_BYTES // 8, np.uint64), np.zeros(0, np.uint64)
-    ends = np.empty(_COLLECTED, np.int64)
+    spans = np.empty((_COLLECTED, 2), np.int64)
     stream: list[bytes] = []
-    while n := kernels.collect(encoder, walked, out, ends):
-        begin = 0
-        for end in ends[:n].tolist():
-            stream.append(out[begin:end].tobytes())
-            begin = end
+    while n := kernels.collect(encoder, walked, out, spans):
+        words = int(spans[n - 1, 0]) + -(-int(spans[n - 1, 1]) // 8)
+        data = out[:words].tobytes()
+        stream += [data[8 * word : 8 * word + n_bytes] for word, n_bytes in spans[:n].tolist()]
     return stream
 
 

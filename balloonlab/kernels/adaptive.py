@@ -1,0 +1,287 @@
+"""``adaptive``: of five ways to name pages the shortest, decided word by word of one bitmap.
+
+A message is a row of segments, each a 64-bit head and what it counts, in units of 16 bits:
+
+====  ======  =============================================  ==============================
+kind  name    head, from bit 3 on                            behind it
+====  ======  =============================================  ==============================
+0     RUN     page number 39 bits, pages less 1 22 bits
+1     RUNS    word (64 pages) 33 bits, runs less 1 16 bits   first page, pages less 1: 16 each
+2     SINGLE  word 33 bits, pages less 1 16 bits             page, 16 bits each
+3     BITS    word 33 bits, words less 1 16 bits             64 bits each
+4     PFNS    pages less 1 16 bits                           page number, 32 bits each
+====  ======  =============================================  ==============================
+
+First pages and pages of RUNS and SINGLE count from the head's word on. `plan` walks the bitmap once
+and keeps for each of the five the fewest bytes that lead up to this word; then it goes back along
+the best. No format that names the same pages by any of these can be shorter by more than the heads
+of a window.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .bitmap import ONE, TOP, WORD, ZERO, append_runs
+from .compile import kernel
+from .faults import BUFFER_LENGTH, KIND, RECORD_RANGE, record_fault
+from .intrinsics import clear_lowest, popcount, trailing_zeros
+
+RUN, RUNS, SINGLE, BITS, PFNS = range(5)
+N_KINDS = 5
+NEW, EMPTY = 0x80, 0xFF  # in a plan: a segment begins; the word is 0
+
+HEAD_BYTES, HEAD_UNITS = 8, 4
+RUN_BYTES = 8  # of a RUN, which is all head
+UNITS_AHEAD = 160  # what a word adds at most: 64 PFNs, and heads
+PFN_LIMIT = 1 << 39
+MOST_RUN = 1 << 22
+MOST_ITEMS = 1 << 16
+SPAN_WORDS = 1024  # that 16 bits reach
+FAR = 1 << 60  # no way
+
+
+@kernel
+def plan(words, first_pfn, chosen):
+    """Choose the kind of each word's segment; `chosen` is uint8, as many as `words` (uint64).
+
+    A kind, with NEW where a segment begins with the word; EMPTY for words that are 0. `first_pfn`
+    is the page of bit 0, a multiple of 64. Return the bytes of all segments.
+    """
+    run, runs, single, bits, pfns = 0, FAR, FAR, FAR, FAR
+    runs_from, single_from, before = 0, 0, -2
+    best, cheapest = 0, RUN
+    below = ZERO
+    for i in range(words.size):
+        word = words[i]
+        if word == ZERO:
+            chosen[i] = EMPTY
+            below = ZERO
+            continue
+        goes_on = np.int64(below & word & ONE)  # a run of the word before
+        below = word >> TOP
+        starts = popcount(word & ~(word << ONE)) - goes_on
+        n = popcount(word)
+        opened = 0
+        by = run + RUN_BYTES * starts
+        anew = best + RUN_BYTES * (starts + goes_on)
+        if anew < by:
+            by, opened = anew, opened | 1 << RUN
+        run = by
+        by = runs + 4 * starts if i - runs_from < SPAN_WORDS else FAR
+        anew = best + HEAD_BYTES + 4 * (starts + goes_on)
+        if anew < by:
+            by, opened, runs_from = anew, opened | 1 << RUNS, i
+        runs = by
+        by = single + 2 * n if i - single_from < SPAN_WORDS else FAR
+        anew = best + HEAD_BYTES + 2 * n
+        if anew < by:
+            by, opened, single_from = anew, opened | 1 << SINGLE, i
+        single = by
+        by = bits + 8 if i == before + 1 else FAR
+        anew = best + HEAD_BYTES + 8
+        if anew < by:
+            by, opened = anew, opened | 1 << BITS
+        bits = by
+        if first_pfn + (i + 1) * WORD <= np.int64(1) << 32:
+            by = pfns + 4 * n
+            anew = best + HEAD_BYTES + 4 * n
+            if anew < by:
+                by, opened = anew, opened | 1 << PFNS
+            pfns = by
+        else:
+            pfns = FAR
+        chosen[i] = opened | cheapest << 5
+        best, cheapest = run, RUN
+        if runs < best:
+            best, cheapest = runs, RUNS
+        if single < best:
+            best, cheapest = single, SINGLE
+        if bits < best:
+            best, cheapest = bits, BITS
+        if pfns < best:
+            best, cheapest = pfns, PFNS
+        before = i
+    kind = cheapest
+    for back in range(words.size):
+        i = words.size - 1 - back
+        if words[i] != ZERO:
+            opened, came_from = np.int64(chosen[i]) & 31, np.int64(chosen[i]) >> 5
+            new = (opened >> kind) & 1
+            chosen[i] = kind | (NEW if new != 0 else 0)
+            if new != 0:
+                kind = came_from
+    return best
+
+
+@kernel
+def _put_head(units, at, kind, value, count):
+    """Write a head: kind, 39 bits of value (a page number or a word), and a count above."""
+    shift = np.uint64(42) if kind == RUN else np.uint64(36)
+    shift = np.uint64(3) if kind == PFNS else shift
+    head = np.uint64(kind) | np.uint64(value) << np.uint64(3) | np.uint64(count - 1) << shift
+    for k in range(HEAD_UNITS):
+        units[at + k] = np.uint16((head >> np.uint64(16 * k)) & np.uint64(0xFFFF))
+
+
+@kernel
+def _put_run(units, at, first, n_pages):
+    while n_pages > 0:
+        part = min(n_pages, MOST_RUN)
+        _put_head(units, at, RUN, first, part)
+        at += HEAD_UNITS
+        first += part
+        n_pages -= part
+    return at
+
+
+@kernel
+def _put_word(units, at, kind, word, pfn, base):
+    """Write what a word adds to a segment of BITS, SINGLE or PFNS; return the unit behind it."""
+    if kind == BITS:
+        for k in range(4):
+            units[at + k] = np.uint16((word >> np.uint64(16 * k)) & np.uint64(0xFFFF))
+        return at + 4
+    left = word
+    while left != ZERO:
+        page = pfn + trailing_zeros(left)
+        left = clear_lowest(left)
+        if kind == SINGLE:
+            units[at] = np.uint16(page - base)
+            at += 1
+        else:
+            units[at] = np.uint16(page & 0xFFFF)
+            units[at + 1] = np.uint16((page >> 16) & 0xFFFF)
+            at += 2
+    return at
+
+
+@kernel
+def _put_open_run(units, at, kind, first, end, base):
+    """Write the run that a segment of RUN or RUNS has found, if any; return the unit behind it."""
+    if end <= first:
+        return at
+    if kind == RUN:
+        return _put_run(units, at, first, end - first)
+    units[at] = np.uint16(first - base)
+    units[at + 1] = np.uint16(end - first - 1)
+    return at + 2
+
+
+@kernel
+def fill_segments(words, first_pfn, chosen, state, units):
+    """Write segments as `plan` chose until the area is full; return its units, 0 at the end.
+
+    `units` (uint16) is the area. Of `state` ``word`` is the next word, 0 at the start; segments are
+    added to ``n_records``.
+    """
+    word, at = state["word"], 0
+    while word < words.size and at + UNITS_AHEAD <= units.size:
+        if chosen[word] == EMPTY:
+            word += 1
+            continue
+        kind, head = np.int64(chosen[word]) & 7, at
+        base = first_pfn + word * WORD
+        value = base if kind == RUN else base >> 6
+        at += 0 if kind == RUN else HEAD_UNITS
+        first, end = 0, 0  # of the run at hand
+        while True:
+            left, pfn = words[word], first_pfn + word * WORD
+            if kind > RUNS:
+                at = _put_word(units, at, kind, left, pfn, base)
+                left = ZERO
+            while left != ZERO:
+                skip = trailing_zeros(left)
+                left >>= np.uint64(skip)
+                length = trailing_zeros(~left)
+                pfn += skip
+                if pfn != end:
+                    at = _put_open_run(units, at, kind, first, end, base)
+                    first = pfn
+                pfn += length
+                end = pfn
+                left = ZERO if length == WORD else left >> np.uint64(length)
+            word += 1
+            while word < words.size and chosen[word] == EMPTY:
+                word += 1
+            if (
+                word == words.size
+                or np.int64(chosen[word]) & NEW != 0
+                or at + UNITS_AHEAD > units.size
+            ):
+                break
+        at = _put_open_run(units, at, kind, first, end, base)
+        if kind != RUN:
+            size = 4 if kind == BITS else 1 if kind == SINGLE else 2
+            value = 0 if kind == PFNS else value
+            _put_head(units, head, kind, value, (at - head - HEAD_UNITS) // size)
+        state["n_records"] += 1
+    state["word"] = word
+    return at
+
+
+@kernel
+def _read(units, at, n):
+    """Return `n` units as one uint64."""
+    value = ZERO
+    for k in range(n):
+        value |= np.uint64(units[at + k]) << np.uint64(16 * k)
+    return value
+
+
+@kernel
+def decode_segments(words, n_bytes, ranges, faults):
+    """Turn one buffer into ranges, trusting nothing; as `bitmap_v4.decode_records`.
+
+    A segment of no kind, or one that is not all there, ends the buffer.
+    """
+    units, size = words.view(np.uint16), n_bytes // 2
+    if n_bytes % 2 != 0 or n_bytes == 0:
+        record_fault(faults, BUFFER_LENGTH, 2 * size)
+        return 0
+    n, at = 0, 0
+    while at < size:
+        here = 2 * at
+        if at + HEAD_UNITS > size:
+            record_fault(faults, BUFFER_LENGTH, here)
+            return n
+        head = _read(units, at, HEAD_UNITS)
+        at += HEAD_UNITS
+        kind = np.int64(head & np.uint64(7))
+        if kind == RUN:
+            first = np.int64((head >> np.uint64(3)) & np.uint64(PFN_LIMIT - 1))
+            ranges[n, 0] = first
+            ranges[n, 1] = np.int64(head >> np.uint64(42)) + 1
+            if first + ranges[n, 1] > PFN_LIMIT:
+                record_fault(faults, RECORD_RANGE, here)
+            else:
+                n += 1
+            continue
+        if kind >= N_KINDS:
+            record_fault(faults, KIND, here)
+            return n
+        count_at, spare_at = (
+            np.uint64(3 if kind == PFNS else 36),
+            np.uint64(19 if kind == PFNS else 52),
+        )
+        count = np.int64((head >> count_at) & np.uint64(0xFFFF)) + 1
+        if head >> spare_at != ZERO:
+            record_fault(faults, KIND, here)
+            return n
+        size_of = 4 if kind == BITS else 1 if kind == SINGLE else 2
+        if at + count * size_of > size:
+            record_fault(faults, BUFFER_LENGTH, here)
+            return n
+        base = np.int64((head >> np.uint64(3)) & np.uint64((1 << 33) - 1)) << 6
+        joinable = n
+        for i in range(count):
+            item = at + i * size_of
+            if kind == BITS:
+                n = append_runs(_read(units, item, 4), base + i * WORD, ranges, n, joinable)
+            else:
+                page = base + np.int64(units[item])
+                ranges[n, 0] = np.int64(_read(units, item, 2)) if kind == PFNS else page
+                ranges[n, 1] = np.int64(units[item + 1]) + 1 if kind == RUNS else 1
+                n += 1
+        at += count * size_of
+    return n

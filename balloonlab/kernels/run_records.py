@@ -1,0 +1,171 @@
+"""Runs of pages as records: the formats of Dec 2016 to 2020 that name ranges.
+
+``range-v6`` and ``chunk-v7``: a uint64, page number << 12 | pages; where there are 4096 or more, 0
+and their number in the next word (v7: after a word with the number of records). ``desc-v11``: the
+16 bytes of a descriptor, address, length and zeros. ``cont-pages``: page number and pages, 32 bits
+each.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+from .bitmap import FULL, WORD, ZERO
+from .compile import kernel
+from .faults import BUFFER_LENGTH, RECORD_COUNT, RECORD_RANGE, record_fault
+from .intrinsics import trailing_zeros
+
+PFN_BITS = 52
+SHORT_PAGES = 1 << 12  # what no short record has
+DESC_PAGES = (1 << 20) - 1  # whole pages below 4 GiB, what 32 bits of length hold
+CONT_PAGES = (1 << 32) - 1
+MOST_WORDS = 2  # of a record
+LOW_BITS = np.uint64(0xFFF)
+
+
+class Runs(IntEnum):
+    """What a record of a run looks like."""
+
+    RANGE_V6 = 0
+    CHUNK_V7 = 1
+    DESC_V11 = 2
+    CONT_PAGES = 3
+
+
+@kernel
+def most_pages(kind):
+    """Return the most pages that one record names."""
+    if kind == Runs.DESC_V11:
+        return DESC_PAGES
+    return CONT_PAGES if kind == Runs.CONT_PAGES else np.int64(1) << PFN_BITS
+
+
+@kernel
+def _put_run(kind, area, n, pfn, n_pages):
+    """Write a record at word `n`; return the word behind it."""
+    first, count = np.uint64(pfn), np.uint64(n_pages)
+    if kind == Runs.DESC_V11:
+        area[n] = first << np.uint64(12)
+        area[n + 1] = count << np.uint64(12)
+        return n + 2
+    if kind == Runs.CONT_PAGES:
+        area[n] = first | (count << np.uint64(32))
+        return n + 1
+    if n_pages < SHORT_PAGES:
+        area[n] = (first << np.uint64(12)) | count
+        return n + 1
+    area[n] = first << np.uint64(12)
+    area[n + 1] = count
+    return n + 2
+
+
+@kernel
+def next_set(words, bit):
+    """Return the first set bit from `bit` on, or the number of bits."""
+    n_bits = words.size * WORD
+    if bit >= n_bits:
+        return n_bits
+    word = bit >> 6
+    bits = words[word] >> np.uint64(bit & 63)
+    if bits != ZERO:
+        return bit + trailing_zeros(bits)
+    word += 1
+    while word < words.size and words[word] == ZERO:
+        word += 1
+    return word * WORD + trailing_zeros(words[word]) if word < words.size else n_bits
+
+
+@kernel
+def next_clear(words, bit):
+    """Return the first clear bit from `bit` on, or the number of bits."""
+    n_bits = words.size * WORD
+    word = bit >> 6
+    bits = ~words[word] >> np.uint64(bit & 63)
+    if bits != ZERO:
+        return bit + trailing_zeros(bits)
+    word += 1
+    while word < words.size and words[word] == FULL:
+        word += 1
+    return word * WORD + trailing_zeros(~words[word]) if word < words.size else n_bits
+
+
+@kernel
+def fill_runs(kind, words, first_pfn, state, area):
+    """Write runs of set bits as records until the area is full; return its words, 0 at the end.
+
+    `words` (uint64) is a bitmap, `first_pfn` the page of its bit 0. Of `state` ``word`` and ``bit``
+    say where to go on, 0 at the start; records are added to ``n_records``.
+    """
+    header = 1 if kind == Runs.CHUNK_V7 else 0
+    most, n, n_records = most_pages(kind), header, 0
+    at = next_set(words, state["word"] * WORD + state["bit"])
+    n_bits = words.size * WORD
+    while at < n_bits and n + MOST_WORDS <= area.size:
+        end = min(next_clear(words, at), at + most)
+        n = _put_run(kind, area, n, first_pfn + at, end - at)
+        n_records += 1
+        at = next_set(words, end)
+    state["word"] = at >> 6
+    state["bit"] = at & 63
+    state["n_records"] += n_records
+    if n_records == 0:
+        return 0
+    if header > 0:
+        area[0] = np.uint64(n_records)
+    return n
+
+
+@kernel
+def _read_second(kind, word, second):
+    """Return the pages that a record of two words says, 0 where a bit means nothing."""
+    if kind == Runs.DESC_V11:
+        n_bytes = second & np.uint64(0xFFFFFFFF)
+        wrong = second != n_bytes or (word | n_bytes) & LOW_BITS != ZERO
+        return 0 if wrong else np.int64(n_bytes >> np.uint64(12))
+    return 0 if second >> np.uint64(PFN_BITS) != ZERO else np.int64(second)
+
+
+@kernel
+def decode_runs(kind, words, n_bytes, ranges, faults):
+    """Turn one buffer into ranges, trusting nothing; as `bitmap_v4.decode_records`.
+
+    A record that is empty or ends beyond the page numbers is counted and skipped; one whose second
+    word is missing, or a number of records that is not theirs, ends the buffer.
+    """
+    size = n_bytes // 8
+    if n_bytes % 8 != 0 or n_bytes == 0:
+        record_fault(faults, BUFFER_LENGTH, 8 * size)
+        return 0
+    n, at, n_records = 0, 0, size
+    if kind == Runs.CHUNK_V7:
+        at = 1
+        if words[0] >= np.uint64(size):
+            record_fault(faults, RECORD_COUNT, 0)
+            return 0
+        n_records = np.int64(words[0])
+    while at < size and n_records > 0:
+        here, word = at, words[at]
+        n_records -= 1
+        at += 1
+        if kind == Runs.CONT_PAGES:
+            pfn, n_pages = np.int64(word & np.uint64(0xFFFFFFFF)), np.int64(word >> np.uint64(32))
+        else:
+            pfn, n_pages = np.int64(word >> np.uint64(12)), np.int64(word & LOW_BITS)
+            if kind == Runs.DESC_V11 or n_pages == 0:
+                if at == size:
+                    record_fault(faults, BUFFER_LENGTH, 8 * here)
+                    return n
+                n_pages = _read_second(kind, word, words[at])
+                at += 1
+        bits = 32 if kind == Runs.CONT_PAGES else PFN_BITS
+        if n_pages == 0 or pfn + n_pages > np.int64(1) << bits:
+            record_fault(faults, RECORD_RANGE, 8 * here)
+            continue
+        ranges[n, 0] = pfn
+        ranges[n, 1] = n_pages
+        n += 1
+    if kind == Runs.CHUNK_V7 and (at < size or n_records > 0):
+        record_fault(faults, RECORD_COUNT, 8 * at)
+    return n
