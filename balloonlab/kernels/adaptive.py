@@ -172,7 +172,7 @@ def _put_open_run(units, at, kind, first, end, base):
 def fill_segments(words, first_pfn, chosen, state, units):
     """Write segments as `plan` chose until the area is full; return its units, 0 at the end.
 
-    `units` (uint16) is the area. Of `state` ``word`` is the next word, 0 at the start; segments are
+    `units` (uint16) is the area. Of `state` ``word`` is the next word, 0 at the start; heads are
     added to ``n_records``.
     """
     word, at = state["word"], 0
@@ -215,7 +215,7 @@ def fill_segments(words, first_pfn, chosen, state, units):
             size = 4 if kind == BITS else 1 if kind == SINGLE else 2
             value = 0 if kind == PFNS else value
             _put_head(units, head, kind, value, (at - head - HEAD_UNITS) // size)
-        state["n_records"] += 1
+        state["n_records"] += (at - head) // HEAD_UNITS if kind == RUN else 1
     state["word"] = word
     return at
 
