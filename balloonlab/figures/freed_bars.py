@@ -15,6 +15,7 @@ from .looks import Axes, NoCasesError, beside, canvas, legend_below, name_bars, 
 
 LOOKS = {
     "frees": ("frees all of it", "#1f5a99", ""),
+    "later": ("frees it when memory is short", "#8fbbe0", "xxxx"),
     "keeps": ("frees nothing", "white", "////"),
     "fails": ("every call fails", "#d9d9d9", "...."),
 }
@@ -52,7 +53,8 @@ def frees(frame: pd.DataFrame, piece_bytes: int = PIECES[0], ax: Axes | None = N
     with canvas(ax, 7.2, 1.2 + 0.24 * len(rows)) as ax:
         ax.set_xscale("log")
         for y, row in enumerate(rows.itertuples()):
-            kind = "fails" if row.reason else "frees" if row.freed > 0.99 else "keeps"
+            kind = "frees" if row.freed > 0.99 else "later" if row.later > 0.5 else "keeps"
+            kind = "fails" if row.reason else kind
             label, colour, hatch = LOOKS[kind]
             ax.barh(
                 y, row.page_ns, color=colour, hatch=hatch, edgecolor="black", linewidth=0.6,

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..host import BACKINGS, VERBS, GuestRam, Policy
 from ..host.crew import Crew
+from ..host.ram import deferred_huge_pages
 from ..kernels import contents
 from ..measurement.options import PathLike, check_number
 from ..measurement.provenance import describe_machine
@@ -35,8 +36,8 @@ _CASE = ["source", "backing", "thp", "verb", "piece_bytes", "memory_bytes"]
 _RESULT = [
     *("repeat", "n_pages", "n_calls", "n_failed", "time_ns", "touch_ns", "freed_bytes"),
     *("zero_pages", "old_pages", "other_pages", "mappings_after", "huge_bytes_before"),
-    "huge_bytes_after",
-]
+    "huge_bytes_after", "deferred_huge_pages",
+]  # fmt: skip
 COLUMNS = [*_CASE, "reason", *_RESULT]
 
 
@@ -71,7 +72,9 @@ def frees(
         calls, ``touch_ns`` of the guest's writes to each page afterwards, ``freed_bytes`` (private
         pages or the file's blocks), ``zero_pages``, ``old_pages``, ``other_pages`` (what they
         read), ``mappings_after``, ``huge_bytes_before`` and ``huge_bytes_after``
-        (transparent). Counts and times are 0 where there is a reason.
+        (transparent), ``deferred_huge_pages`` (of the machine: broken, but held whole until memory
+        is short; what was discarded of them is in ``freed_bytes``). Counts and times are 0 where
+        there is a reason.
 
     Examples
     --------
@@ -157,7 +160,7 @@ def _discard(
     ram.renew()
     ram.touch()
     extents = np.column_stack([offsets, np.full_like(offsets, piece_bytes)])
-    held, huge = ram.held_bytes(), ram.huge_bytes()
+    held, huge, deferred = ram.held_bytes(), ram.huge_bytes(), deferred_huge_pages()
     with Crew(Policy("range"), ram.memory, ram.verb(verb), len(extents)) as crew:
         n_calls, n_failed, time_ns = crew.timed_discard(extents, np.zeros(2, np.int64))
     mapped = ram.mapped()
@@ -169,6 +172,7 @@ def _discard(
         "mappings_after": mapped.n_mappings,
         "huge_bytes_before": huge,
         "huge_bytes_after": mapped.huge_bytes,
+        "deferred_huge_pages": deferred_huge_pages() - deferred,
     }
 
 
@@ -183,7 +187,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``backing``, ``thp``, ``verb``, ``piece_bytes``; ``freed`` (share of the pages, or NaN);
+        ``backing``, ``thp``, ``verb``, ``piece_bytes``; ``freed`` (share of the pages that are back
+        at once, or NaN), ``later`` (share that is when the host is short of memory);
         ``reads`` (``zero``, ``old``, ``file``, or empty where every call failed); ``page_ns`` and
         ``touch_ns`` per 4 KiB page, with ``least`` and ``greatest`` of the repeats;
         ``mappings_after``, ``huge_bytes_before``, ``huge_bytes_after``; ``reason`` (why there is
@@ -210,8 +215,12 @@ def _summarized(rows: pd.DataFrame) -> dict[str, Any]:
     failed = bool((rows["n_failed"] == rows["n_calls"]).all())
     names = ("zero_pages", "old_pages", "other_pages")
     counts = dict(zip(("zero", "old", "file"), rows[list(names)].sum(), strict=True))
+    gone = float(rows["freed_bytes"].sum() / (rows["n_pages"].sum() * PAGE_BYTES))
+    deferred = (rows["deferred_huge_pages"] * HUGE_BYTES / rows["memory_bytes"]).median()
+    later = gone * min(1.0, float(deferred)) if first["thp"] else 0.0
     result: dict[str, Any] = {
-        "freed": float(rows["freed_bytes"].sum() / (rows["n_pages"].sum() * PAGE_BYTES)),
+        "freed": gone - later,
+        "later": later,
         "reads": "" if failed else max(counts, key=lambda name: counts[name]),
         "reason": "every call fails" if failed else "",
     }

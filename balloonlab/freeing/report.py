@@ -26,7 +26,8 @@ def render(frame: pd.DataFrame) -> Group:
     note = (
         f"{sources}: medians of {n} repeats, a call per piece. Back: the guest's next write to "
         "each page. Maps: mappings of RAM afterwards, of 65,530 that a process may have. Huge: "
-        "transparent huge pages that are left."
+        "transparent huge pages that are left. Later: when the host is short of memory, a huge "
+        "page of which some is discarded is held whole till then."
     )
     reasons = refused.groupby("reason", sort=False)
     texts = [note, *(f"Not made, {_named(part)}: {reason}." for reason, part in reasons)]
@@ -53,6 +54,7 @@ def _table(piece_bytes: int, rows: pd.DataFrame) -> Table:
         view.add_column(name, justify="right", no_wrap=True)
     for row in rows.itertuples():
         freed = {0.0: "nothing", 1.0: "all"}.get(row.freed, f"{row.freed:.0%}")
+        freed = "later" if row.later > row.freed else freed
         freed = "fails" if row.reason else freed
         times = (format_number(row.page_ns), format_number(row.touch_ns))
         huge = row.huge_bytes_before and row.huge_bytes_after / row.huge_bytes_before

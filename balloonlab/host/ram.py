@@ -270,6 +270,19 @@ def mapped_within(smaps: str, first: int, last: int) -> Mapped:
     return Mapped(n, sums["Anonymous"], sums["AnonHugePages"] + sums["ShmemPmdMapped"])
 
 
+def deferred_huge_pages() -> int:
+    """Return how often the kernel has put off to split a huge page, all processes together.
+
+    A transparent huge page of which some 4 KiB were discarded stays whole, until the kernel is
+    short of memory: nothing of it is back before (``thp_deferred_split_page`` in ``/proc/vmstat``).
+    """
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("thp_deferred_split_page"))
+
+
 def missing_facilities() -> list[str]:
     """List what a measurement needs and this platform lacks; empty on Linux."""
     madvise = hasattr(mmap.mmap, "madvise") and hasattr(mmap, "MADV_DONTNEED")

@@ -36,7 +36,6 @@ RUN_BYTES = 8  # of a RUN, which is all head
 UNITS_AHEAD = 160  # what a word adds at most: 64 PFNs, and heads
 PFN_LIMIT = 1 << 39
 MOST_RUN = 1 << 22
-MOST_ITEMS = 1 << 16
 SPAN_WORDS = 1024  # that 16 bits reach
 FAR = 1 << 60  # no way
 

@@ -15,7 +15,7 @@ from .. import wire
 from ..guest import InVcpu, Operation
 from ..host import BalloonDevice, GuestRam, Policy
 from ..host.crew import Crew
-from ..host.ram import Mapped
+from ..host.ram import Mapped, deferred_huge_pages
 from ..kernels.clock import Log
 from ..kernels.faults import DESCRIPTIONS, REPEATED
 from .case import Case
@@ -53,18 +53,21 @@ class Falls(NamedTuple):
     rss_bytes: int
     held_bytes: int
     mapped: Mapped
+    deferred: int  # huge pages that were broken, but are held whole
 
     @classmethod
     def now(cls, ram: GuestRam) -> Self:
         """Return what there is now."""
         mapped = ram.mapped()
-        return cls(psutil.Process().memory_info().rss, ram.held_bytes(mapped), mapped)
+        held_bytes, deferred = ram.held_bytes(mapped), deferred_huge_pages()
+        return cls(psutil.Process().memory_info().rss, held_bytes, mapped, deferred)
 
     def since(self, ram: GuestRam) -> Falls:
         """Return by how much it fell."""
         now = Falls.now(ram)
         fall = self.rss_bytes - now.rss_bytes
-        return Falls(fall, self.held_bytes - now.held_bytes, now.mapped)
+        deferred = now.deferred - self.deferred
+        return Falls(fall, self.held_bytes - now.held_bytes, now.mapped, deferred)
 
 
 class Operated(NamedTuple):
@@ -101,7 +104,7 @@ def carry_out(
         device, wall_ns = done.devices[case.operation], sum(step.wall_ns for step in done.steps)
         work = Work.of(done.steps, device.n_translations, device.n_discards)
         times = stage_times(case.operation, done.log, device.log, wall_ns)
-    check["rss_fall_bytes"] = falls.rss_bytes
+    check |= {"rss_fall_bytes": falls.rss_bytes, "deferred_huge_pages": falls.deferred}
     check |= check_after(case, ram, ballooned, count_lost if case.touched else none_lost)
     held = ram.read_back(ballooned) if case.touched else (0, 0, 0)
     check |= check_freed(case, ballooned, falls.held_bytes, held, falls.mapped)

@@ -9,7 +9,7 @@ import numpy as np
 from .. import wire
 from ..address_map import ram_ranges
 from ..guest import REPORTING, BalloonDriver, Operation
-from ..host.ram import check_thp
+from ..host.ram import check_thp, deferred_huge_pages
 from ..kernels.encode import BLOCKS_PER_KICK
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..qemu import FILL, FIRMWARE, NO_RAM_PFN, HostView, QemuProcess, QemuTransport, page_index
@@ -49,7 +49,7 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
     if case.operation == "deflate":
         driver.inflate(case.balloon_pages)
     rehearsal = _rehearse(driver, case, process)
-    rss, held_bytes = view.rss_bytes(), view.held_bytes()
+    rss, held_bytes, deferred = view.rss_bytes(), view.held_bytes(), deferred_huge_pages()
     driver.log.clear()
     cpu_ns = process.cpu_ns()
     if case.protocol == REPORTING:
@@ -59,6 +59,7 @@ def operate_in_qemu(case: Case, process: QemuProcess, run_id: str, number: int) 
     cpu_ns = process.cpu_ns() - cpu_ns
     check |= {
         "rss_fall_bytes": rss - view.rss_bytes(),
+        "deferred_huge_pages": deferred_huge_pages() - deferred,
         **_check_after(case, view, done, held_bytes),
         "block_order": case.block_order,
         **rehearsal.summary(),

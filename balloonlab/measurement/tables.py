@@ -84,12 +84,16 @@ _TRIPS = {
     "real": "messages of the real run",
 }
 FREED_CHECKS = (
-    Column("freed_bytes", np.int64, "What the host holds less of RAM: private pages, or its file."),
+    Column("freed_bytes", np.int64, "What is less of RAM: mapped private pages, or its file's."),
     Column("zero_pages", np.int64, "Pages of the balloon that read zero afterwards (touched RAM)."),
     Column("old_pages", np.int64, "Pages of the balloon that still read what the guest wrote."),
     Column("mappings_after", np.int64, "Mappings of RAM afterwards."),
     Column("huge_bytes_after", np.int64, "Bytes of RAM on transparent huge pages afterwards."),
-)
+    Column(
+        "deferred_huge_pages", np.int64,
+        "Transparent huge pages broken, but held whole until memory is short (of the machine).",
+    ),
+)  # fmt: skip
 """Of repeats at balloonlab's own device and in QEMU besides: what a discard really did."""
 
 QEMU_CHECKS = (

@@ -34,6 +34,8 @@ def _frees() -> Numbers:
             "lab", "frees-1", f"{name}_back_ns", row.touch_ns, "ns", about, "touched again"
         )
         yield number("lab", "frees-1", f"{name}_freed", 100 * row.freed, "%", about, "freed")
+        later = 100 * row.later
+        yield number("lab", "frees-1", f"{name}_later", later, "%", about, "when memory is short")
         maps = row.mappings_after
         yield number("lab", "frees-1", f"{name}_mappings", maps, "", about, "mappings afterwards")
 
