@@ -411,7 +411,7 @@ def test_arrays_are_patterns_with_names_of_their_own(tmp_path):
         ({"protocl": "pfn"}, TypeError, "unknown argument protocl: did you mean protocol"),
         ({"pattern": ["idle", "idel"]}, ValueError, "pattern must be one of"),
         ({"order": "shufled"}, ValueError, "did you mean 'shuffled'"),
-        ({"protocol": "bitmap-v3"}, ValueError, "did you mean 'bitmap-v4'"),
+        ({"protocol": "bitmap-4"}, ValueError, "did you mean 'bitmap-v4'"),
         ({"out": ""}, ValueError, "out must name a folder"),
         ({"pattern": np.array([0.5])}, TypeError, "pattern must be an array of integers"),
         ({"repeats": 0}, ValueError, "repeats must be"),
