@@ -6,7 +6,7 @@ are full stand in blocks, as there; those between them share a head.
 
 from __future__ import annotations
 
-from .bitmap import FULL, ONE, WORD, ZERO
+from .bitmap import FULL, WORD, ZERO
 from .bitmap_v4 import (
     PAGE_SHIFT_4K,
     RECORD_WORDS,
@@ -40,7 +40,9 @@ def fill_wide(words, first_pfn, state, area):
         n += 1
         while word < words.size and word < begin + MOST_WORDS:
             bits = words[word]
-            if bits + ONE <= ONE:  # none or all
+            if bits == ZERO:
+                break
+            if bits == FULL:
                 break
             area[n] = bits
             n += 1
