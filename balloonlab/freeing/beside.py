@@ -70,9 +70,9 @@ def impact(
     be there afterwards.
 
     In ``kvm`` it runs in a virtual processor, too; that is one of a second virtual machine over the
-    same memory, whose page tables the host must keep as well. Rows of ``kvm`` understate the impact:
-    flushes of the driver's machine do not reach it, and what is counted as beside the inflation
-    begins some 30 ms early, when the driver's processor is made ready.
+    same memory, whose page tables the host must keep as well. Rows of ``kvm`` understate the
+    impact: flushes of the driver's machine do not reach it, and what is counted as beside the
+    inflation begins early, when the driver's processor is made ready.
 
     Parameters
     ----------
