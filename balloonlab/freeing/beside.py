@@ -69,8 +69,8 @@ def impact(
     one of its own unless the host has several threads or messages are in flight. What it wrote must
     be there afterwards.
 
-    In ``kvm`` it runs in a virtual processor, too; that is one of a second virtual machine over the
-    same memory, whose page tables the host must keep as well.
+    In ``kvm`` it runs in a second virtual processor of the same machine: when the host takes pages
+    out of the machine's page tables, KVM interrupts that processor, too, to flush its TLB.
 
     Parameters
     ----------
@@ -145,10 +145,10 @@ def _inflate(case: Case, ram: GuestRam) -> list[dict[str, Any]]:
         guest.touch()
         runner, other = None, None
         if isinstance(guest, VirtualMachine):
-            runner, other = InVcpu(guest.vcpu), stack.enter_context(Vcpu())
+            runner, other = InVcpu(guest.vcpu), stack.enter_context(Vcpu(guest.vcpu))
         outside = _outside(case, ram)
         with Bystander(ram, outside, other) as bystander:
-            done = operate(case, ram, runner, bystander.counting())
+            done = operate(case, ram, runner, bystander.counting)
         ballooned = sent_pages(case, ram, done)
     if ballooned.sum() != case.balloon_pages or ballooned[outside // PAGE_BYTES].any():
         raise RuntimeError(

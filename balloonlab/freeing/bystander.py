@@ -48,11 +48,18 @@ class Bystander:
         return int(words[self._offsets // PAGE_BYTES, 1:].sum())
 
     def __enter__(self) -> Self:
-        self._worker.start()
-        self._worker.wait_for(IDLE_S)
+        try:
+            self._worker.start()
+            self._worker.wait_for(IDLE_S)
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         self._control[0] = kernels.STOP
         self._worker.join()
         self._worker.result()

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from ..queue import Worker
 
 
 def run_in_thread(
-    operate: Callable[[], int], abort: Callable[[], None], settle: Callable[[int], None]
+    operate: Callable[[], int],
+    abort: Callable[[], None],
+    settle: Callable[[int], None],
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> int:
     """Run an operation of the driver; both ends have left when this raises.
 
     `operate`, the compiled call, returns how many pages it has dealt with, and so does this.
     `abort` is called when the run is interrupted: `operate` must return then. `settle` is called
-    with what `operate` returned, whether or not it went on to its end.
+    with what `operate` returned, whether or not it went on to its end. `beside` is entered while
+    it runs.
     """
     worker = Worker(operate, "balloon-driver")
     try:
-        worker.start()
-        worker.wait()
+        with beside():
+            worker.start()
+            worker.wait()
     except BaseException:
         try:
             abort()

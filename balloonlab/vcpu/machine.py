@@ -60,7 +60,7 @@ class Machine:
         return self._n_made - 1
 
     def leave(self) -> None:
-        """A processor is gone; eventfds stay open."""
+        """Count a processor less, and end with the last; eventfds stay open."""
         self._n_open -= 1
         if self._n_open == 0:
             self._open.close()
