@@ -179,13 +179,13 @@ def test_only_what_the_driver_takes_counts_as_beside_it(monkeypatch, guest):
 @pytest.mark.parametrize("guest", [pytest.param("kvm", marks=MARKS)])
 def test_in_kvm_both_run_in_one_virtual_machine(monkeypatch, guest):
     machines = []
-    call = Vcpu.call
+    call = Vcpu.call_within
 
-    def noted(vcpu, function, *arguments):
+    def noted(vcpu, beside, function, *arguments):
         machines.append((function.__name__, vcpu._processor.machine))
-        return call(vcpu, function, *arguments)
+        return call(vcpu, beside, function, *arguments)
 
-    monkeypatch.setattr(Vcpu, "call", noted)
+    monkeypatch.setattr(Vcpu, "call_within", noted)
     bl.impact(["page"], "8MiB", guest, repeats=1, progress=False)
     of = {name: [one for n, one in machines if n == name] for name in ("work", "inflate")}
     assert len(of["work"]) == len(of["inflate"]) == 2  # with the warm-up

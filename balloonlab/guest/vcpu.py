@@ -55,9 +55,8 @@ class InVcpu:
         self._vcpu.calibrate()
         self._written[:] = 0
         before = self._ports_left()
-        n_done = run_in_thread(
-            partial(self._vcpu.call, function, *arguments), abort, settle, beside
-        )
+        call = partial(self._vcpu.call_within, beside, function, *arguments)
+        n_done = run_in_thread(call, abort, settle)
         kicks, waits = map(int, self._written)
         exits = Exits(kicks, waits, self._ports_left() - before)
         self.exits.append(exits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Self
 
 import numpy as np
@@ -89,11 +89,21 @@ class Vcpu:
         A `KvmError` names function, address and reason where it strayed: the process and its
         memory go on, and the next call has a new virtual machine.
         """
+        return self.call_within(nullcontext, function, *arguments)
+
+    def call_within(
+        self,
+        beside: Callable[[], AbstractContextManager[None]],
+        function: Callable[..., Any],
+        *arguments: Any,
+    ) -> Any:
+        """Do as `call`; `beside` is entered while the processor runs, not while it is prepared."""
         call = Call.of(function, arguments, self._own.counter.ctypes.data)
         processor = self._ready()
         processor.prepare(self._own, call)
         waits = self._waits[: self._n_waits]
-        outcome = kernels.run(processor.fd, processor.state, waits, self._exits, self._cell)
+        with beside():
+            outcome = kernels.run(processor.fd, processor.state, waits, self._exits, self._cell)
         registers = processor.registers()
         if outcome != kernels.RETURNED:
             error = processor.error(call.name, outcome, registers)
