@@ -95,6 +95,18 @@ def test_both_phases_of_every_way_are_counted(guest, tmp_path):
     assert running() == []
 
 
+def test_a_thread_that_did_no_step_has_no_throughput():
+    frame = bl.impact(["page", "range"], "8MiB", "thread", repeats=2, progress=False)
+    times = ["n_steps", "time_ns", "p50_ns", "p99_ns", "p999_ns", "max_ns"]
+    beside_it = frame["phase"] == "inflating"
+    frame.loc[beside_it, times] = 1000
+    frame.loc[beside_it & (frame["way"] == "range"), times] = 0
+    page, ranges = summary(frame).to_dict("records")
+    assert page["throughput_least"] > 0
+    ends = ("throughput", "throughput_least", "throughput_greatest")
+    assert [ranges[end] for end in ends] == [0, 0, 0]
+
+
 @pytest.mark.once
 def test_the_picture_has_a_line_per_way_and_the_thread_alone():
     frame = bl.impact(["page", "bitmap-v4"], "16MiB", "thread", repeats=1, progress=False)
@@ -173,7 +185,7 @@ def test_only_what_the_driver_takes_counts_as_beside_it(monkeypatch, guest):
     monkeypatch.setattr(Bystander, "counting", counting)
     monkeypatch.setattr(bl.guest.BalloonDriver, "set_target", around)
     bl.impact(["page"], "8MiB", guest, repeats=1, progress=False)
-    assert phases == [0, "entered", 0] * 2
+    assert phases == [kernels.BETWEEN, "entered", kernels.BETWEEN] * 2
 
 
 @pytest.mark.parametrize("guest", [pytest.param("kvm", marks=MARKS)])

@@ -10,14 +10,14 @@ from .intrinsics import load_acquire
 from .syscalls import now_ns
 from .translate import PAGE_BYTES
 
-STEP_WORDS = 64  # some 2 us of work, most of it misses of the cache and of the TLB
+STEP_WORDS = 64  # some 1 to 2 us of work, most of it misses of the cache and of the TLB
 PAGE_WORDS = PAGE_BYTES // 8
 PARTS = 16
 """Bins of a histogram from one power of two to the next: a time is known to 6 %."""
 
 N_BINS = 64 * PARTS
-STOP = 2
-"""What follows the phases 0 and 1 in `control`."""
+ALONE, INFLATING, BETWEEN, STOP = range(4)
+"""Phases in `control`; between the first two the guest is made ready."""
 
 
 @kernel
@@ -46,8 +46,8 @@ def step(words, offsets, state):
 def work(ram, offsets, state, control, counts, sums, clock):
     """Do step after step until ``control[0]`` is STOP.
 
-    Counts steps in ``counts[phase]``, shape (2, N_BINS), by their time, which begins where the last
-    step's ended: what keeps this thread from running is in it. `sums`, shape (2, 3): steps, ns, the
+    Counts steps in ``counts[phase]``, shape (3, N_BINS), by their time, which begins where the last
+    step's ended: what keeps this thread from running is in it. `sums`, shape (3, 3): steps, ns, the
     longest step.
     """
     words = ram.view(np.uint64)
