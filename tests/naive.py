@@ -609,6 +609,18 @@ def time_bin(ns):
     return 16 * shift + (ns >> shift)
 
 
+def bystander_step(words, pages, state):
+    """Words (a list) after a step on pages, and the state of Marsaglia's xorshift64 then."""
+    words, most = list(words), 2**64
+    for _ in range(64):
+        state ^= state << 13 & most - 1
+        state ^= state >> 7
+        state ^= state << 17 & most - 1
+        page = pages[(state >> 33) % len(pages)]
+        words[512 * page + 1 + state % 2**20 % 511] += 1
+    return words, state
+
+
 def sorted_runs(pages):
     return list(runs(sorted(pages)))
 

@@ -1,6 +1,7 @@
 """Another thread of the guest, beside an inflation."""
 
 import json
+import pkgutil
 import threading
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ from balloonlab.freeing.bystander import Bystander, middle, quantiles
 from balloonlab.host import GuestRam, check_vectored
 from balloonlab.kernels import bystander as kernels
 from balloonlab.sizes import PAGE_BYTES
+from balloonlab.vcpu import Vcpu
 
 from . import naive
 from .kvm import MARKS
@@ -55,6 +57,21 @@ def test_quantiles_of_bins_are_those_of_the_times(times):
     assert quantiles(counts * 0) == dict.fromkeys(found, 0)
 
 
+@given(
+    st.integers(1, 2**64 - 1),
+    st.lists(st.integers(0, 7), min_size=1, max_size=8, unique=True),
+    st.integers(1, 3),
+)
+def test_steps_are_those_of_the_plain_twin(state, pages, n_steps):
+    words, states = np.zeros(8 * 512, np.uint64), np.array([state], np.uint64)
+    expected = words.tolist()
+    for _ in range(n_steps):
+        kernels.step(words, np.array(pages) * PAGE_BYTES, states)
+        expected, state = naive.bystander_step(expected, pages, state)
+    assert words.tolist() == expected
+    assert states.tolist() == [state]
+
+
 @pytest.mark.parametrize("guest", GUESTS)
 def test_both_phases_of_every_way_are_counted(guest, tmp_path):
     frame = bl.impact(ways(), "64MiB", guest, repeats=1, out=tmp_path, progress=False)
@@ -76,6 +93,18 @@ def test_both_phases_of_every_way_are_counted(guest, tmp_path):
         pd.read_csv(tmp_path / "impact.csv"), frame.reset_index(drop=True)
     )
     assert running() == []
+
+
+def test_a_thread_that_did_no_step_has_no_throughput():
+    frame = bl.impact(["page", "range"], "8MiB", "thread", repeats=2, progress=False)
+    times = ["n_steps", "time_ns", "p50_ns", "p99_ns", "p999_ns", "max_ns"]
+    beside_it = frame["phase"] == "inflating"
+    frame.loc[beside_it, times] = 1000
+    frame.loc[beside_it & (frame["way"] == "range"), times] = 0
+    page, ranges = summary(frame).to_dict("records")
+    assert page["throughput_least"] > 0
+    ends = ("throughput", "throughput_least", "throughput_greatest")
+    assert [ranges[end] for end in ends] == [0, 0, 0]
 
 
 @pytest.mark.once
@@ -109,14 +138,70 @@ def test_its_steps_write_its_own_pages_and_never_their_first_word():
     assert bystander.phases()[0]["n_steps"] > 0
 
 
-def test_an_inflation_that_dies_leaves_no_thread(monkeypatch):
-    def dies(*arguments):
-        raise ZeroDivisionError("driver")
+@pytest.mark.parametrize("guest", GUESTS)
+@pytest.mark.parametrize(
+    "where", ["queue.Worker.wait_for", "guest.BalloonDriver.set_target", "queue.Worker.wait"]
+)
+def test_ctrl_c_at_any_time_leaves_no_thread(monkeypatch, guest, where):
+    """While the thread works alone, before the driver runs, and while it does."""
+    name = f"balloonlab.{where}"
+    original, was_running = pkgutil.resolve_name(name), []
 
-    monkeypatch.setattr("balloonlab.guest.BalloonDriver.set_target", dies)
-    with pytest.raises(ZeroDivisionError):
-        bl.impact(["page"], "8MiB", "thread", repeats=1, progress=False)
+    def interrupted(*arguments):
+        was_running.extend(running())
+        monkeypatch.setattr(name, original)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bl.impact(["page"], "8MiB", guest, repeats=1, progress=False)
+    assert "balloon-bystander" in was_running
     assert running() == []
+
+
+@pytest.mark.parametrize("guest", GUESTS)
+def test_only_what_the_driver_takes_counts_as_beside_it(monkeypatch, guest):
+    """What is made ready before, and Python's part after, is no inflation."""
+    phases, entered = [], Bystander.counting
+    set_target = bl.guest.BalloonDriver.set_target
+
+    def around(driver, n_pages):
+        phases.append(current())
+        done = set_target(driver, n_pages)
+        phases.append(current())
+        return done
+
+    def current():
+        return int(one[-1]._control[0])
+
+    one = []
+
+    def counting(bystander):
+        phases.append("entered")
+        return entered(bystander)
+
+    begin = Bystander.__enter__
+    monkeypatch.setattr(Bystander, "__enter__", lambda self: one.append(self) or begin(self))
+    monkeypatch.setattr(Bystander, "counting", counting)
+    monkeypatch.setattr(bl.guest.BalloonDriver, "set_target", around)
+    bl.impact(["page"], "8MiB", guest, repeats=1, progress=False)
+    assert phases == [kernels.BETWEEN, "entered", kernels.BETWEEN] * 2
+
+
+@pytest.mark.parametrize("guest", [pytest.param("kvm", marks=MARKS)])
+def test_in_kvm_both_run_in_one_virtual_machine(monkeypatch, guest):
+    machines = []
+    call = Vcpu.call_within
+
+    def noted(vcpu, beside, function, *arguments):
+        machines.append((function.__name__, vcpu._processor.machine))
+        return call(vcpu, beside, function, *arguments)
+
+    monkeypatch.setattr(Vcpu, "call_within", noted)
+    bl.impact(["page"], "8MiB", guest, repeats=1, progress=False)
+    of = {name: [one for n, one in machines if n == name] for name in ("work", "inflate")}
+    assert len(of["work"]) == len(of["inflate"]) == 2  # with the warm-up
+    assert of["work"] == of["inflate"]
 
 
 @pytest.mark.parametrize(

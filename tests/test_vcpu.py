@@ -14,6 +14,7 @@ from numba import config
 
 from balloonlab.kernels import contents
 from balloonlab.kernels.clock import PACK, Log, record
+from balloonlab.kernels.intrinsics import load_acquire, store_release
 from balloonlab.kernels.syscalls import now_ns
 from balloonlab.kernels.vcpu import write_often, write_port
 from balloonlab.vcpu import KvmError, Vcpu, describe, kvm
@@ -70,6 +71,22 @@ def fill(array):
 @compiled
 def half(number):
     return number / 2
+
+
+@compiled
+def take_turns(turn, mine, n):
+    """Hand the turn to the other `n` times, and wait for it each time."""
+    for _ in range(n):
+        while load_acquire(turn, 0) != mine:
+            pass
+        turn[1] += 1
+        store_release(turn, 0, 1 - mine)
+
+
+@compiled
+def count_until(flag, count):
+    while load_acquire(flag, 0) == 0:
+        count[0] += 1
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +330,102 @@ def test_a_closed_one_leaves_nothing_open():
         assert len(os.listdir("/proc/self/fd")) > len(before)
     assert set(os.listdir("/proc/self/fd")) == before
     assert Path("/proc/self/maps").read_text().count("kvm-vcpu") == machines
+
+
+class Running:
+    """A call in a thread, which is there and counts until it leaves this."""
+
+    def __init__(self, vcpu):
+        self.flag, self.count, self.errors = np.zeros(1, np.int64), np.zeros(1, np.int64), []
+        vcpu.warm(count_until, self.flag, self.count)
+        self._thread = threading.Thread(target=self._run, args=(vcpu,))
+
+    def _run(self, vcpu):
+        try:
+            vcpu.call(count_until, self.flag, self.count)
+        except KvmError as error:
+            self.errors.append(error)
+
+    def goes_on(self):
+        before = self.count[0]
+        while self.count[0] == before and self._thread.is_alive():
+            time.sleep(0.001)
+        return self._thread.is_alive()
+
+    def __enter__(self):
+        self._thread.start()
+        assert self.goes_on()
+        return self
+
+    def __exit__(self, *error):
+        self.flag[0] = 1
+        self._thread.join()
+        assert self.errors == []
+
+
+@needs_kvm
+def test_two_processors_of_a_machine_run_at_the_same_time(vcpu):
+    turn = np.zeros(2, np.int64)
+    with Vcpu(vcpu) as other:
+        assert other._processor.machine is vcpu._processor.machine
+        arguments = take_turns, turn, 1, 100
+        thread = threading.Thread(target=other.call, args=arguments)
+        thread.start()
+        vcpu.call(take_turns, turn, 0, 100)
+        thread.join()
+    assert turn.tolist() == [0, 200]
+
+
+@needs_kvm
+def test_memory_that_one_processor_finds_mapped_the_other_has(vcpu):
+    with Vcpu(vcpu) as other, Running(other) as running:
+        for n_pages in (1, 600, 5000):
+            array = np.frombuffer(mmap.mmap(-1, n_pages * PAGE), np.uint8)
+            vcpu.call(set_first, array[-1:], 9)
+            assert array[-1] == 9
+            assert running.goes_on()
+        n_slots = len(vcpu._processor.machine.memory._slots)
+    with Vcpu(vcpu) as third:
+        assert third.call(load, array[-1:]) == 9
+        assert len(third._processor.machine.memory._slots) >= n_slots
+
+
+@needs_kvm
+@pytest.mark.parametrize("strayed", ["first", "other"])
+def test_a_processor_goes_on_where_one_beside_it_strays(strayed):
+    with Vcpu() as first, Vcpu(first) as other:
+        bad, good = (first, other) if strayed == "first" else (other, first)
+        with Running(good) as running:
+            with pytest.raises(KvmError, match="load strayed"):
+                bad.call(load, view(HOLE, 1))
+            assert bad.call(add_up, np.arange(9)) == 36
+            assert running.goes_on()
+        assert good.call(add_up, np.arange(5)) == 10
+        same = first._processor.machine is other._processor.machine
+        assert same == (strayed == "other"), "the first one's next call has a machine of its own"
+
+
+@needs_kvm
+def test_a_machine_ends_with_the_last_of_its_processors():
+    Vcpu().close()
+    gc.collect()
+    before = set(os.listdir("/proc/self/fd"))
+    first = Vcpu()
+    with Vcpu(first) as other:
+        first.close()
+        array = np.frombuffer(mmap.mmap(-1, 700 * PAGE), np.uint8)
+        other.call(set_first, array[-1:], 5)
+        assert array[-1] == 5
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@needs_kvm
+def test_ports_to_kick_are_the_machines(eventfd):
+    with Vcpu() as first, Vcpu(first) as other:
+        port = other.kick_port(eventfd)
+        for one in (first, other):
+            one.call(write_ports, port, port, 2)
+            assert os.eventfd_read(eventfd) == 4
 
 
 MAPS = """\

@@ -62,17 +62,16 @@ def impact(
 ) -> pd.DataFrame:
     """Inflate over touched memory while another thread of the guest works, and time its steps.
 
-    A step adds 1 to 64 words drawn of up to 4096 pages outside the balloon. It first works alone,
-    for 0.3 s; then beside the inflation. A step's time begins where the last one ended, so whatever
-    keeps the thread from running is in it: interrupts that flush its TLB, faults, another thread on
-    its processor. The driver sleeps while the host discards, so on two processors the thread has
-    one of its own unless the host has several threads or messages are in flight. What it wrote must
-    be there afterwards.
+    A step adds 1 to 64 words drawn of up to 4096 pages outside the balloon, some 1 to 2 us. The
+    thread first works alone, for 0.3 s; then beside the inflation, to which neither what is made
+    ready before nor what is settled after belongs. A step's time begins where the last one ended,
+    so whatever keeps the thread from running is in it: interrupts that flush its TLB, faults,
+    another thread on its processor. The driver sleeps while the host discards, so on two processors
+    the thread has one of its own unless the host has several threads or messages are in flight.
+    What it wrote must be there afterwards.
 
-    In ``kvm`` it runs in a virtual processor, too; that is one of a second virtual machine over the
-    same memory, whose page tables the host must keep as well. Rows of ``kvm`` understate the
-    impact: flushes of the driver's machine do not reach it, and what is counted as beside the
-    inflation begins early, when the driver's processor is made ready.
+    In ``kvm`` it runs in a second virtual processor of the same machine: when the host takes pages
+    out of the machine's page tables, KVM has that processor flush its TLB, too.
 
     Parameters
     ----------
@@ -95,7 +94,7 @@ def impact(
         Two rows for each guest, way and repeat (``phase``: ``alone``, ``inflating``): ``source``,
         ``way``, ``memory_bytes``, ``repeat``, ``wall_ns`` of the inflation, ``n_steps``,
         ``time_ns`` of all steps, ``p50_ns``, ``p99_ns`` and ``p999_ns`` of a step (to 6 %), and
-        ``max_ns``. Errors as of `balloonlab.measure`.
+        ``max_ns``; all 0 where the thread did no step. Errors as of `balloonlab.measure`.
 
     Examples
     --------
@@ -147,10 +146,10 @@ def _inflate(case: Case, ram: GuestRam) -> list[dict[str, Any]]:
         guest.touch()
         runner, other = None, None
         if isinstance(guest, VirtualMachine):
-            runner, other = InVcpu(guest.vcpu), stack.enter_context(Vcpu())
+            runner, other = InVcpu(guest.vcpu), stack.enter_context(Vcpu(guest.vcpu))
         outside = _outside(case, ram)
         with Bystander(ram, outside, other) as bystander:
-            done = operate(case, ram, runner, bystander.counting())
+            done = operate(case, ram, runner, bystander.counting)
         ballooned = sent_pages(case, ram, done)
     if ballooned.sum() != case.balloon_pages or ballooned[outside // PAGE_BYTES].any():
         raise RuntimeError(
@@ -186,7 +185,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
         and the same ``alone``: medians of the repeats; ``throughput`` with its ``least`` and
         ``greatest``.
     """
-    rates = frame["n_steps"] / frame["time_ns"]
+    rates = (frame["n_steps"] / frame["time_ns"]).fillna(0.0)  # a thread that did no step
     frame = frame.assign(rate=rates, wall_ms=frame["wall_ns"] / 1e6)
     by = ["source", "way"]
     inflating, alone_ = (frame[frame["phase"] == name] for name in ("inflating", "alone"))

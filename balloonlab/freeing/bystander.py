@@ -19,6 +19,9 @@ from ..vcpu import Vcpu
 IDLE_S = 0.3
 """How long it works alone, to be compared with."""
 
+PHASES = ("alone", "inflating")
+"""Names of the kernel's phases that are reported."""
+
 QUANTILES = {"p50_ns": 0.5, "p99_ns": 0.99, "p999_ns": 0.999}
 
 
@@ -31,8 +34,8 @@ class Bystander:
     def __init__(self, ram: GuestRam, offsets: npt.NDArray[np.int64], vcpu: Vcpu | None) -> None:
         self._ram, self._offsets, self._vcpu = ram, offsets, vcpu
         self._control = np.zeros(1, np.int64)
-        self._counts = np.zeros((2, kernels.N_BINS), np.int64)
-        self._sums = np.zeros((2, 3), np.int64)
+        self._counts = np.zeros((kernels.STOP, kernels.N_BINS), np.int64)
+        self._sums = np.zeros((kernels.STOP, 3), np.int64)
         self._before = self._words_sum()
         state = np.array([0x9E3779B97F4A7C15], np.uint64)
         clock = vcpu.clock.tsc if vcpu else np.zeros(2, np.int64)
@@ -48,11 +51,19 @@ class Bystander:
         return int(words[self._offsets // PAGE_BYTES, 1:].sum())
 
     def __enter__(self) -> Self:
-        self._worker.start()
-        self._worker.wait_for(IDLE_S)
+        try:
+            self._worker.start()
+            self._worker.wait_for(IDLE_S)
+            self._control[0] = kernels.BETWEEN
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         self._control[0] = kernels.STOP
         self._worker.join()
         self._worker.result()
@@ -60,11 +71,11 @@ class Bystander:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count the steps within as those beside an inflation."""
-        self._control[0] = 1
+        self._control[0] = kernels.INFLATING
         try:
             yield
         finally:
-            self._control[0] = 0
+            self._control[0] = kernels.BETWEEN
 
     def phases(self) -> list[dict[str, Any]]:
         """Return steps and times alone, and beside the inflation; after the exit.
@@ -78,7 +89,8 @@ class Bystander:
                 f"memory outside the balloon lost its contents: {n_written} words were written, "
                 f"{found} are there; nothing is reported"
             )
-        rows = zip(("alone", "inflating"), self._sums.tolist(), self._counts, strict=True)
+        n = len(PHASES)
+        rows = zip(PHASES, self._sums[:n].tolist(), self._counts[:n], strict=True)
         return [
             {"phase": name, "n_steps": n, "time_ns": ns, **quantiles(counts), "max_ns": most}
             for name, (n, ns, most), counts in rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -39,7 +40,11 @@ class InVcpu:
         return Queue(queue.ring, Ports(kick, wait, self._written))
 
     def run(
-        self, operate: partial[int], abort: Callable[[], None], settle: Callable[[int], None]
+        self,
+        operate: partial[int],
+        abort: Callable[[], None],
+        settle: Callable[[int], None],
+        beside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> int:
         """Run an operation as `run_in_thread` does, its memory and its clock made ready before.
 
@@ -50,7 +55,8 @@ class InVcpu:
         self._vcpu.calibrate()
         self._written[:] = 0
         before = self._ports_left()
-        n_done = run_in_thread(partial(self._vcpu.call, function, *arguments), abort, settle)
+        call = partial(self._vcpu.call_within, beside, function, *arguments)
+        n_done = run_in_thread(call, abort, settle)
         kicks, waits = map(int, self._written)
         exits = Exits(kicks, waits, self._ports_left() - before)
         self.exits.append(exits)

@@ -10,14 +10,14 @@ from .intrinsics import load_acquire
 from .syscalls import now_ns
 from .translate import PAGE_BYTES
 
-STEP_WORDS = 64  # some 2 us of work, most of it misses of the cache and of the TLB
+STEP_WORDS = 64  # some 1 to 2 us of work, most of it misses of the cache and of the TLB
 PAGE_WORDS = PAGE_BYTES // 8
 PARTS = 16
 """Bins of a histogram from one power of two to the next: a time is known to 6 %."""
 
 N_BINS = 64 * PARTS
-STOP = 2
-"""What follows the phases 0 and 1 in `control`."""
+ALONE, INFLATING, BETWEEN, STOP = range(4)
+"""Phases in `control`; between the first two the guest is made ready."""
 
 
 @kernel
@@ -30,12 +30,25 @@ def bin_of(ns):
 
 
 @kernel
-def work(ram, offsets, state, control, counts, sums, clock):
-    """Add 1 to words drawn of pages (byte offsets), step after step, until ``control[0]`` is STOP.
+def step(words, offsets, state):
+    """Add 1 to STEP_WORDS words (uint64) drawn of pages, whose byte offsets are `offsets`.
 
-    Counts steps in ``counts[phase]``, shape (2, N_BINS), by their time, which begins where the last
-    step's ended: what keeps this thread from running is in it. `sums`, shape (2, 3): steps, ns, the
-    longest step. A page's first word is never written. `state` is that of the generator.
+    A page's first word is never written. `state` is that of the generator.
+    """
+    for _ in range(STEP_WORDS):
+        x = draw(state)
+        page = offsets[np.int64(x >> np.uint64(33)) % offsets.size]
+        word = 1 + np.int64(x & np.uint64(0xFFFFF)) % (PAGE_WORDS - 1)
+        words[page // 8 + word] += np.uint64(1)
+
+
+@kernel
+def work(ram, offsets, state, control, counts, sums, clock):
+    """Do step after step until ``control[0]`` is STOP.
+
+    Counts steps in ``counts[phase]``, shape (3, N_BINS), by their time, which begins where the last
+    step's ended: what keeps this thread from running is in it. `sums`, shape (3, 3): steps, ns, the
+    longest step.
     """
     words = ram.view(np.uint64)
     begin_ns = now_ns(clock)
@@ -43,11 +56,7 @@ def work(ram, offsets, state, control, counts, sums, clock):
         phase = load_acquire(control, 0)
         if phase == STOP:
             return
-        for _ in range(STEP_WORDS):
-            x = draw(state)
-            page = offsets[np.int64(x >> np.uint64(33)) % offsets.size]
-            word = 1 + np.int64(x & np.uint64(0xFFFFF)) % (PAGE_WORDS - 1)
-            words[page // 8 + word] += np.uint64(1)
+        step(words, offsets, state)
         end_ns = now_ns(clock)
         took = end_ns - begin_ns
         begin_ns = end_ns

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 from .. import wire
 from ..address_map import DRIVER_GPA, ram_ranges
@@ -41,13 +42,15 @@ def machine(
     chunks: bool = False,
     kick_pages: int = PFNS_PER_BUFFER,
     in_flight: int = 1,
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[Machine]:
     """Start a device and a driver that negotiated with it; yield both, stop them at the end.
 
     The driver takes what it can of the `offered` features, and has memory for as many `bitmaps`;
     `policy` is by default as the protocol's hosts do it. The intervals of as many `operations`
     fit the logs, those of more are not logged. A thread runs the driver, or else `vcpu`. `chunks`
-    and `in_flight` as of `BalloonDriver`, `kick_pages` as of `balloonlab.wire.encode`.
+    and `in_flight` as of `BalloonDriver`, `kick_pages` as of `balloonlab.wire.encode`. `beside` is
+    entered while an operation runs, without what is made ready before it.
     """
     wire_format = wire.get(protocol, kick_pages)
     pages = ram.memory_pages
@@ -61,9 +64,9 @@ def machine(
         transport = stack.enter_context(
             LocalTransport(ram.driver_memory(), DRIVER_GPA, offered, wait == "busy")
         )
-        runner: tuple[Callable[..., int], Tsc | None] = (run_in_thread, None)
+        runner: tuple[Callable[..., int], Tsc | None] = partial(run_in_thread, beside=beside), None
         if vcpu is not None:
-            runner = vcpu.run, vcpu.clock
+            runner = partial(vcpu.run, beside=beside), vcpu.clock
             transport.queues = {name: vcpu.queue(ends) for name, ends in transport.queues.items()}
         driver = BalloonDriver(
             transport, buddy, wire_format, rows, bitmaps, *runner, chunks, in_flight

@@ -117,9 +117,9 @@ def operate(
     case: Case,
     ram: GuestRam,
     vcpu: InVcpu | None = None,
-    beside: AbstractContextManager[None] | None = None,
+    beside: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Operated:
-    """Run a case's operation, step by step, by a thread or `vcpu`, and within `beside`.
+    """Run a case's operation, step by step, by a thread or `vcpu`, each within `beside`.
 
     Apart from the checks, so that the guest's lists (20 bytes per page) are gone by then.
     """
@@ -127,7 +127,7 @@ def operate(
     guest = machine(
         ram, case.allocator(), *settings, bitmaps=case.bitmaps, operations=2 * case.steps,
         vcpu=vcpu, chunks=case.allocation == "chunk", kick_pages=case.kick_pages,
-        in_flight=case.in_flight,
+        in_flight=case.in_flight, beside=beside,
     )  # fmt: skip
     with guest as running:
         driver = running.driver
@@ -135,8 +135,7 @@ def operate(
             driver.inflate(case.balloon_pages)
             driver.log.clear()
         before = Falls.now(ram)
-        with beside or nullcontext():
-            steps = [driver.set_target(target) for target in case.targets()]
+        steps = [driver.set_target(target) for target in case.targets()]
         for device in running.devices.values():
             device.settle()
         falls = before.since(ram)

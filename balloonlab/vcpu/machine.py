@@ -1,4 +1,4 @@
-"""The virtual machine itself: its one processor in user mode, its ports to kick."""
+"""The virtual machine itself, its ports to kick; its processors, which run in user mode."""
 
 from __future__ import annotations
 
@@ -29,25 +29,58 @@ _TSC_CONTROL = 0  # group and number of the attribute with the counter's offset
 
 
 class Machine:
-    """The virtual machine itself, with one processor; `kicks` are eventfds by port."""
+    """The virtual machine itself; `kicks` are eventfds by port.
+
+    It ends with the last of its processors.
+    """
 
     def __init__(self, kicks: list[int]) -> None:
         with ExitStack() as stack:
-            device = kvm.open_device()
-            stack.callback(os.close, device)
-            self._vm = ioctl(device, kvm.CREATE_VM, 0)
-            stack.callback(os.close, self._vm)
-            ioctl(self._vm, kvm.SET_TSS_ADDR, TSS_GPA)
-            self.fd = ioctl(self._vm, kvm.CREATE_VCPU, 0)
+            self.device = kvm.open_device()
+            stack.callback(os.close, self.device)
+            self.vm = ioctl(self.device, kvm.CREATE_VM, 0)
+            stack.callback(os.close, self.vm)
+            ioctl(self.vm, kvm.SET_TSS_ADDR, TSS_GPA)
+            self.memory = ProcessMemory(self.vm)
+            for number, eventfd in enumerate(kicks):
+                self.signal(number, eventfd)
+            self._n_made = self._n_open = 0
+            self._open = stack.pop_all()
+
+    def signal(self, number: int, eventfd: int) -> None:
+        """Have KVM signal an eventfd at each write to a port to kick."""
+        event = np.zeros((), kvm.EVENT)
+        event["port"], event["n_bytes"] = FIRST_KICK_PORT + number, 1
+        event["fd"], event["flags"] = eventfd, kvm.IOEVENTFD_PIO
+        kvm.request(self.vm, kvm.IOEVENTFD, event)
+
+    def enter(self) -> int:
+        """Return the number of a processor that is about to be made."""
+        self._n_made, self._n_open = self._n_made + 1, self._n_open + 1
+        return self._n_made - 1
+
+    def leave(self) -> None:
+        """Count a processor less, and end with the last; eventfds stay open."""
+        self._n_open -= 1
+        if self._n_open == 0:
+            self._open.close()
+
+
+class Processor:
+    """One processor of a `machine`; `state` is its ``struct kvm_run``."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        with ExitStack() as stack:
+            number = machine.enter()
+            stack.callback(machine.leave)
+            self.fd = ioctl(machine.vm, kvm.CREATE_VCPU, number)
             stack.callback(os.close, self.fd)
-            size = ioctl(device, kvm.GET_VCPU_MMAP_SIZE)
+            size = ioctl(machine.device, kvm.GET_VCPU_MMAP_SIZE)
             mapping = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED)
             self._bytes = np.frombuffer(mapping, np.uint8)
             self.state = self._bytes.view(np.uint32)
-            self._set_features(device)
-            self._memory = ProcessMemory(self._vm)
-            for number, eventfd in enumerate(kicks):
-                self.signal(number, eventfd)
+            self._set_features(machine.device)
             self._open = stack.pop_all()
 
     def _set_features(self, device: int) -> None:
@@ -68,16 +101,9 @@ class Machine:
         with suppress(OSError):
             kvm.request(self.fd, kvm.SET_DEVICE_ATTR, attribute)
 
-    def signal(self, number: int, eventfd: int) -> None:
-        """Have KVM signal an eventfd at each write to a port to kick."""
-        event = np.zeros((), kvm.EVENT)
-        event["port"], event["n_bytes"] = FIRST_KICK_PORT + number, 1
-        event["fd"], event["flags"] = eventfd, kvm.IOEVENTFD_PIO
-        kvm.request(self._vm, kvm.IOEVENTFD, event)
-
     def prepare(self, own: OwnMemory, call: Call) -> None:
         """Get ready to run a call by the thread that asks for it."""
-        self._memory.refresh()
+        self.machine.memory.refresh()
         self._complete()
         special = np.zeros((), kvm.SREGS)
         kvm.request(self.fd, kvm.GET_SREGS, special)
@@ -86,7 +112,7 @@ class Machine:
             special[name] = _segment(0x23, 0x3, db=1)
         special["fs"]["base"] = _thread_pointer()
         special["tr"] = _segment(0x30, 0xB, s=0, dpl=0, g=0, limit=TSS_BYTES - 1, base=own.tss)
-        special["cr0"], special["cr3"], special["cr4"] = CR0, self._memory.root, CR4
+        special["cr0"], special["cr3"], special["cr4"] = CR0, self.machine.memory.root, CR4
         special["efer"] = EFER
         kvm.request(self.fd, kvm.SET_SREGS, special)
         kvm.request(self.fd, kvm.SET_REGS, own.place(call))
@@ -121,7 +147,7 @@ class Machine:
         )
 
     def close(self) -> None:
-        """End it; the eventfds stay open."""
+        """End it, and the virtual machine where it was the last."""
         del self._bytes, self.state
         self._open.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import threading
 from bisect import bisect, bisect_left, insort
 from pathlib import Path
 from typing import NamedTuple
@@ -76,6 +77,7 @@ class ProcessMemory:
 
     def __init__(self, vm: int) -> None:
         self._vm, self._maps = vm, ""
+        self._refreshing = threading.Lock()  # processors of a machine share it
         self._slots: list[Slot] = []  # by address, none overlaps another
         self._next_gpa, self._next_number, self._n_tables = FIRST_GPA, 0, 1
         mapping = mmap.mmap(-1, TABLES_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -88,6 +90,10 @@ class ProcessMemory:
 
     def refresh(self) -> None:
         """Add what was mapped, or became writable, since the last time."""
+        with self._refreshing:
+            self._refresh()
+
+    def _refresh(self) -> None:
         maps = MAPS.read_text()
         if maps == self._maps:
             return

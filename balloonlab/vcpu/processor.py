@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..kernels import vcpu as kernels
 from . import kvm
 from .calls import Call
 from .clock import Clock
-from .machine import FIRST_KICK_PORT, Machine
+from .machine import FIRST_KICK_PORT, Machine, Processor
 from .memory import MAPS, compiled_code
 from .own import OwnMemory
 
@@ -27,9 +27,14 @@ class Vcpu:
     Addresses are the same inside and outside, so a kernel's code and its arrays are valid in both.
     There are no system calls inside, no Python, no allocation; `kick_port` and `wait_port` are the
     way out. One call at a time. A `KvmError` where there is no KVM.
+
+    With `beside` it is one more processor of that one's virtual machine, and may run at the same
+    time in another thread: both see the same page tables, and what KVM asks of all processors of a
+    machine, as to flush their TLBs, reaches both. Ports to kick are the machine's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, beside: Vcpu | None = None) -> None:
+        self._beside = beside
         self._open = ExitStack()
         self._kicks: list[int] = []
         self._waits = np.full(N_PORTS, -1, np.int64)
@@ -37,7 +42,8 @@ class Vcpu:
         self._exits = np.zeros(kvm.N_EXITS, np.int64)
         self._cell = np.zeros(2, np.int64)
         self._own = OwnMemory()
-        self._machine: Machine | None = Machine(self._kicks)
+        self._processor: Processor | None = None
+        self._ready()
         self.clock = Clock()
         try:
             self.calibrate()
@@ -47,11 +53,13 @@ class Vcpu:
 
     def kick_port(self, eventfd: int) -> int:
         """Return a port such that a write to it signals the eventfd; the function goes on."""
+        if self._beside:
+            return self._beside.kick_port(eventfd)
         if len(self._kicks) == N_PORTS:
             raise ValueError(f"a vCPU has {N_PORTS} ports to kick, all are taken")
         self._kicks.append(self._own_copy(eventfd))
-        if self._machine:
-            self._machine.signal(len(self._kicks) - 1, eventfd)
+        if self._processor:
+            self._processor.machine.signal(len(self._kicks) - 1, eventfd)
         return FIRST_KICK_PORT + len(self._kicks) - 1
 
     def wait_port(self, eventfd: int) -> int:
@@ -81,20 +89,37 @@ class Vcpu:
         A `KvmError` names function, address and reason where it strayed: the process and its
         memory go on, and the next call has a new virtual machine.
         """
+        return self.call_within(nullcontext, function, *arguments)
+
+    def call_within(
+        self,
+        beside: Callable[[], AbstractContextManager[None]],
+        function: Callable[..., Any],
+        *arguments: Any,
+    ) -> Any:
+        """Do as `call`; `beside` is entered while the processor runs, not while it is prepared."""
         call = Call.of(function, arguments, self._own.counter.ctypes.data)
-        machine = self._machine = self._machine or Machine(self._kicks)
-        machine.prepare(self._own, call)
+        processor = self._ready()
+        processor.prepare(self._own, call)
         waits = self._waits[: self._n_waits]
-        outcome = kernels.run(machine.fd, machine.state, waits, self._exits, self._cell)
-        registers = machine.registers()
+        with beside():
+            outcome = kernels.run(processor.fd, processor.state, waits, self._exits, self._cell)
+        registers = processor.registers()
         if outcome != kernels.RETURNED:
-            error = machine.error(call.name, outcome, registers)
-            self._machine = None
-            machine.close()
+            error = processor.error(call.name, outcome, registers)
+            self._processor = None
+            processor.close()
             raise error
         if status := int(registers["rax"]) & 0xFFFF_FFFF:
             raise kvm.KvmError(f"{call.name} raised an exception inside the vCPU (status {status})")
         return call.read(self._own.result)
+
+    def _ready(self) -> Processor:
+        """Return the processor; a new one where there is none, or the last one strayed."""
+        if self._processor is None:
+            machine = self._beside._ready().machine if self._beside else Machine(self._kicks)
+            self._processor = Processor(machine)
+        return self._processor
 
     def warm(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Touch compiled code and a kernel's arrays from inside: `call` meets no fault then."""
@@ -110,10 +135,10 @@ class Vcpu:
         self.clock.calibrate(self)
 
     def close(self) -> None:
-        """End the virtual machine; the process's memory is as it was."""
-        if self._machine:
-            self._machine.close()
-            self._machine = None
+        """End it, and its virtual machine with the last; the process's memory is as it was."""
+        if self._processor:
+            self._processor.close()
+            self._processor = None
         self._open.close()
 
     def __enter__(self) -> Self:
