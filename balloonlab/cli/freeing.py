@@ -19,7 +19,7 @@ def frees(
     """Try every call that takes memory away on every backing, on this kernel.
 
     Whether memory is freed, what its pages read then, ns per page, what the call leaves behind, and
-    what taking back costs. Some ten seconds, no root; huge pages of the kernel's pool need it.
+    what taking back costs. Some twenty seconds, no root; huge pages of the kernel's pool need it.
     """
     from ..freeing import frees
     from ..freeing.report import render
@@ -48,11 +48,13 @@ def collapse(
     The guest touches the pages again, then the kernel collapses them. Some seconds.
     """
     from ..freeing import collapse
+    from ..freeing.collapsing import summary
     from ..freeing.giving_back import GUESTS
+    from ..sizes import format_number
 
     with reported(out=out):
         frame = collapse(memory, guest or GUESTS, repeats, out)  # type: ignore[arg-type]
-        console().print(frame.to_string(index=False))
+        console().print(summary(frame).to_string(index=False, float_format=format_number))
 
 
 @app.command()

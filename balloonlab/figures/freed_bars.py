@@ -11,7 +11,7 @@ from ..freeing.every_call import PIECES, summary
 from ..freeing.giving_back import summary as back_summary
 from ..freeing.report import behind
 from ..sizes import format_number, format_size
-from .looks import Axes, NoCasesError, beside, canvas, legend_below, name_bars, save
+from .looks import SOURCES, Axes, NoCasesError, beside, canvas, legend_below, name_bars, save
 
 LOOKS = {
     "frees": ("frees all of it", "#1f5a99", ""),
@@ -20,8 +20,6 @@ LOOKS = {
     "fails": ("every call fails", "#d9d9d9", "...."),
 }
 """Label, colour and hatch: distinct without colour."""
-
-GUESTS = {"lab": ("#1f5a99", "o"), "kvm": ("#e8a33d", "s"), "linux": ("black", "D")}
 
 
 def frees(frame: pd.DataFrame, piece_bytes: int = PIECES[0], ax: Axes | None = None) -> Axes:
@@ -108,8 +106,8 @@ def give_back(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with canvas(ax, 7.2, 1.2 + 0.55 * len(keys)) as ax:
         ax.set_xscale("log")
         for source, mine in rows.groupby("source", sort=False):
-            colour, marker = GUESTS[str(source)]
-            below = 0.28 * (list(GUESTS).index(str(source)) - 1)
+            colour, marker = SOURCES[str(source)]
+            below = 0.28 * (list(SOURCES).index(str(source)) - 1)
             y = np.array([keys.index(tuple(key)) for key in mine[by].to_numpy()]) + below
             ax.hlines(y, mine["least_us"], mine["greatest_us"], color="black", linewidth=0.8)
             ax.plot(

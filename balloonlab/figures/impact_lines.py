@@ -6,10 +6,10 @@ import pandas as pd
 
 from ..freeing.beside import summary
 from ..sizes import format_number
-from .looks import Axes, NoCasesError, beside, canvas, legend_below, name_bars
+from .looks import SOURCES, Axes, NoCasesError, beside, canvas, legend_below, name_bars
 
-LOOKS = {"lab": ("#1f5a99", 0.0), "kvm": ("#e8a33d", 0.3)}
-"""Colour of each source, and how far below the way's line it is drawn."""
+BELOW = {"lab": 0.0, "kvm": 0.3}
+"""How far below the way's line each source is drawn."""
 
 MARKS = {"p50_ns": ("|", "median"), "p99_ns": ("o", "99 %"), "p999_ns": (">", "99.9 %")}
 
@@ -39,7 +39,7 @@ def impact(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     with canvas(ax, 7.2, 1.3 + 0.4 * (len(ways) + 1)) as ax:
         ax.set_xscale("log")
         for source, mine in rows.groupby("source", sort=False):
-            colour, below = LOOKS[str(source)]
+            colour, below = SOURCES[str(source)][0], BELOW[str(source)]
             first = mine.iloc[0]
             lines = [(below, first[[f"alone_{name}" for name in MARKS]].tolist(), "")]
             for row in mine.itertuples():

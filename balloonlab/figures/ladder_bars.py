@@ -11,14 +11,10 @@ from ..ladder import RUNGS, SCENARIOS, rung_times
 from ..measurement.options import check_choice
 from ..measurement.tables import as_frame
 from ..sizes import format_number
-from .looks import Axes, NoCasesError, beside, canvas, legend_below, name_bars, save
+from .looks import SOURCES, Axes, NoCasesError, beside, canvas, legend_below, name_bars, save
 
-SOURCES = {
-    "lab": ("#1f5a99", "o", 0.0),
-    "kvm": ("#e8a33d", "s", 0.3),
-    "linux": ("black", "D", 0.15),
-}
-"""Colour and marker of each source, and how far below the rung's line it is drawn."""
+BELOW = {"lab": 0.0, "kvm": 0.3, "linux": 0.15}
+"""How far below the rung's line each source is drawn."""
 
 BY = {"host": "host: ", "both": "host and guest: "}
 """Who must change for a rung, before its name."""
@@ -79,7 +75,7 @@ def save_ladders(frame: Any, folder: Path) -> None:
 
 def _draw_source(ax: Axes, mine: pd.DataFrame, source: str, names: list[str]) -> None:
     """Draw a source's points; the floor is no step down from the rung above."""
-    colour, marker, below = SOURCES[source]
+    (colour, marker), below = SOURCES[source], BELOW[source]
     above, label = None, source
     for y, name in enumerate(names):
         if name not in mine.index:

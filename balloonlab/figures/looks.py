@@ -32,6 +32,9 @@ LOOKS = {
 }
 """Label, colour and hatch of each stage: distinct in lightness and hatch without colour."""
 
+SOURCES = {"lab": ("#1f5a99", "o"), "kvm": ("#e8a33d", "s"), "linux": ("black", "D")}
+"""Colour and marker of each source that stands beside others in a figure."""
+
 _GIVEN: WeakKeyDictionary[Axes, dict[str, Any]] = WeakKeyDictionary()
 """The user's Axes that are drawn on, each with the options of its legend below."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from itertools import product
 from typing import Any, Literal
@@ -16,19 +16,14 @@ from ..host import GuestRam
 from ..measurement.case import Case
 from ..measurement.on_kvm import VirtualMachine
 from ..measurement.on_lab import operate, sent_pages
-from ..measurement.options import PathLike, check_choice, check_number
-from ..measurement.provenance import describe_machine
-from ..measurement.resources import check_available, check_facilities
-from ..measurement.runner import alone
-from ..measurement.setups import check_rules, make_case, setup_of
-from ..measurement.stages import WARM_UP
-from ..measurement.store import check_out, write_table
+from ..measurement.options import PathLike
+from ..measurement.setups import make_case, setup_of
 from ..pages import patterns
 from ..sizes import PAGE_BYTES, Size
-from ..terminal import Progress
 from ..vcpu import Vcpu
 from .bystander import Bystander
 from .giving_back import GUESTS
+from .turns import check_arguments, keep, names_of, take_turns
 
 WAYS: dict[str, dict[str, Any]] = {
     "page": {"protocol": "pfn", "discard": "page"},
@@ -103,39 +98,21 @@ def impact(
     >>> frame["phase"].tolist()
     ['alone', 'inflating']
     """
-    if out is not None:
-        check_out(out, TABLE)
-    check_facilities()
-    check_number("repeats", repeats, 1)
-    ways = [ways] if isinstance(ways, str) else list(ways)
-    guests = [guests] if isinstance(guests, str) else list(guests)  # type: ignore[list-item]
-    for way in ways:
-        check_choice("ways", way, WAYS)
-    for guest in guests:
-        check_choice("guests", guest, GUESTS)
+    check_arguments(out, TABLE, repeats)
+    ways, guests = names_of("ways", ways, WAYS), names_of("guests", guests, GUESTS)
     cases = {
-        (guest, way): make_case(memory=memory, guest=guest, **WAYS[way]).with_pages()
+        make_case(memory=memory, guest=guest, **WAYS[way]).with_pages(): way
         for guest, way in product(guests, ways)
     }
-    meta, first = describe_machine(), next(iter(cases.values()))
-    for case in cases.values():
-        check_rules(case)
-        meta |= setup_of(case).describe(case)
-    check_available(first.memory_bytes, True)
-    rows, rng = list[dict[str, Any]](), np.random.default_rng(0)
-    with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
-        ram = setup_of(first).share(first)
-        for number in range(WARM_UP, repeats):
-            for key in [list(cases)[i] for i in rng.permutation(len(cases))]:
-                case = cases[key]
-                bar.describe(f"{case.source}: {key[1]}")
-                about = {"source": case.source, "way": key[1], "memory_bytes": case.memory_bytes}
-                rows += [about | {"repeat": number} | row for row in _inflate(case, ram)]
-                bar.advance()
-    frame = pd.DataFrame([row for row in rows if row["repeat"] != WARM_UP])[COLUMNS]
-    if out is not None:
-        arguments = {"memory_bytes": first.memory_bytes, "guests": guests, "ways": ways}
-        write_table(frame, meta | {"command": "impact", "arguments": arguments}, out, TABLE)
+
+    def once(case: Case, ram: GuestRam) -> Iterator[dict[str, Any]]:
+        about = {"source": case.source, "way": cases[case], "memory_bytes": case.memory_bytes}
+        return (about | row for row in _inflate(case, ram))
+
+    rows, meta = take_turns(list(cases), repeats, progress, once)
+    frame = rows[COLUMNS]
+    size = int(frame["memory_bytes"].iloc[0])
+    keep(frame, meta, out, TABLE, memory_bytes=size, guests=guests, ways=ways)
     return frame
 
 

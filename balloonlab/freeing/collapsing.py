@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterable
-from itertools import product
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -15,16 +14,11 @@ from ..host import GuestRam
 from ..host.ram import advise
 from ..measurement.case import Case
 from ..measurement.on_kvm import VirtualMachine
-from ..measurement.options import PathLike, check_choice, check_number
-from ..measurement.provenance import describe_machine
-from ..measurement.resources import check_available, check_facilities
-from ..measurement.runner import alone
-from ..measurement.setups import check_rules, make_case, setup_of
-from ..measurement.stages import WARM_UP
-from ..measurement.store import check_out, write_table
+from ..measurement.options import PathLike
+from ..measurement.setups import make_case, setup_of
 from ..sizes import HUGE_BYTES, PAGE_BYTES, Size
-from ..terminal import Progress
 from .giving_back import GUESTS, touch_again
+from .turns import check_arguments, keep, names_of, take_turns
 
 TABLE = "collapse.csv"
 COLUMNS = ["source", "memory_bytes", "repeat", "n_pages", "touch_ns", "huge_bytes_before"]
@@ -74,13 +68,8 @@ def collapse(
     >>> import balloonlab as bl
     >>> bl.collapse("64MiB", "thread", repeats=1)  # doctest: +SKIP
     """
-    if out is not None:
-        check_out(out, TABLE)
-    check_facilities()
-    check_number("repeats", repeats, 1)
-    guests = [guests] if isinstance(guests, str) else list(guests)  # type: ignore[list-item]
-    for guest in guests:
-        check_choice("guests", guest, GUESTS)
+    check_arguments(out, TABLE, repeats)
+    guests = names_of("guests", guests, GUESTS)
     cases = [
         make_case(
             memory=memory, balloon=0.5, guest=guest, thp=True, protocol="pfn", pattern="random",
@@ -88,29 +77,43 @@ def collapse(
         ).with_pages()
         for guest in guests
     ]  # fmt: skip
-    meta = describe_machine()
-    for case in cases:
-        check_rules(case)
-        check_available(case.memory_bytes, True)
-        meta |= setup_of(case).describe(case)
-    rows = []
-    with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
-        shared = [setup_of(case).share(case) for case in cases]
-        for number, (case, ram) in product(
-            range(WARM_UP, repeats), list(zip(cases, shared, strict=True))
-        ):
-            bar.describe(case.source)
-            rows.append({**_break_and_mend(case, ram), "repeat": number})
-            bar.advance()
-    frame = pd.DataFrame([row for row in rows if row["repeat"] != WARM_UP])[COLUMNS]
-    if out is not None:
-        arguments = {"memory_bytes": cases[0].memory_bytes, "guests": guests}
-        write_table(frame, meta | {"command": "collapse", "arguments": arguments}, out, TABLE)
+    rows, meta = take_turns(cases, repeats, progress, _break_and_mend)
+    frame = rows[COLUMNS]
+    keep(frame, meta, out, TABLE, memory_bytes=cases[0].memory_bytes, guests=guests)
     return frame
 
 
-def _break_and_mend(case: Case, shared: GuestRam) -> dict[str, Any]:
-    """Do one repeat; return its row."""
+def summary(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per source: what was broken, and what touching and collapsing took.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        What `collapse` returns.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``source``, ``lost`` (share of the huge pages), ``touch_us`` per page and ``collapse_us``
+        per huge page: medians; of the two times the ``least`` and ``greatest`` repeat besides.
+    """
+    values = pd.DataFrame(
+        {
+            "source": frame["source"],
+            "lost": 1 - frame["huge_bytes_after"] / frame["huge_bytes_before"],
+            "touch_us": frame["touch_ns"] / frame["n_pages"] / 1e3,
+            "collapse_us": frame["collapse_ns"] / frame["n_collapsed"] / 1e3,
+        }
+    ).groupby("source", sort=False)
+    ends = {"least": values.min(), "greatest": values.max()}
+    table = values.median()
+    for name, end in ends.items():
+        table = table.join(end[["touch_us", "collapse_us"]].add_prefix(f"{name}_"))
+    return table.reset_index()
+
+
+def _break_and_mend(case: Case, shared: GuestRam) -> Iterator[dict[str, Any]]:
+    """Do one repeat; give its row."""
     with setup_of(case).use(case, shared) as guest:
         guest.touch()
         before = shared.huge_bytes()
@@ -125,7 +128,7 @@ def _break_and_mend(case: Case, shared: GuestRam) -> dict[str, Any]:
             f"{before} bytes {after} were left, and {n_collapsed} huge pages came back: is memory "
             "too fragmented (echo 1 > /proc/sys/vm/compact_memory as root)? Nothing is reported"
         )
-    return {
+    yield {
         "source": case.source,
         "memory_bytes": case.memory_bytes,
         "n_pages": n_pages,

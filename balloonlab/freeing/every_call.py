@@ -13,14 +13,14 @@ from ..host import BACKINGS, VERBS, GuestRam, Policy
 from ..host.crew import Crew
 from ..host.ram import deferred_huge_pages
 from ..kernels import contents
-from ..measurement.options import PathLike, check_number
+from ..measurement.options import PathLike
 from ..measurement.provenance import describe_machine
-from ..measurement.resources import check_available, check_facilities
+from ..measurement.resources import check_available
 from ..measurement.runner import alone
 from ..measurement.stages import WARM_UP
-from ..measurement.store import check_out, write_table
 from ..sizes import HUGE_BYTES, PAGE_BYTES, Size, format_size, parse_pages
 from ..terminal import Progress
+from .turns import check_arguments, keep
 
 TABLE = "frees.csv"
 PIECES = (PAGE_BYTES, HUGE_BYTES)
@@ -49,8 +49,8 @@ def frees(
     Every second piece of a guest that was touched is discarded, a call each: pieces of 4 KiB, then
     of 2 MiB. Then the guest writes to them again. What the host holds less, what the pages read,
     and what is left of mappings and huge pages is looked at each time; memory outside the pieces
-    must be as it was. Some ten seconds, no root: huge pages that the kernel keeps apart (hugetlb)
-    need it, and are left out with the reason.
+    must be as it was. Some twenty seconds, no root: huge pages that the kernel keeps apart
+    (hugetlb) need it, and are left out with the reason.
 
     Parameters
     ----------
@@ -84,10 +84,7 @@ def frees(
     >>> memfd["freed_bytes"].tolist()  # the call returns 0 and frees nothing
     [0, 0]
     """
-    if out is not None:
-        check_out(out, TABLE)
-    check_facilities()
-    check_number("repeats", repeats, 1)
+    check_arguments(out, TABLE, repeats)
     memory_pages = parse_pages(memory, "memory")
     if memory_pages == 0 or memory_pages * PAGE_BYTES % (2 * HUGE_BYTES):
         size = format_size(memory_pages * PAGE_BYTES)
@@ -101,9 +98,7 @@ def frees(
             bar.describe(f"{backing}{', huge pages' if thp else ''}")
             rows += _try_backing(backing, thp, memory_pages, repeats, bar)
     frame = pd.DataFrame(rows, columns=COLUMNS)
-    if out is not None:
-        arguments = {"memory_bytes": memory_pages * PAGE_BYTES, "repeats": repeats}
-        write_table(frame, meta | {"command": "frees", "arguments": arguments}, out, TABLE)
+    keep(frame, meta, out, TABLE, memory_bytes=memory_pages * PAGE_BYTES, repeats=repeats)
     return frame
 
 

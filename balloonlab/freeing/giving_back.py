@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from itertools import product
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -18,17 +17,12 @@ from ..linux import LinuxGuest
 from ..measurement.case import Case
 from ..measurement.on_kvm import VirtualMachine
 from ..measurement.on_lab import operate, sent_pages
-from ..measurement.options import Guest, PathLike, check_choice, check_number
-from ..measurement.provenance import describe_machine
-from ..measurement.resources import check_available, check_facilities
-from ..measurement.runner import alone
-from ..measurement.setups import check_rules, make_case, setup_of
-from ..measurement.stages import WARM_UP
-from ..measurement.store import check_out, write_table
+from ..measurement.options import Guest, PathLike
+from ..measurement.setups import make_case, setup_of
 from ..qemu.protocols import REPORTING
 from ..sizes import HUGE_BYTES, PAGE_BYTES, Size
-from ..terminal import Progress
 from ..vcpu import Vcpu
+from .turns import check_arguments, keep, names_of, take_turns
 
 GUESTS: tuple[Literal["thread", "kvm"], ...] = ("thread", "kvm")
 """Who touches by default."""
@@ -58,8 +52,8 @@ def give_back(
 
     The host puts a zeroed page behind each; a guest in a virtual machine needs an entry in its
     second-level page tables, too, which no thread does. Linux writes a file over its free memory
-    twice: the host's part is by how much the first time takes longer. Guests take turns; a
-    warm-up of each is dropped.
+    twice: the host's part is by how much the first time takes longer. Guests on the same memory
+    take turns; a warm-up of each is dropped.
 
     Parameters
     ----------
@@ -93,36 +87,18 @@ def give_back(
     >>> give_back("16MiB", ["thread"], repeats=1)["n_units"].tolist()
     [3584]
     """
-    if out is not None:
-        check_out(out, TABLE)
-    check_facilities()
-    check_number("repeats", repeats, 1)
-    guests = [guests] if isinstance(guests, str) else list(guests)  # type: ignore[list-item]
-    for guest in guests:
-        check_choice("guests", guest, get_args(Guest))
+    check_arguments(out, TABLE, repeats)
+    guests = names_of("guests", guests, get_args(Guest))
     kinds: list[str | None]
     kinds = [backings] if isinstance(backings, str) else [*backings] or [None]
     cases = [_case(memory, guest, thp, kind, deflate) for guest in guests for kind in kinds]
-    meta = describe_machine()
-    rows = []
-    for case in cases:
-        check_rules(case)
-        check_available(case.memory_bytes, case.touched)
-        meta |= setup_of(case).describe(case)
-    with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
-        shared = [setup_of(case).share(case) for case in cases]
-        for number, (case, ram) in product(
-            range(WARM_UP, repeats), list(zip(cases, shared, strict=True))
-        ):
-            which = "warm-up" if number == WARM_UP else number + 1
-            bar.describe(f"{case.source}, {case.backing}: {which}")
-            rows.append({**_take_back(case, ram), "deflated": deflate, "repeat": number})
-            bar.advance()
-    frame = pd.DataFrame([row for row in rows if row["repeat"] != WARM_UP])[COLUMNS]
-    if out is not None:
-        arguments = {"memory_bytes": cases[0].memory_bytes, "guests": guests, "thp": thp}
-        arguments |= {"backings": kinds, "deflate": deflate}
-        write_table(frame, meta | {"arguments": arguments}, out, TABLE)
+    rows, meta = take_turns(cases, repeats, progress, _take_back)
+    frame = rows.assign(deflated=deflate)[COLUMNS]
+    size = cases[0].memory_bytes
+    keep(
+        frame, meta, out, TABLE, memory_bytes=size, guests=guests, thp=thp, backings=kinds,
+        deflate=deflate,
+    )  # fmt: skip
     return frame
 
 
@@ -147,8 +123,8 @@ def _case(memory: Size, guest: Guest, thp: bool, backing: str | None, deflate: b
     return make_case(**options, operation="deflate" if deflate else "inflate").with_pages()
 
 
-def _take_back(case: Case, shared: Any) -> dict[str, Any]:
-    """Do one repeat; return its row."""
+def _take_back(case: Case, shared: Any) -> Iterator[dict[str, Any]]:
+    """Do one repeat; give its row."""
     if case.guest == "linux":
         unit, (n_units, time_ns) = PAGE_BYTES, _write_again(case)
     else:
@@ -158,7 +134,7 @@ def _take_back(case: Case, shared: Any) -> dict[str, Any]:
             vcpu = guest.vcpu if isinstance(guest, VirtualMachine) else None
             n_units, time_ns = touch_again(case, shared, vcpu, unit)
     about = {name: getattr(case, name) for name in ("source", "backing", "memory_bytes", "thp")}
-    return {**about, "unit_bytes": unit, "n_units": n_units, "time_ns": time_ns}
+    yield {**about, "unit_bytes": unit, "n_units": n_units, "time_ns": time_ns}
 
 
 def _write_again(case: Case) -> tuple[int, int]:

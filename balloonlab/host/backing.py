@@ -122,9 +122,14 @@ def _snapshot(n_bytes: int) -> int:
 
 
 _NO_FREE = "MADV_FREE is of private anonymous memory alone"
-_STAYS_IN_FILE = Effect(frees=False, reads="old")
 _FREES = Effect(frees=True, reads="zero")
-_AWAY_FROM_FILE = Effect(frees=False, reads="zero")  # the mapping goes, the file's pages stay
+_OF_SHARED: dict[str, Effect | str] = {
+    "remove": _FREES,
+    "punch": _FREES,
+    "dontneed": Effect(frees=False, reads="old"),  # the mapping goes, the file's pages stay
+    "free": _NO_FREE,
+    "map": Effect(frees=False, reads="zero"),  # the same
+}
 
 BACKINGS = {
     "anonymous": Backing(
@@ -140,24 +145,12 @@ BACKINGS = {
     ),
     "memfd": Backing(
         mmap.MAP_SHARED,
-        {
-            "remove": _FREES,
-            "punch": _FREES,
-            "dontneed": _STAYS_IN_FILE,
-            "free": _NO_FREE,
-            "map": _AWAY_FROM_FILE,
-        },
+        _OF_SHARED,
         open=_memfd,
     ),
     "hugetlb": Backing(
         mmap.MAP_SHARED,
-        {
-            "remove": _FREES,
-            "punch": _FREES,
-            "dontneed": _STAYS_IN_FILE,
-            "free": _NO_FREE,
-            "map": _AWAY_FROM_FILE,
-        },
+        _OF_SHARED,
         open=_hugetlb,
         close=_close_hugetlb,
         page_bytes=HUGE_BYTES,

@@ -18,7 +18,7 @@ from .checks import Pages, check_after, check_before, check_freed, none_lost
 from .stages import Repeat, Work
 from .stages_by_difference import PAIRS, Rehearsal, quartiles, round_trips, stage_times
 
-BACKINGS = {"anonymous": ("dontneed",), "memfd": ("punch",), "hugetlb": ("punch",)}
+VERBS_OF = {"anonymous": ("dontneed",), "memfd": ("punch",), "hugetlb": ("punch",)}
 """What QEMU can have behind RAM, and its call. Of a memfd it drops the mapping, too."""
 
 STRAY_PAGES = 256  # which firmware may have written in a guest that counts as untouched

@@ -134,7 +134,7 @@ SETUPS = {
             },
         },
         check_pages=check_memory,
-        backings=on_qemu.BACKINGS,
+        backings=on_qemu.VERBS_OF,
         by_difference=True,
         describe=lambda case: {"qemu": ".".join(map(str, find()[1]))},
     ),

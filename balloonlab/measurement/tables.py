@@ -77,12 +77,6 @@ CHECKS = (
 )
 """One row per repeat: what memory looked like around it."""
 
-_TRIPS = {
-    "empty": "empty messages",
-    "skipped": "full messages that were passed over",
-    "translate": "pairs: full less empty",
-    "real": "messages of the real run",
-}
 FREED_CHECKS = (
     Column("freed_bytes", np.int64, "What is less of RAM: mapped private pages, or its file's."),
     Column("zero_pages", np.int64, "Pages of the balloon that read zero afterwards (touched RAM)."),
@@ -96,6 +90,12 @@ FREED_CHECKS = (
 )  # fmt: skip
 """Of repeats at balloonlab's own device and in QEMU besides: what a discard really did."""
 
+_TRIPS = {
+    "empty": "empty messages",
+    "skipped": "full messages that were passed over",
+    "translate": "pairs: full less empty",
+    "real": "messages of the real run",
+}
 QEMU_CHECKS = (
     Column("block_order", np.int64, "Order of the reported blocks; 0 for other protocols."),
     *(

@@ -58,6 +58,7 @@ def discards(stream: Iterable[Buffer], protocol: str) -> npt.NDArray[np.void]:
 
 def _carry_out(stream: Iterable[Buffer], protocol: str) -> tuple[npt.NDArray[np.void], int]:
     """Make the calls of `discards`, and count the lookups in the memory map."""
+    # Ranges of a format that was registered are applied as those of bitmap-v4.
     wire_format = wire.get("bitmap-v4" if protocol in CODECS else protocol)
     decoded = [wire.decode([buffer], protocol) for buffer in stream]
     top = max((int((d["start_pfn"] + d["n_pages"]).max()) for d in decoded if d.size), default=0)

@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import datasets
 from ..freeing.beside import summary as impact_summary
+from ..freeing.collapsing import summary as collapse_summary
 from ..freeing.every_call import PIECES
 from ..freeing.every_call import summary as frees_summary
 from ..freeing.giving_back import summary as back_summary
@@ -84,17 +85,12 @@ def _give_back() -> Numbers:
 
 
 def _collapse() -> Numbers:
-    frame = pd.read_csv(datasets.path("collapse/collapse.csv"))
-    for source, rows in frame.groupby("source"):
-        us = (rows["collapse_ns"] / rows["n_collapsed"]).median() / 1e3
-        lost = 100 * (1 - rows["huge_bytes_after"] / rows["huge_bytes_before"]).median()
-        touch = (rows["touch_ns"] / rows["n_pages"]).median() / 1e3
-        about = "half of 1 GiB at random, pfn"
-        yield number(source, "collapse", f"collapse_{source}_us", us, "us", "a huge page", about)
-        yield number(source, "collapse", f"collapse_{source}_lost", lost, "%", "huge pages", about)
-        yield number(
-            source, "collapse", f"collapse_{source}_touch_us", touch, "us", "a page", about
-        )
+    about = "half of 1 GiB at random, pfn"
+    for row in collapse_summary(pd.read_csv(datasets.path("collapse/collapse.csv"))).itertuples():
+        name, of = f"collapse_{row.source}", (row.source, "collapse")
+        yield number(*of, f"{name}_us", row.collapse_us, "us", "a huge page", about)
+        yield number(*of, f"{name}_lost", 100 * row.lost, "%", "huge pages", about)
+        yield number(*of, f"{name}_touch_us", row.touch_us, "us", "a page", about)
 
 
 def _impact() -> Numbers:
