@@ -57,7 +57,7 @@ def impact(
 ) -> pd.DataFrame:
     """Inflate over touched memory while another thread of the guest works, and time its steps.
 
-    A step adds 1 to 64 words drawn of up to 4096 pages outside the balloon, some 1 to 2 us. The
+    A step adds 1 to 64 words drawn of up to 4096 pages outside the balloon, some 1 to 5 us. The
     thread first works alone, for 0.3 s; then beside the inflation, to which neither what is made
     ready before nor what is settled after belongs. A step's time begins where the last one ended,
     so whatever keeps the thread from running is in it: interrupts that flush its TLB, faults,
