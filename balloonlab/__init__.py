@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         datasets,
         figures,
         freeing,
+        harness,
         ladder,
         linux,
         model,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         wire,
     )
     from .freeing import collapse, frees, give_back, impact
+    from .harness import encodings
     from .host import host_policies, host_policy
     from .ladder import bench
     from .main_job import reproduce
@@ -52,15 +54,15 @@ if TYPE_CHECKING:
     from .pages import patterns, traces
 
 __all__ = [
-    "bench", "capture", "collapse", "compare", "datasets", "figures", "freeing", "frees",
-    "give_back", "host_policies", "host_policy", "impact", "ladder", "linux", "load",
-    "load_timeline", "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce",
+    "bench", "capture", "collapse", "compare", "datasets", "encodings", "figures", "freeing",
+    "frees", "give_back", "harness", "host_policies", "host_policy", "impact", "ladder", "linux",
+    "load", "load_timeline", "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce",
     "reproduction", "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces",
     "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {
-    "bench": "ladder", "reproduce": "main_job",
+    "bench": "ladder", "encodings": "harness", "reproduce": "main_job",
     **dict.fromkeys(("collapse", "frees", "give_back", "impact"), "freeing"),
     **dict.fromkeys(("host_policies", "host_policy"), "host"),
     **dict.fromkeys(("patterns", "traces"), "pages"),

@@ -770,7 +770,9 @@ def decode_adaptive(buffer):
 
 
 def fewest_bytes(words):
-    """Bytes of the best row of segments of `adaptive` for a few bitmap words, every way tried."""
+    """Bytes of the best segments of `adaptive` for a few bitmap words, every way tried.
+
+    Without the head of the list of page numbers, which a message has once."""
     best = None
     there = [i for i, word in enumerate(words) if word]
     for kinds in product(range(5), repeat=len(there)):
@@ -782,7 +784,7 @@ def fewest_bytes(words):
             same = before is not None and before[1] == kind and (kind != 3 or before[0] == i - 1)
             joined = starts - bool(goes_on and same)
             total += [8 * joined, 4 * joined, 2 * word.bit_count(), 8, 4 * word.bit_count()][kind]
-            total += 0 if same or kind == 0 else 8
+            total += 0 if same or kind in (0, 4) else 8
             before = i, kind
         best = total if best is None else min(best, total)
     return best

@@ -16,14 +16,14 @@ from ..host import GuestRam
 from ..measurement.case import Case
 from ..measurement.on_kvm import VirtualMachine
 from ..measurement.on_lab import operate, sent_pages
-from ..measurement.options import PathLike
+from ..measurement.options import PathLike, names_of
 from ..measurement.setups import make_case, setup_of
 from ..pages import patterns
 from ..sizes import PAGE_BYTES, Size
 from ..vcpu import Vcpu
 from .bystander import Bystander
 from .giving_back import GUESTS
-from .turns import check_arguments, keep, names_of, take_turns
+from .turns import check_arguments, keep, take_turns
 
 WAYS: dict[str, dict[str, Any]] = {
     "page": {"protocol": "pfn", "discard": "page"},

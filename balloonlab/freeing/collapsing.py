@@ -14,11 +14,11 @@ from ..host import GuestRam
 from ..host.ram import advise
 from ..measurement.case import Case
 from ..measurement.on_kvm import VirtualMachine
-from ..measurement.options import PathLike
+from ..measurement.options import PathLike, names_of
 from ..measurement.setups import make_case, setup_of
 from ..sizes import HUGE_BYTES, PAGE_BYTES, Size
 from .giving_back import GUESTS, touch_again
-from .turns import check_arguments, keep, names_of, take_turns
+from .turns import check_arguments, keep, take_turns
 
 TABLE = "collapse.csv"
 COLUMNS = ["source", "memory_bytes", "repeat", "n_pages", "touch_ns", "huge_bytes_before"]

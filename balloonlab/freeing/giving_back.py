@@ -17,12 +17,12 @@ from ..linux import LinuxGuest
 from ..measurement.case import Case
 from ..measurement.on_kvm import VirtualMachine
 from ..measurement.on_lab import operate, sent_pages
-from ..measurement.options import Guest, PathLike
+from ..measurement.options import Guest, PathLike, names_of
 from ..measurement.setups import make_case, setup_of
 from ..qemu.protocols import REPORTING
 from ..sizes import HUGE_BYTES, PAGE_BYTES, Size
 from ..vcpu import Vcpu
-from .turns import check_arguments, keep, names_of, take_turns
+from .turns import check_arguments, keep, take_turns
 
 GUESTS: tuple[Literal["thread", "kvm"], ...] = ("thread", "kvm")
 """Who touches by default."""

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..measurement.case import Case
-from ..measurement.options import PathLike, check_choice, check_number
+from ..measurement.options import PathLike, check_number
 from ..measurement.provenance import describe_machine
 from ..measurement.resources import check_available, check_facilities
 from ..measurement.runner import alone
@@ -28,17 +28,6 @@ def check_arguments(out: PathLike | None, table: str, repeats: int) -> None:
         check_out(out, table)
     check_facilities()
     check_number("repeats", repeats, 1)
-
-
-def names_of(name: str, given: Iterable[str], choices: Iterable[str]) -> list[Any]:
-    """Return an argument of several words, or of one, as a list; each is checked (ValueError)."""
-    names = [given] if isinstance(given, str) else list(given)
-    choices = tuple(choices)
-    if not names:
-        raise ValueError(f"{name} must have at least one of {', '.join(choices)}")
-    for one in names:
-        check_choice(name, one, choices)
-    return names
 
 
 def take_turns(

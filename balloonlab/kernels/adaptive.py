@@ -12,10 +12,11 @@ kind  name    head, from bit 3 on                            behind it
 4     PFNS    pages less 1 16 bits                           page number, 32 bits each
 ====  ======  =============================================  ==============================
 
-First pages and pages of RUNS and SINGLE count from the head's word on. `plan` walks the bitmap once
-and keeps for each of the five the fewest bytes that lead up to this word; then it goes back along
-the best. No format that names the same pages by any of these can be shorter by more than the heads
-of a window.
+First pages and pages of RUNS and SINGLE count from the head's word on. PFNS is the last segment of
+a message: pages go there from anywhere, and what was open before them is closed. `plan` walks a
+bitmap once and keeps for each of the five the fewest bytes that lead up to this word; then it goes
+back along the best. Messages go on from one bitmap to the next, so few pages in each of many take
+4 bytes each, as they do in ``pfn``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ NEW, EMPTY = 0x80, 0xFF  # in a plan: a segment begins; the word is 0
 HEAD_BYTES, HEAD_UNITS = 8, 4
 RUN_BYTES = 8  # of a RUN, which is all head
 UNITS_AHEAD = 160  # what a word adds at most: 64 PFNs, and heads
+PFN_UNITS = 2
 PFN_LIMIT = 1 << 39
 MOST_RUN = 1 << 22
 SPAN_WORDS = 1024  # that 16 bits reach
@@ -45,9 +47,10 @@ def plan(words, first_pfn, chosen):
     """Choose the kind of each word's segment; `chosen` is uint8, as many as `words` (uint64).
 
     A kind, with NEW where a segment begins with the word; EMPTY for words that are 0. `first_pfn`
-    is the page of bit 0, a multiple of 64. Return the bytes of all segments.
+    is the page of bit 0, a multiple of 64. Return the bytes of all segments, but the head of PFNS:
+    a message has at most one.
     """
-    run, runs, single, bits, pfns = 0, FAR, FAR, FAR, FAR
+    run, runs, single, bits = 0, FAR, FAR, FAR
     runs_from, single_from, before = 0, 0, -2
     best, cheapest = 0, RUN
     below = ZERO
@@ -82,14 +85,8 @@ def plan(words, first_pfn, chosen):
         if anew < by:
             by, opened = anew, opened | 1 << BITS
         bits = by
-        if first_pfn + (i + 1) * WORD <= np.int64(1) << 32:
-            by = pfns + 4 * n
-            anew = best + HEAD_BYTES + 4 * n
-            if anew < by:
-                by, opened = anew, opened | 1 << PFNS
-            pfns = by
-        else:
-            pfns = FAR
+        pfns = best + 4 * n if first_pfn + (i + 1) * WORD <= np.int64(1) << 32 else FAR
+        opened |= 1 << PFNS
         chosen[i] = opened | cheapest << 5
         best, cheapest = run, RUN
         if runs < best:
@@ -136,23 +133,31 @@ def _put_run(units, at, first, n_pages):
 
 @kernel
 def _put_word(units, at, kind, word, pfn, base):
-    """Write what a word adds to a segment of BITS, SINGLE or PFNS; return the unit behind it."""
+    """Write what a word adds to a segment of BITS or SINGLE; return the unit behind it."""
     if kind == BITS:
         for k in range(4):
             units[at + k] = np.uint16((word >> np.uint64(16 * k)) & np.uint64(0xFFFF))
         return at + 4
     left = word
     while left != ZERO:
+        units[at] = np.uint16(pfn + trailing_zeros(left) - base)
+        left = clear_lowest(left)
+        at += 1
+    return at
+
+
+@kernel
+def _list_word(units, n_listed, word, pfn):
+    """List the pages of a word at the end of the area, the last one foremost; return how many."""
+    left = word
+    while left != ZERO:
         page = pfn + trailing_zeros(left)
         left = clear_lowest(left)
-        if kind == SINGLE:
-            units[at] = np.uint16(page - base)
-            at += 1
-        else:
-            units[at] = np.uint16(page & 0xFFFF)
-            units[at + 1] = np.uint16((page >> 16) & 0xFFFF)
-            at += 2
-    return at
+        n_listed += 1
+        at = units.size - PFN_UNITS * n_listed
+        units[at] = np.uint16(page & 0xFFFF)
+        units[at + 1] = np.uint16((page >> 16) & 0xFFFF)
+    return n_listed
 
 
 @kernel
@@ -169,19 +174,24 @@ def _put_open_run(units, at, kind, first, end, base):
 
 @kernel
 def fill_segments(words, first_pfn, chosen, state, units):
-    """Write segments as `plan` chose until the area is full; return its units, 0 at the end.
+    """Write segments as `plan` chose, behind those before; return whether the area is full.
 
-    `units` (uint16) is the area. Of `state` ``word`` is the next word, 0 at the start; heads are
-    added to ``n_records``.
+    `units` (uint16) is the area. Of `state` ``word`` is the next word, ``at`` the first free unit
+    and ``n_listed`` the pages listed at the end of the area, all 0 at the start; heads are added to
+    ``n_records``. `close_segments` makes a message of it.
     """
-    word, at = state["word"], 0
-    while word < words.size and at + UNITS_AHEAD <= units.size:
+    word, at, n_listed = state["word"], state["at"], state["n_listed"]
+    n_records = 0
+    while word < words.size and at + PFN_UNITS * n_listed + UNITS_AHEAD <= units.size:
         if chosen[word] == EMPTY:
             word += 1
             continue
-        kind, head = np.int64(chosen[word]) & 7, at
-        base = first_pfn + word * WORD
-        value = base if kind == RUN else base >> 6
+        kind = np.int64(chosen[word]) & 7
+        if kind == PFNS:
+            n_listed = _list_word(units, n_listed, words[word], first_pfn + word * WORD)
+            word += 1
+            continue
+        head, base = at, first_pfn + word * WORD
         at += 0 if kind == RUN else HEAD_UNITS
         first, end = 0, 0  # of the run at hand
         while True:
@@ -206,17 +216,40 @@ def fill_segments(words, first_pfn, chosen, state, units):
             if (
                 word == words.size
                 or np.int64(chosen[word]) & NEW != 0
-                or at + UNITS_AHEAD > units.size
+                or at + PFN_UNITS * n_listed + UNITS_AHEAD > units.size
             ):
                 break
         at = _put_open_run(units, at, kind, first, end, base)
         if kind != RUN:
             size = 4 if kind == BITS else 1 if kind == SINGLE else 2
-            value = 0 if kind == PFNS else value
-            _put_head(units, head, kind, value, (at - head - HEAD_UNITS) // size)
-        state["n_records"] += (at - head) // HEAD_UNITS if kind == RUN else 1
+            _put_head(units, head, kind, base >> 6, (at - head - HEAD_UNITS) // size)
+        n_records += (at - head) // HEAD_UNITS if kind == RUN else 1
     state["word"] = word
-    return at
+    state["at"] = at
+    state["n_listed"] = n_listed
+    state["n_records"] += n_records
+    return word < words.size
+
+
+@kernel
+def close_segments(state, units):
+    """Put the pages that were listed behind the other segments; return the units of the message."""
+    at, n_listed = state["at"], state["n_listed"]
+    state["at"] = 0
+    state["n_listed"] = 0
+    if n_listed == 0:
+        return at
+    state["n_records"] += 1
+    listed = units[units.size - PFN_UNITS * n_listed :]
+    for i in range(n_listed // 2):
+        a, b = PFN_UNITS * i, PFN_UNITS * (n_listed - 1 - i)
+        for k in range(PFN_UNITS):
+            listed[a + k], listed[b + k] = listed[b + k], listed[a + k]
+    _put_head(units, at, PFNS, 0, n_listed)  # below the list: UNITS_AHEAD are left
+    at += HEAD_UNITS
+    for i in range(listed.size):
+        units[at + i] = listed[i]
+    return at + listed.size
 
 
 @kernel

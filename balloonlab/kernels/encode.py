@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import posted
-from .adaptive import fill_segments, plan
+from .adaptive import close_segments, fill_segments, plan
 from .bitmap import WORD, ZERO, set_bits, survey
 from .bitmap_v3 import fill_raw
 from .bitmap_v4 import (
@@ -45,6 +45,9 @@ STATE = np.dtype(
         ("n_words", np.int64),  # bitmap words of the open window
         ("word", np.int64),  # the next one to read
         ("bit", np.int64),  # of it, where runs are cut at any page
+        ("at", np.int64),  # units of the record area that have segments
+        ("n_listed", np.int64),  # page numbers at its end
+        ("goes_on", np.int64),  # whether a message may go on behind the bitmap
         ("n_records", np.int64),
         ("buffer", np.int64),  # which one the next message is written into
     ]
@@ -131,6 +134,7 @@ def open_window(encoder, pages, lowest, start_pfn, high):
     state["n_words"] = (high - start_pfn) // WORD + 1
     state["word"] = 0
     state["bit"] = 0
+    state["goes_on"] = 1 if state["next_window"] < state["n_windows"] else 0
     words = encoder.bitmaps[: state["n_words"]]
     words[:] = ZERO
     set_bits(pages, lowest, start_pfn, words)
@@ -151,6 +155,8 @@ def _begin_records(encoder, pages):
     state["begin"] = 0
     state["word"] = 0
     state["n_words"] = 0
+    state["at"] = 0
+    state["n_listed"] = 0
     if n_windows == 1:
         state["next_window"] = 1
         open_window(encoder, pages, lowest, state["first_pfn"], np.int64(top))
@@ -176,7 +182,7 @@ def _open_next_window(encoder):
 
 @kernel
 def _fill(encoder, words, window_words):
-    """Fill the record area from the open bitmap, to the end of a window; return its bytes."""
+    """Fill the record area from the open bitmap, to the end of a window; return what is due."""
     state, area, encoding = encoder.state[0], record_area(encoder), encoder.encoding
     first_pfn = state["start_pfn"]
     if encoding == Encoding.RECORDS:
@@ -187,7 +193,10 @@ def _fill(encoder, words, window_words):
     if encoding == Encoding.RAW:
         return 8 * fill_raw(words, first_pfn, state, area)
     if encoding == Encoding.SEGMENTS:
-        return 2 * fill_segments(words, first_pfn, encoder.chosen, state, area.view(np.uint16))
+        units = area.view(np.uint16)
+        full = fill_segments(words, first_pfn, encoder.chosen, state, units)
+        goes_on = state["goes_on"] != 0 or state["word"] < state["n_words"]
+        return 0 if goes_on and not full else 2 * close_segments(state, units)
     return 8 * fill_runs(encoding - Encoding.RANGE_V6, words, first_pfn, state, area)
 
 
@@ -203,7 +212,7 @@ def _next_records(encoder):
             if used > 0:
                 return used
             if state["word"] < state["n_words"]:
-                continue  # a window without pages
+                continue  # a window without pages, or none of it is due yet
         if state["next_window"] == state["n_windows"]:
             return 0
         _open_next_window(encoder)

@@ -204,6 +204,17 @@ def check_choice(
         raise ValueError(f"{name} must be one of {', '.join(choices)}{where}, got {value!r}{hint}")
 
 
+def names_of(name: str, given: Iterable[str], choices: Iterable[str]) -> list[Any]:
+    """Return an argument of several words, or of one, as a list; each is checked (ValueError)."""
+    names = [given] if isinstance(given, str) else list(given)
+    choices = tuple(choices)
+    if not names:
+        raise ValueError(f"{name} must have at least one of {', '.join(choices)}")
+    for one in names:
+        check_choice(name, one, choices)
+    return names
+
+
 def check_number(name: str, value: Any, least: int, most: int | None = None) -> None:
     """Check an argument that counts something (ValueError)."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -131,8 +131,7 @@ def _count_records(pages: npt.NDArray[np.uint64], stream: list[bytes], protocol:
         return 0
     if protocol == "bitmap-v4-posted":
         return len(wire.records(stream))
-    encoding = wire.get(protocol).encoding
-    return sum(split(*window, encoding)[1] for window in pack_windows(pages))
+    return split(pack_windows(pages), wire.get(protocol).encoding)[1]
 
 
 def counts(pfns: npt.ArrayLike, protocol: str) -> dict[str, int]:
@@ -225,7 +224,7 @@ def _count_window(first_pfn: int, inside: tuple[tuple[int, int], ...]) -> dict[s
 
 
 def _count_bitmap(first_pfn: int, words: npt.NDArray[np.uint64]) -> dict[str, int]:
-    stream, n_records = split(first_pfn, words)
+    stream, n_records = split([(first_pfn, words)])
     calls, n_translations = _carry_out(stream, "bitmap-v4")
     n_pages, wire_bytes = int(calls["n_pages"].sum()), sum(map(len, stream))
     found = (n_pages, len(stream), wire_bytes, n_records, n_translations, len(calls))

@@ -78,7 +78,7 @@ def _open_now() -> tuple[int, int]:
 
 def _closed(before: tuple[int, int]) -> bool:
     """Return whether there are no more descriptors and threads than before, or soon will be."""
-    for _ in range(100):
+    for _ in range(1000):  # a machine with more to do may let a thread end late
         if all(now <= then for now, then in zip(_open_now(), before, strict=True)):
             return True
         time.sleep(0.01)

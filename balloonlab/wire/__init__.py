@@ -200,8 +200,7 @@ def _encode_pfns(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[byt
 
 
 def _encode_records(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:
-    encoding = wire_format.encoding
-    return [buffer for window in pack_windows(pages) for buffer in split(*window, encoding)[0]]
+    return split(pack_windows(pages), wire_format.encoding)[0]
 
 
 def _encode_as_posted(wire_format: Format, pages: npt.NDArray[np.uint64]) -> list[bytes]:

@@ -3,13 +3,14 @@
 What a driver would do: set a bit per page, as the seed patch does. Walk the bitmap once, word by
 word, and keep five sums: the fewest bytes that lead up to this word if its pages are named as runs
 of their own (8 bytes each), as runs behind a head (4 each), as single pages behind a head (2 each),
-as bits behind a head (8 per word), or as page numbers behind a head (4 each); a head is 8 bytes,
-and follows the cheapest of the five. Remember per word, in a byte, which of the five began anew,
-and which was cheapest before. Walk back along the cheapest, and write. The table of bits stands in
-`balloonlab.kernels.adaptive`.
+as bits behind a head (8 per word), or in a list of page numbers at the end of the message (4 each);
+a head is 8 bytes, and follows the cheapest of the five. Remember per word, in a byte, which of the
+five began anew, and which was cheapest before. Walk back along the cheapest, and write. The table
+of bits stands in `balloonlab.kernels.adaptive`.
 
 Every other format here names its pages by one of these ways, or by a dearer one, so none is shorter
-by more than some heads per window. What the device gets is sorted and merged.
+by more than some heads per bitmap of 32 GiB. What the device gets is sorted and merged, but the
+pages of the list.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -88,18 +88,33 @@ def pack_windows(pages: npt.NDArray[np.uint64]) -> Iterator[tuple[int, npt.NDArr
 
 
 def split(
-    first_pfn: int, words: npt.NDArray[np.uint64], encoding: Encoding = Encoding.RECORDS
+    windows: Iterable[tuple[int, npt.NDArray[np.uint64]]], encoding: Encoding = Encoding.RECORDS
 ) -> tuple[list[bytes], int]:
-    """Split a bitmap (see `pack`) into messages; return them and their number of records."""
-    encoder = make_encoder(encoding, 0, 0)._replace(bitmaps=words)
-    if encoding == Encoding.SEGMENTS:
-        encoder = encoder._replace(chosen=np.empty(words.size, np.uint8))
-        for at in range(0, words.size, WINDOW_WORDS):
-            part = slice(at, at + WINDOW_WORDS)
-            adaptive.plan(words[part], first_pfn + at * kernels.WORD, encoder.chosen[part])
-    state = encoder.state[0]
-    state["start_pfn"], state["n_words"] = first_pfn, words.size
-    return collect(encoder), int(state["n_records"])
+    """Split bitmaps (see `pack`) into messages; return them and their number of records.
+
+    They come in ascending order. Messages end with each, but those of segments.
+    """
+    encoder, stream = make_encoder(encoding, 0, 0), list[bytes]()
+    state, left = encoder.state[0], iter(windows)
+    window = next(left, None)
+    while window:
+        (first_pfn, words), window = window, next(left, None)
+        encoder = encoder._replace(bitmaps=words)
+        if encoding == Encoding.SEGMENTS:
+            encoder = encoder._replace(chosen=_plan(first_pfn, words))
+        state["start_pfn"], state["n_words"], state["word"] = first_pfn, words.size, 0
+        state["bit"], state["goes_on"] = 0, window is not None
+        stream += collect(encoder)
+    return stream, int(state["n_records"])
+
+
+def _plan(first_pfn: int, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    """Plan the segments of a bitmap, window by window as the driver does."""
+    chosen = np.empty(words.size, np.uint8)
+    for at in range(0, words.size, WINDOW_WORDS):
+        part = slice(at, at + WINDOW_WORDS)
+        adaptive.plan(words[part], first_pfn + at * kernels.WORD, chosen[part])
+    return chosen
 
 
 def find_runs(

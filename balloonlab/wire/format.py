@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ..kernels import encode as kernels
 from ..kernels import faults, posted
 from ..kernels.bitmap_v4 import BITMAP_WORDS, RECORD_WORDS
-from ..kernels.formats import Decoding, Encoding, decode
+from ..kernels.formats import Decoding, Encoding
 from ..kernels.pfn import PFNS_PER_BUFFER
+from ..kernels.streams import decode_stream
 from .features import Feature
 
 RANGE = np.dtype([("start_pfn", "<u8"), ("n_pages", "<u8")])
@@ -120,33 +121,59 @@ def decode_buffers(wire_format: Format, stream: Iterable[Buffer]) -> npt.NDArray
             f"stream must be an iterable of buffers, got one {type(stream).__name__}: "
             "put a single buffer in a list"
         )
-    words = np.zeros(-(-wire_format.max_message_bytes // 8), np.uint64)
-    ranges = np.zeros((RANGES_PER_BYTE * words.nbytes, 2), np.int64)
-    found = [ranges[:0]]
-    for number, buffer in enumerate(stream):
-        data = _as_bytes(buffer, number, wire_format)
-        words.view(np.uint8)[: data.size] = data
-        fault = np.zeros(1, faults.FAULTS)
-        n = decode(int(wire_format.decoding), words, data.size, ranges, fault)
+    room = RANGES_PER_BYTE * (_COLLECTED_BYTES + wire_format.max_message_bytes)
+    ranges, found, first = np.empty((room, 2), np.int64), [np.zeros((0, 2), np.int64)], 0
+    for batch in _batches(stream, wire_format):
+        words, spans = joined(batch)
+        ends, fault = np.zeros(len(batch), np.int64), np.zeros(1, faults.FAULTS)
+        n = decode_stream(int(wire_format.decoding), words, spans, ranges, ends, fault)
         for _, kind, position in faults.logged(fault):
             raise ValueError(
-                f"buffer {number} is not {wire_format.name!r}: at byte {position} of "
-                f"{data.size}, {faults.DESCRIPTIONS[kind]}"
+                f"buffer {first + n} is not {wire_format.name!r}: at byte {position} of "
+                f"{len(batch[n])}, {faults.DESCRIPTIONS[kind]}"
             )
-        found.append(ranges[:n].copy())
+        found.append(ranges[: ends[-1]].copy())
+        first += n
     return np.concatenate(found).view(RANGE)[:, 0]
 
 
-def _as_bytes(buffer: Buffer, number: int, wire_format: Format) -> npt.NDArray[np.uint8]:
+def joined(stream: list[bytes]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Put messages behind each other, each from a word on; return the words and where each is.
+
+    Of each the second array has a row: its first word and its bytes.
+    """
+    n_bytes = np.array([len(buffer) for buffer in stream], np.int64)
+    n_words = -(-n_bytes // 8)
+    # Writeable, as what a device reads: kernels would be compiled once more for what is not.
+    padded = bytearray().join(buffer + bytes(-len(buffer) % 8) for buffer in stream)
+    return np.frombuffer(padded, np.uint64), np.column_stack(
+        [np.cumsum(n_words) - n_words, n_bytes]
+    )
+
+
+def _batches(stream: Iterable[Buffer], wire_format: Format) -> Iterator[list[bytes]]:
+    """Yield checked buffers, so many at a time that the kernel is called rarely."""
+    batch, n_bytes = list[bytes](), 0
+    for number, buffer in enumerate(stream):
+        batch.append(_as_bytes(buffer, number, wire_format))
+        n_bytes += len(batch[-1])
+        if n_bytes >= _COLLECTED_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch
+
+
+def _as_bytes(buffer: Buffer, number: int, wire_format: Format) -> bytes:
     if not isinstance(buffer, bytes | bytearray | memoryview | np.ndarray):
         raise TypeError(
             f"stream must hold buffers (bytes, as balloonlab.wire.encode returns them), got "
             f"{buffer!r:.40} of type {type(buffer).__name__} as buffer {number}"
         )
-    data = np.frombuffer(buffer, np.uint8)
-    if data.size > wire_format.max_message_bytes:
+    data = bytes(buffer)
+    if len(data) > wire_format.max_message_bytes:
         raise ValueError(
-            f"buffer {number} is not {wire_format.name!r}: it has {data.size} bytes, and no "
+            f"buffer {number} is not {wire_format.name!r}: it has {len(data)} bytes, and no "
             f"message more than {wire_format.max_message_bytes}"
         )
     return data

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from ..kernels.bitmap_v4 import BITMAP_WORDS, RECORD_WORDS
 from ..kernels.formats import Decoding, Encoding
-from ..kernels.run_records import MOST_WORDS, PFN_BITS
+from ..kernels.run_records import MOST_WORDS, PFN_BITS, Runs
 from .features import Feature
 from .format import Format
 from .pfn import PFN32_LIMIT
@@ -20,6 +20,12 @@ def max_kicks(n_pages: int, span_pages: int) -> int:
     """Bound the buffers: full areas, of a record per page at most, and one per window."""
     full = MOST_WORDS * n_pages // (RECORD_WORDS - MOST_WORDS)
     return full + min(n_pages, span_pages // (64 * BITMAP_WORDS) + 1)
+
+
+def runs_of(wire_format: Format) -> Runs | None:
+    """Return which runs of pages a format's records are; None where they are others."""
+    number = int(wire_format.encoding) - Encoding.RANGE_V6
+    return Runs(number) if 0 <= number < len(Runs) else None
 
 
 def _make(name: str, encoding: Encoding, pfn_limit: int = 1 << PFN_BITS) -> Format:
