@@ -788,3 +788,18 @@ def fewest_bytes(words):
             before = i, kind
         best = total if best is None else min(best, total)
     return best
+
+
+def listed_runs(pages):
+    """Runs of neighbours in a list, in its order, each up or down: (lowest page, pages)."""
+    found, i = [], 0
+    while i < len(pages):
+        step = 1
+        if i + 1 < len(pages) and pages[i + 1] == pages[i] - 1:
+            step = -1
+        n = 1
+        while i + n < len(pages) and pages[i + n] == pages[i] + n * step:
+            n += 1
+        found.append((min(pages[i], pages[i + n - 1]), n))
+        i += n
+    return found

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import njit
 
 from balloonlab import measure, model, patterns, wire
 from balloonlab.kernels import adaptive, faults
@@ -12,6 +13,7 @@ from balloonlab.kernels.formats import Encoding, decode
 from balloonlab.wire.bitmap import split
 
 from . import naive
+from .kvm import MARKS
 from .strategies import FAITHFUL, page_sets, strewn_pages
 
 
@@ -86,6 +88,82 @@ def test_a_format_of_ones_own_is_encoded_decoded_and_counted(monkeypatch):
     for name in ("pfn", "", 7):
         with pytest.raises(ValueError, match="name must be a new one"):
             wire.register(name, encode, decode)
+
+
+@njit
+def encode_bits(words, first_pfn, own, area):
+    """Words that are not 0, each behind its number; the second number kept counts messages."""
+    n, at = 0, own[0]
+    while at < words.size and n + 2 <= area.size:
+        if words[at] != 0:
+            area[n], area[n + 1] = first_pfn // 64 + at, words[at]
+            n += 2
+        at += 1
+    own[0] = at
+    return n
+
+
+@njit
+def decode_bits(words, n_bytes, ranges):
+    if n_bytes % 16 != 0:
+        return -1
+    n = 0
+    for at in range(0, n_bytes // 8, 2):
+        for bit in range(64):
+            if (words[at + 1] >> bit) & 1:
+                ranges[n, 0], ranges[n, 1] = 64 * np.int64(words[at]) + bit, 1
+                n += 1
+    return n
+
+
+@pytest.fixture
+def own_format(monkeypatch):
+    monkeypatch.setattr(wire, "_OWN", {})
+    wire.register("bits", encode_bits, decode_bits)
+
+
+@pytest.mark.once
+@given(pages=page_sets())
+def test_a_compiled_format_of_ones_own_names_every_page_once(pages):
+    wire.register("bits", encode_bits, decode_bits)
+    try:
+        ranges = wire.decode(wire.encode(pages, "bits"), "bits")
+    finally:
+        del wire._OWN["bits"]
+    assert told(ranges).tolist() == sorted(pages)
+
+
+@pytest.mark.once
+@pytest.mark.usefixtures("own_format")
+@pytest.mark.parametrize("guest", ["thread", pytest.param("kvm", marks=MARKS)])
+def test_a_compiled_format_of_ones_own_is_measured(guest):
+    assert wire.spoken()[-1] == wire.formats()[-1] == "bits"
+    run = measure(
+        memory="64MiB", protocol="bits", pattern="random", guest=guest, repeats=1, progress=False
+    )
+    pages = patterns.random("64MiB", "56MiB")
+    assert set(run.frame["protocol"]) == {"bits"}
+    assert run.frame["wire_bytes"].iloc[0] == 16 * np.unique(pages // 64).size
+
+
+@pytest.mark.once
+@pytest.mark.usefixtures("own_format")
+def test_what_ones_own_decoder_says_is_checked():
+    with pytest.raises(ValueError, match="own decoder refuses the message"):
+        wire.decode([bytes(8)], "bits")
+    beyond = (1 << 50).to_bytes(8, "little") + (1 << 63).to_bytes(8, "little")
+    with pytest.raises(ValueError, match="ends beyond the page numbers"):
+        wire.decode([beyond], "bits")
+
+
+@pytest.mark.once
+def test_a_pair_that_is_not_one_is_refused(monkeypatch):
+    monkeypatch.setattr(wire, "_OWN", {})
+    with pytest.raises(TypeError, match=r"must both be of numba\.njit, or neither"):
+        wire.register("bits", encode_bits, lambda buffer: [])
+    with pytest.raises(TypeError, match="must compile as encode"):
+        wire.register("bits", njit(lambda words: words.no_such_thing), decode_bits)
+    assert "bits" not in wire.formats()
 
 
 BARE = ["bitmap-v3", "range-v6", "chunk-v7", "desc-v11", "cont-pages", "adaptive"]

@@ -30,7 +30,7 @@ class Buffers:
         self,
         transport: Transport,
         memory_pages: int,
-        encoding: Encoding,
+        encoding: int,
         kick_pages: int,
         in_flight: int,
     ) -> None:

@@ -96,7 +96,7 @@ def encodings(
     >>> frame = bl.encodings("every:2", "64MiB", "16MiB", ["pfn", "adaptive", "bound"], "list",
     ...                      progress=False)
     >>> frame[["protocol", "wire_bytes"]].to_numpy().tolist()
-    [['pfn', 16384], ['adaptive', 1040], ['bound', 1660]]
+    [['pfn', 16384], ['adaptive', 1032], ['bound', 1661]]
     """
     if out is not None:
         check_out(out, TABLE)

@@ -27,6 +27,7 @@ from .bitmap_v4 import (
 from .bitmap_wide import fill_wide
 from .compile import kernel
 from .formats import Encoding
+from .own import FIRST_ADDRESS, encode_own
 from .pfn import write_pfns
 from .run_records import fill_runs
 from .vring import DESC_NEXT, DESC_WRITE, describe
@@ -74,6 +75,7 @@ class Encoder(NamedTuple):
     sorted: np.ndarray  # uint64: room for the pages where they exceed one window, else empty
     ends: np.ndarray  # int64, one per window: scratch of `split_by_window`
     chosen: np.ndarray  # uint8, one per bitmap word: the plan of SEGMENTS, else empty
+    own: np.ndarray  # int64, shape (4,): what a format of one's own keeps between messages
     state: np.ndarray  # STATE, shape (1,)
     posted: np.ndarray  # balloonlab.kernels.posted.STATE, shape (1,)
 
@@ -137,6 +139,7 @@ def open_window(encoder, pages, lowest, start_pfn, high):
     state["goes_on"] = 1 if state["next_window"] < state["n_windows"] else 0
     words = encoder.bitmaps[: state["n_words"]]
     words[:] = ZERO
+    encoder.own[:] = 0
     set_bits(pages, lowest, start_pfn, words)
     if encoder.encoding == Encoding.SEGMENTS:
         plan(words, start_pfn, encoder.chosen[: state["n_words"]])
@@ -197,6 +200,13 @@ def _fill(encoder, words, window_words):
         full = fill_segments(words, first_pfn, encoder.chosen, state, units)
         goes_on = state["goes_on"] != 0 or state["word"] < state["n_words"]
         return 0 if goes_on and not full else 2 * close_segments(state, units)
+    if encoding >= FIRST_ADDRESS:
+        first = state["word"] // window_words * window_words
+        used = encode_own(encoding, words[first:], first_pfn + first * WORD, encoder.own, area)
+        if used == 0:
+            state["word"] = words.size
+            encoder.own[:] = 0
+        return 8 * used
     return 8 * fill_runs(encoding - Encoding.RANGE_V6, words, first_pfn, state, area)
 
 
@@ -238,7 +248,7 @@ def next_message(encoder, walked):
         walk = encoder.posted[0]
         used = 8 * posted.next_message(walk, walked, encoder.bitmaps, record_area(encoder))
         encoder.state[0]["n_records"] = walk["n_records"]
-    elif encoder.encoding <= Encoding.CONT_PAGES:
+    elif encoder.encoding <= Encoding.CONT_PAGES or encoder.encoding >= FIRST_ADDRESS:
         used = _next_records(encoder)
     else:
         used = 0

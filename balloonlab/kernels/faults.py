@@ -7,8 +7,8 @@ import numpy as np
 from .compile import kernel
 
 BUFFER_LENGTH, COMMAND, DATA_LEN, BMAP_LEN, PAGE_SHIFT, RECORD_RANGE = range(6)
-OUTSIDE_RAM, REPEATED, BLOCK_ALIGNMENT, RECORD_COUNT, KIND = 6, 7, 8, 9, 10
-N_FAULTS = 11
+OUTSIDE_RAM, REPEATED, BLOCK_ALIGNMENT, RECORD_COUNT, KIND, OWN_RULES = range(6, 12)
+N_FAULTS = 12
 LOG_ROWS = 64  # a hostile guest must not fill the host's memory with its own log
 
 DESCRIPTIONS = (
@@ -23,6 +23,7 @@ DESCRIPTIONS = (
     "a block is empty, or does not begin and end with a page",
     "the number of records is not that of the message",
     "a segment is of no kind, or its head has bits that mean nothing",
+    "the format's own decoder refuses the message",
 )
 
 FAULTS = np.dtype(

@@ -9,6 +9,7 @@ from .bitmap_v3 import decode_raw
 from .bitmap_v4 import decode_records
 from .blocks import decode_blocks
 from .compile import kernel
+from .own import FIRST_ADDRESS, decode_own
 from .pfn import decode_pfns
 from .run_records import decode_runs
 
@@ -68,4 +69,6 @@ def decode(decoding, words, n_bytes, ranges, faults):
         return decode_segments(words, n_bytes, ranges, faults)
     if Decoding.RANGE_V6 <= decoding <= Decoding.CONT_PAGES:
         return decode_runs(decoding - Decoding.RANGE_V6, words, n_bytes, ranges, faults)
+    if decoding >= FIRST_ADDRESS:
+        return decode_own(decoding, words, n_bytes, ranges, faults)
     return 0

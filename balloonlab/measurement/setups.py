@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Never, Unpack
@@ -75,10 +75,26 @@ _LAB_RULES: Mapping[str, Rules] = {
     },
     "chunk": {"bitmaps": (TABLE["bitmaps"].most, "blocks need no bitmap")},
 }
-_OF_LAB = {
-    **{name: tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS))) for name in wire.spoken()},
-    FLOOR: (FLOOR_DISCARD,),
-}
+
+
+class _OfLab(Mapping[str, tuple[str, ...]]):
+    """What balloonlab's own driver and device speak, those registered meanwhile too."""
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        if name == FLOOR:
+            return (FLOOR_DISCARD,)
+        if name not in wire.spoken():
+            raise KeyError(name)
+        return tuple(dict.fromkeys((wire.get(name).discard, *DISCARDS)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*wire.spoken(), FLOOR])
+
+    def __len__(self) -> int:
+        return len(wire.spoken()) + 1
+
+
+_OF_LAB = _OfLab()
 _BLOCKS = "a guest takes a reported page back without a message"
 _AT_ONCE = "the guest sends all that it has"
 _OF_BLOCKS: Rules = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +27,7 @@ from .format import RANGE, Buffer, Format, decode_buffers
 from .pfn import PFN, with_kick_pages
 from .posted import BITMAP_V4_POSTED, Fault, PostedDriverError, PostedRun, run_posted
 from .record_table import records
-from .registered import CODECS, PFN_LIMIT, Codec, decode_with
+from .registered import CODECS, PFN_LIMIT, Codec, compile_format, decode_with, is_compiled
 from .run_records import CHUNK_V7, CONT_PAGES, DESC_V11, RANGE_V6
 
 __all__ = [
@@ -61,41 +62,56 @@ _FORMATS: dict[str, Format] = {
 }
 
 
+_OWN: dict[str, Format] = {}
+"""Those of `register` that are compiled."""
+
+
 def formats() -> list[str]:
     """List the names of the wire formats; ``bitmap-v4-posted`` has the seed patch's defects.
 
-    Those of `register` come last: they are encoded, decoded and counted, not measured.
+    Those of `register` come last, and those of them that are plain Python very last.
     """
-    return [*_FORMATS, *CODECS]
+    return [*spoken(), *CODECS]
 
 
 def spoken() -> list[str]:
-    """List the formats that balloonlab's driver and device speak: all but those of `register`."""
-    return list(_FORMATS)
+    """List the formats that balloonlab's driver and device speak: all but plain Python codecs."""
+    return [*_FORMATS, *_OWN]
 
 
 def register(
-    name: str,
-    encode: Callable[[npt.NDArray[np.uint64]], Iterable[Buffer]],
-    decode: Callable[[Buffer], Iterable[tuple[int, int]]],
-    pfn_limit: int = PFN_LIMIT,
+    name: str, encode: Callable[..., Any], decode: Callable[..., Any], pfn_limit: int = PFN_LIMIT
 ) -> None:
     """Add a wire format of your own, or put another in its place.
 
-    It is then encoded, decoded and counted beside the others (`balloonlab.model.messages`). No
-    driver sends it and no device takes it, so it is not measured.
+    In plain Python it is encoded, decoded and counted beside the others (`balloonlab.encodings`,
+    `balloonlab.model.messages`). Two functions of ``numba.njit`` are compiled into the driver and
+    the device, and measured, too (``protocol=name`` of `balloonlab.measure`); a result that was
+    stored does not know them: give a changed format another name.
 
     Parameters
     ----------
     name : str
         A new one, or one that was registered before; a ValueError for those of balloonlab.
     encode : callable
-        Takes pages (uint64 array, shape (n,), n > 0, each once, in the guest's order), gives
-        buffers (bytes), one per kick.
+        In plain Python: takes pages (uint64 array, shape (n,), n > 0, each once, in the guest's
+        order), gives buffers (bytes), one per kick. Compiled: ``encode(words, first_pfn, own,
+        area)`` writes the pages of a bitmap (``words``, uint64; bit 0 is page ``first_pfn``) into a
+        message of up to 32 KiB (``area``, uint64) and returns its words; it is called until it
+        returns 0. ``own`` (int64, shape (4,)), zeros before the first of these calls, is its to
+        keep. It allocates nothing.
     decode : callable
-        Takes one buffer, gives pairs of a first page and a number of pages, in wire order.
+        In plain Python: takes one buffer, gives pairs of a first page and a number of pages, in
+        wire order. Compiled: ``decode(words, n_bytes, ranges)`` writes them into the rows of
+        ``ranges`` (int64, shape (4 * n_bytes or more, 2)) and returns how many, or -1 for a message
+        that cannot be right. It must trust nothing: a guest can send any bytes.
     pfn_limit : int
         Page numbers are below it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A name of balloonlab's; a pair that does not compile, or of which only one would.
 
     Examples
     --------
@@ -120,11 +136,48 @@ def register(
     [(7, 2), (3, 1)]
     >>> model.messages(range(500), ["pfn", "runs-16"])["wire bytes"].to_dict()
     {'pfn': 2000, 'runs-16': 10}
+
+    Words of the bitmap that are not 0, each behind its number, measured end to end:
+
+    >>> from numba import njit
+    >>> @njit
+    ... def encode_words(words, first_pfn, own, area):
+    ...     n, at = 0, own[0]
+    ...     while at < words.size and n + 2 <= area.size:
+    ...         if words[at] != 0:
+    ...             area[n], area[n + 1] = first_pfn // 64 + at, words[at]
+    ...             n += 2
+    ...         at += 1
+    ...     own[0] = at
+    ...     return n
+    >>> @njit
+    ... def decode_words(words, n_bytes, ranges):
+    ...     n = 0
+    ...     for at in range(0, n_bytes // 16 * 2, 2):
+    ...         for bit in range(64):
+    ...             if (words[at + 1] >> bit) & 1:
+    ...                 ranges[n, 0], ranges[n, 1] = 64 * (words[at] & 0xFFFFFFFF) + bit, 1
+    ...                 n += 1
+    ...     return n
+    >>> wire.register("words", encode_words, decode_words)
+    >>> import balloonlab as bl
+    >>> run = bl.measure(memory="8MiB", protocol="words", repeats=1, progress=False)
+    >>> int(run.frame["n_kicks"].iloc[0]), int(run.frame["wire_bytes"].iloc[0])
+    (1, 448)
     """
     if not isinstance(name, str) or not name or name in _FORMATS:
         taken = ", ".join(_FORMATS)
         raise ValueError(f"name must be a new one, not one of {taken}, got {name!r}")
-    CODECS[name] = Codec(encode, decode, operator.index(pfn_limit))
+    limit, compiled = operator.index(pfn_limit), [is_compiled(one) for one in (encode, decode)]
+    if any(compiled) != all(compiled):
+        raise TypeError(f"encode and decode of {name!r} must both be of numba.njit, or neither")
+    own = compile_format(name, encode, decode, limit) if all(compiled) else None
+    _OWN.pop(name, None)
+    CODECS.pop(name, None)
+    if own:
+        _OWN[name] = own
+    else:
+        CODECS[name] = Codec(encode, decode, limit)
 
 
 def get(name: str, kick_pages: int = PFNS_PER_BUFFER) -> Format:
@@ -134,9 +187,9 @@ def get(name: str, kick_pages: int = PFNS_PER_BUFFER) -> Format:
     another number than 256 (ValueError).
     """
     try:
-        wire_format = _FORMATS[name]
+        wire_format = _OWN[name] if name in _OWN else _FORMATS[name]
     except (KeyError, TypeError):
-        raise ValueError(f"protocol must be one of {', '.join(_FORMATS)}, got {name!r}") from None
+        raise ValueError(f"protocol must be one of {', '.join(spoken())}, got {name!r}") from None
     return with_kick_pages(wire_format, operator.index(kick_pages))
 
 
@@ -210,7 +263,7 @@ def _encode_as_posted(wire_format: Format, pages: npt.NDArray[np.uint64]) -> lis
     return run.buffers
 
 
-_ENCODERS = {
+_ENCODERS: dict[int, Callable[[Format, npt.NDArray[np.uint64]], list[bytes]]] = {
     Encoding.PFNS: _encode_pfns,
     Encoding.RECORDS_AS_POSTED: _encode_as_posted,
 }

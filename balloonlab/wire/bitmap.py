@@ -88,7 +88,7 @@ def pack_windows(pages: npt.NDArray[np.uint64]) -> Iterator[tuple[int, npt.NDArr
 
 
 def split(
-    windows: Iterable[tuple[int, npt.NDArray[np.uint64]]], encoding: Encoding = Encoding.RECORDS
+    windows: Iterable[tuple[int, npt.NDArray[np.uint64]]], encoding: int = Encoding.RECORDS
 ) -> tuple[list[bytes], int]:
     """Split bitmaps (see `pack`) into messages; return them and their number of records.
 
@@ -104,6 +104,7 @@ def split(
             encoder = encoder._replace(chosen=_plan(first_pfn, words))
         state["start_pfn"], state["n_words"], state["word"] = first_pfn, words.size, 0
         state["bit"], state["goes_on"] = 0, window is not None
+        encoder.own[:] = 0
         stream += collect(encoder)
     return stream, int(state["n_records"])
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from ..kernels import encode as kernels
 from ..kernels import faults, posted
 from ..kernels.bitmap_v4 import BITMAP_WORDS, RECORD_WORDS
-from ..kernels.formats import Decoding, Encoding
+from ..kernels.formats import Encoding
+from ..kernels.own import GO_ON
 from ..kernels.pfn import PFNS_PER_BUFFER
 from ..kernels.streams import decode_stream
 from .features import Feature
@@ -36,8 +37,9 @@ class Format:
     ----------
     name : str
         As in ``protocol=``.
-    encoding, decoding : balloonlab.kernels.formats.Encoding, balloonlab.kernels.formats.Decoding
-        How the driver encodes pages, how the device decodes a message.
+    encoding, decoding : int
+        How the driver encodes pages, how the device decodes a message: of
+        `balloonlab.kernels.formats`, or the addresses of functions of one's own.
     max_message_bytes : int
         The longest buffer a device of this format takes.
     pfn_limit : int
@@ -56,8 +58,8 @@ class Format:
     """
 
     name: str
-    encoding: Encoding
-    decoding: Decoding
+    encoding: int
+    decoding: int
     max_message_bytes: int
     pfn_limit: int
     discard: str
@@ -68,7 +70,7 @@ class Format:
 
 
 def make_encoder(
-    encoding: Encoding,
+    encoding: int,
     n_pages: int,
     n_bitmaps: int = 1,
     kick_pages: int = PFNS_PER_BUFFER,
@@ -97,6 +99,7 @@ def make_encoder(
         sorted=np.zeros(0, np.uint64),
         ends=np.zeros(1, np.int64),
         chosen=np.zeros(n_bitmaps * BITMAP_WORDS if encoding == Encoding.SEGMENTS else 0, np.uint8),
+        own=np.zeros(GO_ON, np.int64),
         state=np.zeros(1, kernels.STATE),
         posted=np.zeros(1, posted.STATE),
     )

@@ -1,14 +1,20 @@
-"""Formats of one's own: two functions, to be counted beside the others."""
+"""Formats of one's own: two functions, in plain Python to be counted, compiled to be measured."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from numba import carray, cfunc, types
+from numba.core.dispatcher import Dispatcher
+from numba.core.errors import NumbaError
 
-from .format import RANGE, Buffer
+from ..kernels.bitmap_v4 import RECORD_WORDS
+from ..kernels.own import GO_ON
+from .features import Feature
+from .format import RANGE, Buffer, Format
 
 PFN_LIMIT = 1 << 52
 
@@ -35,3 +41,46 @@ def decode_with(codec: Codec, name: str, stream: Iterable[Buffer]) -> npt.NDArra
                 f"from {start} on"
             )
     return np.array(ranges, RANGE)
+
+
+_NUMBER, _WORDS, _NUMBERS = types.int64, types.CPointer(types.uint64), types.CPointer(types.int64)
+_ENCODE = _NUMBER(_WORDS, _NUMBER, _NUMBER, _NUMBERS, _WORDS, _NUMBER)
+_DECODE = _NUMBER(_WORDS, _NUMBER, _NUMBERS, _NUMBER, _NUMBER, _NUMBER)
+_kept: list[Any] = []
+"""What was compiled: a driver may hold its address."""
+
+
+def is_compiled(function: object) -> bool:
+    """Return whether numba compiles it."""
+    return isinstance(function, Dispatcher)
+
+
+def compile_format(name: str, encode: Any, decode: Any, pfn_limit: int) -> Format:
+    """Return a format that a driver and a device speak; a TypeError for what does not compile."""
+
+    def call_encode(words, n_words, first_pfn, own, area, n_area):  # type: ignore[no-untyped-def]
+        bitmap, room = carray(words, (n_words,)), carray(area, (n_area,))
+        return encode(bitmap, first_pfn, carray(own, (GO_ON,)), room)
+
+    def call_decode(words, n_bytes, ranges, n_rows, _, __):  # type: ignore[no-untyped-def]
+        message = carray(words, ((n_bytes + 7) // 8,))
+        return decode(message, n_bytes, carray(ranges, (n_rows, 2)))
+
+    try:
+        pair = cfunc(_ENCODE, nogil=True)(call_encode), cfunc(_DECODE, nogil=True)(call_decode)
+    except NumbaError as error:
+        raise TypeError(
+            f"encode and decode of {name!r} must compile as encode(words, first_pfn, own, area) "
+            f"and decode(words, n_bytes, ranges): {error}"
+        ) from error
+    _kept.append(pair)
+    return Format(
+        name=name,
+        encoding=pair[0].address,
+        decoding=pair[1].address,
+        max_message_bytes=8 * RECORD_WORDS,
+        pfn_limit=pfn_limit,
+        discard="range",
+        feature=Feature.PAGE_BITMAP,
+        max_kicks=lambda n_pages, span_pages: n_pages,  # a message names a page or more
+    )
