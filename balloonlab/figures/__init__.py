@@ -1,7 +1,9 @@
 """Figures for write-ups: one function per figure, run or frame in, Axes out."""
 
 from .comparison import density, grid, guests, runs, sizes
+from .crossover_map import crossover
 from .defect_map import defect_rates
+from .encoding_dots import encodings
 from .freed_bars import frees, give_back
 from .gallery import draw_all
 from .headline_bars import headline
@@ -17,9 +19,10 @@ from .sliders import explore
 from .stage_bars import stages
 
 __all__ = [
-    "defect_rates", "density", "draw_all", "explore", "frees", "give_back", "grid", "guests",
-    "headline", "impact", "ladder", "occupancy", "page_strip", "panels", "patterns", "runs", "save",
-    "scaling", "sizes", "stages", "style", "timeline", "traces",
+    "crossover", "defect_rates", "density", "draw_all", "encodings", "explore", "frees",
+    "give_back", "grid", "guests", "headline", "impact", "ladder", "occupancy", "page_strip",
+    "panels", "patterns", "runs", "save", "scaling", "sizes", "stages", "style", "timeline",
+    "traces",
 ]  # fmt: skip
 
 

@@ -1,0 +1,155 @@
+"""Which format is best, by density and run length; and where recorded guests are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import cache
+from itertools import product
+
+import pandas as pd
+
+from .. import wire
+from ..measurement import Run, sweep
+from ..measurement.options import PathLike
+from ..measurement.tables import as_frame
+from ..pages import patterns, traces
+from ..sizes import GIB, PAGE_BYTES, Size, parse_pages
+from .counting import count
+
+DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 0.95)
+RUNS = (1, 2, 4, 8, 16, 64, 256, 1024, 4096)
+"""Shares of memory, and mean lengths of runs in pages: the cells of the map that is counted."""
+
+MEASURED_DENSITIES = (0.05, 0.2, 0.5, 0.8, 0.95)
+MEASURED_RUNS = (1, 2, 8, 64, 1024)
+"""Those of the map that is measured."""
+
+PROPOSED = tuple(name for name in wire.spoken() if name not in ("bitmap-v4-posted", "adaptive"))
+"""Formats that were proposed to the list, and PFNs, which were not replaced."""
+
+ALIKE = 1.05
+"""By bytes, two formats are not apart within this ratio."""
+
+
+def counted(memory: Size = "256MiB") -> pd.DataFrame:
+    """Count the bytes of every proposed format in every cell of density and run length.
+
+    Parameters
+    ----------
+    memory : int or str
+        RAM that the shares are of.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each cell that can be (no more runs than gaps) and protocol: ``pattern``,
+        ``memory_bytes``, ``balloon_bytes``, ``protocol``, ``wire_bytes``, ``n_kicks``; of pages in
+        ascending order. Nothing is measured.
+    """
+    memory_pages, rows = parse_pages(memory, "memory"), []
+    for density, mean_run in product(DENSITIES, RUNS):
+        pattern, n_pages = f"geometric:{mean_run}", round(density * memory_pages)
+        with suppress(ValueError):
+            pages = patterns.make(pattern, memory, n_pages * PAGE_BYTES)
+            rows += [
+                {"pattern": pattern, "balloon_bytes": n_pages * PAGE_BYTES, "protocol": name}
+                | count(name, pages, memory_pages, "sorted")._asdict()
+                for name in PROPOSED
+            ]
+    columns = ["pattern", "memory_bytes", "balloon_bytes", "protocol", "wire_bytes", "n_kicks"]
+    return pd.DataFrame(rows).assign(memory_bytes=memory_pages * PAGE_BYTES)[columns]
+
+
+def crossover(
+    memory: Size = "64MiB",
+    guests: Iterable[str] = ("thread", "kvm"),
+    touched: Iterable[bool] = (False, True),
+    repeats: int = 3,
+    out: PathLike | None = None,
+    progress: bool = True,
+) -> Run:
+    """Measure inflations with every format in cells of density and run length.
+
+    A `balloonlab.sweep` over ``geometric:MEAN`` patterns, ascending, at a device that joins
+    neighbours whatever the format; cells that cannot be (more runs than gaps) are skipped.
+
+    Parameters
+    ----------
+    memory, guests, touched, repeats, out, progress
+        As in `balloonlab.sweep`. Some five minutes by default.
+    """
+    return sweep(
+        memory=memory, balloon=list(MEASURED_DENSITIES), protocol=[*PROPOSED, "adaptive"],
+        pattern=[f"geometric:{mean}" for mean in MEASURED_RUNS], guest=list(guests),
+        touched=list(touched), discard="range", repeats=repeats, out=out, progress=progress,
+    )  # fmt: skip
+
+
+def best(
+    frame: Run | pd.DataFrame, by: str = "time_ns", of: Iterable[str] = PROPOSED
+) -> pd.DataFrame:
+    """Return which format is best in each cell, and whether it is apart from the second.
+
+    Parameters
+    ----------
+    frame : Run or pandas.DataFrame
+        What `crossover` returned, of one source and either touched or not; or `counted`, where `by`
+        is a count.
+    by : {'time_ns', 'wire_bytes', 'n_kicks'}
+        By the median of the repeats' times, or by a count.
+    of : iterable of str
+        Protocols that are compared.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per cell: ``density``, ``mean_run_pages``, ``best``, ``second``, ``ratio`` (second to
+        best), ``apart`` (no repeat of the best as slow as one of the second; for counts a ratio
+        beyond `ALIKE`), and ``alike``: all that are not apart from the best, as a tuple.
+    """
+    rows = as_frame(frame)
+    rows = rows[rows["protocol"].isin(list(of))]
+    rows = rows.assign(
+        density=(rows["balloon_bytes"] / rows["memory_bytes"]).round(3),
+        mean_run_pages=rows["pattern"].str.extract(r"^geometric:(\d+)$", expand=False).astype(int),
+    )
+    cell = ["density", "mean_run_pages", "protocol"]
+    if by == "time_ns":
+        totals = rows.groupby([*cell, "repeat"])[by].sum()
+    else:
+        totals = rows.groupby(cell)[by].first()
+    ends = totals.groupby(cell).agg(["median", "min", "max"]).reset_index()
+    found = []
+    for (density, mean_run), group in ends.groupby(cell[:2]):
+        order = group.sort_values(["median", "protocol"])
+        first = order.iloc[0]
+        alike = order["min"] <= first["max"]
+        if by != "time_ns":
+            alike = order["median"] <= ALIKE * first["median"]
+        second = order.iloc[1]
+        found.append(
+            {
+                "density": density,
+                "mean_run_pages": mean_run,
+                "best": first["protocol"],
+                "second": second["protocol"],
+                "ratio": second["median"] / first["median"],
+                "apart": not alike.iloc[1],
+                "alike": tuple(order.loc[alike, "protocol"]),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+@cache
+def recorded_guests() -> pd.DataFrame:
+    """Return where each recorded inflation is: ``name``, ``density``, ``mean_run_pages``."""
+    whole = traces.encoding_summary()
+    return pd.DataFrame(
+        {
+            "name": whole["name"],
+            "density": whole["n_pages"] * PAGE_BYTES / whole["memory_bytes"],
+            "mean_run_pages": GIB / PAGE_BYTES / whole["runs_per_gib"],
+        }
+    )
