@@ -37,6 +37,15 @@ def test_the_best_is_apart_only_where_no_repeat_of_the_second_is_as_fast():
     assert near["alike"] == ("bitmap-v4", "pfn")
 
 
+def test_a_protocol_is_compared_over_the_cells():
+    cells = [frame_of({"pfn": [4 * n], "adaptive": [n * k]}) for n, k in ((1, 1), (5, 4))]
+    frame = pd.concat([cells[0], cells[1].assign(pattern="geometric:8")])
+    row = harness.compared(frame).iloc[0]
+    assert (row["other"], row["n_cells"]) == ("pfn", 2)
+    assert row["ratio"] == pytest.approx(0.5)
+    assert (row["low"], row["high"]) == pytest.approx((0.25, 1))
+
+
 def test_the_bytes_of_a_cell_are_those_of_its_messages():
     frame = harness.counted("8MiB")
     assert set(frame["protocol"]) == set(PROPOSED)

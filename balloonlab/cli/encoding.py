@@ -51,8 +51,8 @@ def crossover(
 ) -> None:
     """Measure which format is best by density and run length, and draw the maps.
 
-    By bytes (counted) and by the time of inflations by a thread and in a virtual machine. Some eight
-    minutes; the same command goes on where it stopped.
+    By bytes (counted) and by the time of inflations by a thread and in a virtual machine. About
+    eight minutes; the same command goes on where it stopped.
     """
     import matplotlib.pyplot as plt
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from .. import wire
@@ -28,6 +29,7 @@ MEASURED_RUNS = (1, 4, 32, 1024)
 PROPOSED = tuple(name for name in wire.spoken() if name not in ("bitmap-v4-posted", "adaptive"))
 """Formats that were proposed to the list, and PFNs, which were not replaced."""
 
+N_DRAWS = 4000
 ALIKE = 1.05
 """By bytes, two formats are not apart within this ratio."""
 
@@ -105,8 +107,8 @@ def best(
     -------
     pandas.DataFrame
         A row per cell: ``density``, ``mean_run_pages``, ``best``, ``second``, ``ratio`` (second to
-        best), ``apart`` (no repeat of the best as slow as one of the second; for counts a ratio
-        beyond `ALIKE`), and ``alike``: all that are not apart from the best, as a tuple.
+        best), ``alike`` (all of which a repeat is as fast as one of the best; for counts those
+        within `ALIKE`), as a tuple, and ``apart``: no other is.
     """
     rows = as_frame(frame)
     rows = rows[rows["protocol"].isin(list(of))]
@@ -135,10 +137,40 @@ def best(
                 "best": first["protocol"],
                 "second": second["protocol"],
                 "ratio": second["median"] / first["median"],
-                "apart": not alike.iloc[1],
+                "apart": alike.sum() == 1,
                 "alike": tuple(order.loc[alike, "protocol"]),
             }
         )
+    return pd.DataFrame(found)
+
+
+def compared(frame: Run | pd.DataFrame, protocol: str = "adaptive") -> pd.DataFrame:
+    """Return how long inflations with a protocol take over those with each other, on average.
+
+    Parameters
+    ----------
+    frame : Run or pandas.DataFrame
+        What `crossover` returned.
+    protocol : str
+        Whose times are divided.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per source and other protocol: ``source``, ``other``, ``ratio`` (geometric mean over
+        the cells, of medians), ``low`` and ``high`` (95 %, bootstrap over the cells), ``n_cells``.
+    """
+    rows, cell = as_frame(frame), ["source", "touched", "balloon_bytes", "pattern"]
+    totals = rows.groupby([*cell, "protocol", "repeat"])["time_ns"].sum().reset_index()
+    medians = totals.pivot_table(index=cell, columns="protocol", values="time_ns", aggfunc="median")
+    found, rng = [], np.random.default_rng(0)
+    for source, mine in np.log(medians).groupby("source"):
+        for other in mine.columns.drop(protocol):
+            logs = (mine[protocol] - mine[other]).to_numpy()
+            means = logs[rng.integers(logs.size, size=(N_DRAWS, logs.size))].mean(axis=1)
+            low, high = np.exp(np.percentile(means, [2.5, 97.5]))
+            row = {"source": source, "other": other, "ratio": np.exp(logs.mean())}
+            found.append(row | {"low": low, "high": high, "n_cells": logs.size})
     return pd.DataFrame(found)
 
 

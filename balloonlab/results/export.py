@@ -12,6 +12,7 @@ from string import Formatter
 
 from .. import datasets
 from . import (
+    encoding_numbers,
     floor_numbers,
     freed_numbers,
     guest_numbers,
@@ -30,6 +31,7 @@ MODULES = (
     sweep_numbers,
     floor_numbers,
     freed_numbers,
+    encoding_numbers,
     model_numbers,
     guest_numbers,
 )

@@ -1,0 +1,117 @@
+"""Numbers of the encodings: who is shortest, who is fastest, and by how much."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from .. import datasets
+from ..harness.crossover import PROPOSED, best, compared
+from ..harness.zero_pages import summary as zero_summary
+from ..measurement.reading import load
+from ..pages.traces import NATIVE, PREFIX
+from .number import STATES, Numbers, number
+
+BITMAPS = ("bitmap-v3", "bitmap-v4", "bitmap-v4-wide")
+SLACK_BYTES = 64
+
+
+def _table(folder: str) -> pd.DataFrame:
+    return pd.read_csv(datasets.path(f"{folder}/encodings.csv"))
+
+
+def recorded() -> pd.DataFrame:
+    """Return the bytes of every format for each recorded inflation.
+
+    A row per trace and order: ``pattern``, ``order``, ``kernel`` (``pc`` or ``native``), a column
+    per protocol, ``best`` (of those that were proposed to the list).
+    """
+    rows = _table("encodings-traces")
+    table = rows.pivot_table(index=["pattern", "order"], columns="protocol", values="wire_bytes")
+    table["best"] = table[list(PROPOSED)].idxmin(axis=1)
+    table = table.reset_index()
+    native = table["pattern"].str.startswith(PREFIX + NATIVE)
+    return table.assign(kernel=native.map({True: "native", False: "pc"}))
+
+
+def _recorded() -> Numbers:
+    of = ("trace", "encodings-traces")
+    table = recorded()
+    for order, rows in table.groupby("order"):
+        about = f"recorded inflations, pages {order}"
+        n = len(rows)
+        yield number(*of, f"encodings_traces_{order}_n", n, "", about)
+        groups = {"bitmaps": BITMAPS, "v4": ("bitmap-v4",), "pfn": ("pfn",)}
+        groups["runs"] = tuple(name for name in PROPOSED if name not in (*BITMAPS, "pfn"))
+        for name, protocols in groups.items():
+            won = 100 * rows["best"].isin(protocols).sum() / n
+            shortest = f"where one of {', '.join(protocols)} is shortest"
+            yield number(*of, f"encodings_traces_{order}_{name}_percent", won, "%", about, shortest)
+        for name in ("pfn", "bitmap-v4", "cont-pages", "adaptive"):
+            key = name.replace("-", "_")
+            ratio = (rows[name] / rows["bound"]).median()
+            means = "median ratio to the bytes of the bound"
+            yield number(*of, f"encodings_traces_{order}_{key}_over", ratio, "", about, means)
+        others = rows[[*PROPOSED]].min(axis=1)
+        held = 100 * (rows["adaptive"] <= 1.05 * others + SLACK_BYTES).mean()
+        means = "where adaptive is within 5 % and 64 bytes of the shortest"
+        yield number(*of, f"encodings_traces_{order}_adaptive_held", held, "%", about, means)
+        saved = 100 * (1 - (rows["adaptive"] / others).median())
+        yield number(*of, f"encodings_traces_{order}_adaptive_saves", saved, "%", about, "median")
+
+
+def _kernels() -> Numbers:
+    rows = _table("encodings")
+    for pattern, order in (("idle", "list"), ("random", "sorted")):
+        mine = rows[(rows["pattern"] == pattern) & (rows["order"] == order)]
+        for row in mine.dropna(subset=["encode_ns"]).itertuples():
+            name = f"encodings_{pattern}_{row.protocol.replace('-', '_')}"
+            about = f"{pattern}, half of 256 MiB, {row.protocol}"
+            encode, decode = row.encode_ns / row.n_pages, row.decode_ns / row.n_pages
+            yield number("lab", "encodings", f"{name}_encode_ns", encode, "ns", about, "per page")
+            yield number("lab", "encodings", f"{name}_decode_ns", decode, "ns", about, "per page")
+
+
+def _crossover() -> Numbers:
+    frame = load(datasets.path("crossover")).frame
+    for (source, touched), rows in frame.groupby(["source", "touched"]):
+        cells = best(rows)
+        name, about = f"crossover_{source}_{STATES[touched]}", f"{len(cells)} cells, 64 MiB"
+        alike = cells["alike"].map(len)
+        yield number(source, "crossover", f"{name}_cells", len(cells), "", about)
+        bitmaps = cells["best"].isin(BITMAPS) & ~cells["alike"].map(
+            lambda names: any(one not in BITMAPS for one in names)
+        )
+        counts = {
+            "apart": cells["apart"].sum(),
+            "bitmaps": bitmaps.sum(),
+            "alike": alike.median(),
+            "pfn": cells["alike"].map(lambda names: "pfn" in names).sum(),
+        }
+        for kind, value in counts.items():
+            yield number(source, "crossover", f"{name}_{kind}", value, "", about, kind)
+
+
+def _compared() -> Numbers:
+    frame = load(datasets.path("crossover")).frame
+    for protocol in ("adaptive", "pfn"):
+        table = compared(frame, protocol)
+        for source, rows in table.groupby("source"):
+            worst = rows.loc[rows["ratio"].idxmax()]
+            name = f"crossover_{source}_{protocol}"
+            about = f"{protocol} over {worst['other']}, which is fastest by it"
+            for end in ("ratio", "low", "high"):
+                yield number(source, "crossover", f"{name}_{end}", worst[end], "", about, end)
+
+
+def _zero() -> Numbers:
+    table = zero_summary(pd.read_csv(datasets.path("zero-pages/zero-pages.csv")))
+    for row in table.itertuples():
+        share, told = round(100 * row.zero_share), "told" if row.answer else "untold"
+        about = f"{share} % of the pages zero already, {told}"
+        for name in ("answer", "ready", "use", "whole"):
+            value = getattr(row, f"{name}_ns")
+            key = f"zero_{share}_{told}_{name}_ns"
+            yield number("lab", "zero-pages", key, value, "ns", about, f"{name}, per page")
+
+
+PARTS = (_recorded, _kernels, _crossover, _compared, _zero)
