@@ -1,11 +1,12 @@
 """The cost model: what a message and its discards would take, predicted from their counts."""
 
-from .accounting import counts, discards, idle_counts, messages
+from .accounting import discards, messages
+from .counting import COUNTS, counts
 from .cost import CostModel, fit, validate
 from .unmeasured import forecast, idle_guests
 
 __all__ = [
-    "CostModel", "counts", "discards", "fit", "forecast", "idle_counts", "idle_guests", "messages",
+    "CostModel", "counts", "discards", "fit", "forecast", "idle_guests", "messages",
     "validate",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..measurement.tables import as_frame
 from ..sizes import format_number
-from .accounting import COUNTS
+from .counting import COUNTS
 
 TERMS: dict[tuple[str, str], tuple[str, ...]] = {
     ("allocate", "all"): ("n_pages",),

@@ -14,7 +14,7 @@ from ..measurement.options import TABLE
 from ..measurement.tables import COLUMNS
 from ..sizes import PAGE_BYTES, Size, parse_size
 from ..wire.pfn import PFN32_LIMIT
-from .accounting import idle_counts
+from .counting import counts as count_pages
 from .cost import CASE, CostModel
 
 
@@ -94,7 +94,7 @@ def idle_guests(
         As `forecast`, a ``run_id`` per case.
     """
     frames = [
-        forecast(model, idle_counts(size, name), size, name, "idle", backed, huge)
+        forecast(model, count_pages("idle", name, memory=size), size, name, "idle", backed, huge)
         for size, name, backed, huge in product(memory, protocol, touched, thp)
         if name != "pfn" or parse_size(size, "memory") <= PFN32_LIMIT * PAGE_BYTES
     ]

@@ -121,20 +121,23 @@ class PageStream:
         As `balloonlab.wire.bitmap.pack_windows`: the first one begins with the word of the lowest
         page, and a bitmap ends with its last page.
         """
-        base, end = self.lowest & -64, self.end
-        for first in range(base, end, window_pages):
-            bits = np.zeros(min(window_pages, (end - first + 63) & -64), np.bool_)
-            below = 0
-            for start, stop in ram_ranges(self.memory_pages):
-                low, high = max(start, first), min(stop, first + bits.size)
-                if low < high:
-                    bits[low - first : high - first] = self.bits(
-                        low - start + below, high - start + below
-                    )
-                below += stop - start
-            words = np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64, copy=False)
-            if (used := np.flatnonzero(words)).size:
-                yield first, words[: int(used[-1]) + 1]
+        for first in range(self.lowest & -64, self.end, window_pages):
+            if (words := self._window(first, window_pages)).size:
+                yield first, words
+
+    def _window(self, first: int, window_pages: int) -> npt.NDArray[np.uint64]:
+        """Return the bitmap from page `first` on, up to its last page."""
+        bits = np.zeros(min(window_pages, (self.end - first + 63) & -64), np.bool_)
+        below = 0
+        for start, stop in ram_ranges(self.memory_pages):
+            low, high = max(start, first), min(stop, first + bits.size)
+            if low < high:
+                at = below - start
+                bits[low - first : high - first] = self.bits(low + at, high + at)
+            below += stop - start
+        words = np.packbits(bits, bitorder="little").view("<u8").astype(np.uint64, copy=False)
+        used = np.flatnonzero(words)
+        return words[: int(used[-1]) + 1] if used.size else words[:0]
 
     def lists(self, newest_first: bool = False) -> Iterator[npt.NDArray[np.uint64]]:
         """Yield the pages in the order the guest allocates them, or the other way round."""
@@ -163,6 +166,17 @@ class _Idle(PageStream):
         for start, stop in self._ranges:
             bits[max(0, start - first) : max(0, stop - first)] = True
         return bits
+
+    def windows(self, window_pages: int) -> Iterator[tuple[int, npt.NDArray[np.uint64]]]:
+        full = np.full(window_pages // 64, np.uint64((1 << 64) - 1))
+        longest = max(self._ranges, key=lambda part: part.end - part.start, default=(0, 1))
+        first, end = (int(n) for n in _pfns(np.array(longest) - (0, 1)))
+        # Windows inside the longest range are alike.
+        for start in range(self.lowest & -64, self.end, window_pages):
+            if first <= start and start + window_pages <= end:
+                yield start, full
+            elif (made := self._window(start, window_pages)).size:
+                yield start, made
 
     def lists(self, newest_first: bool = False) -> Iterator[npt.NDArray[np.uint64]]:
         for part in reversed(self._ranges) if newest_first else self._ranges:

@@ -9,7 +9,7 @@ import pandas as pd
 from .. import datasets
 from ..measurement.reading import load
 from ..model import fit, idle_guests, validate
-from ..model.accounting import idle_counts
+from ..model import counts
 from ..pages import metrics, patterns
 from ..sizes import GIB, parse_size
 from .number import SHORT, Numbers, number
@@ -39,7 +39,7 @@ def _large_guests() -> Numbers:
         name = f"model_{size.lower()}_{SHORT[protocol]}_{unit}"
         yield _model("sizes", name, value, unit, f"touched idle guest of {size}", protocol)
     for protocol in ("pfn", "bitmap-v4"):
-        n_bytes = idle_counts("16TiB", protocol)["wire_bytes"]
+        n_bytes = counts("idle", protocol, memory="16TiB")["wire_bytes"]
         name = f"idle_16tib_{SHORT[protocol]}_bytes"
         yield _model("", name, n_bytes, "bytes", "counted, idle guest of 16TiB", protocol)
 
