@@ -1,12 +1,12 @@
 """The cost model: what a message and its discards would take, predicted from their counts."""
 
 from .accounting import discards, messages
-from .counting import COUNTS, counts
 from .cost import CostModel, fit, validate
+from .counting import COUNTS, counts
 from .unmeasured import forecast, idle_guests
 
 __all__ = [
-    "CostModel", "counts", "discards", "fit", "forecast", "idle_guests", "messages",
+    "COUNTS", "CostModel", "counts", "discards", "fit", "forecast", "idle_guests", "messages",
     "validate",
 ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Messages as tables and calls: kicks, bytes, records, and what the host's device does with them."""
+"""Messages as tables and calls: kicks, bytes, records, and what the host does with them."""
 
 from __future__ import annotations
 

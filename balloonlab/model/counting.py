@@ -28,8 +28,8 @@ from ..kernels.discard import Discard, Vectors
 from ..kernels.formats import Encoding
 from ..kernels.pfn import write_pfns
 from ..measurement.case import CUSTOM, Case, size_literal
-from ..measurement.options import Pattern
 from ..measurement.on_lab import FLOOR
+from ..measurement.options import Pattern
 from ..measurement.setups import make_case
 from ..pages import patterns, traces
 from ..pages.streams import PIECE_PAGES, open_stream

@@ -14,8 +14,8 @@ from ..measurement.options import TABLE
 from ..measurement.tables import COLUMNS
 from ..sizes import PAGE_BYTES, Size, parse_size
 from ..wire.pfn import PFN32_LIMIT
-from .counting import counts as count_pages
 from .cost import CASE, CostModel
+from .counting import counts as count_pages
 
 
 def forecast(

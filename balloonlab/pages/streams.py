@@ -1,11 +1,11 @@
 """Page sets in a stream: guests of tens of TiB, without a list of their pages.
 
 RAM is cut into pieces of 32 GiB, counted without the hole below 4 GiB, and each is made when its
-turn comes. ``idle`` and ``every:K`` are the very pages of `balloonlab.patterns`. What is drawn there
-is drawn here piece by piece, from a generator seeded with the seed and the piece's number; a piece
-gets its exact share of the balloon. Within a piece ``random``, ``geometric:MEAN`` and ``huge`` are
-distributed as there, but shares of two pieces do not vary, runs end with a piece, and the pages are
-other ones. ``aged`` is one aged guest of 2 GiB, repeated.
+turn comes. ``idle`` and ``every:K`` are the very pages of `balloonlab.patterns`. What is drawn
+there is drawn here piece by piece, from a generator seeded with the seed and the piece's number;
+a piece gets its exact share of the balloon. Within a piece ``random``, ``geometric:MEAN`` and
+``huge`` are distributed as there, but shares of two pieces do not vary, runs end with a piece, and
+the pages are other ones. ``aged`` is one aged guest of 2 GiB, repeated.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class PageStream:
         raise NotImplementedError
 
     def _piece(self, piece: int) -> Bits:
-        """Return a piece's positions; the last two pieces are kept, for who crosses their border."""
+        """Return a piece's positions; the last two are kept, for who crosses their border."""
         if piece not in self._kept:
             size = min(self.piece_pages, self.memory_pages - piece * self.piece_pages)
             self._kept[piece] = self._draw(piece, size)
@@ -308,8 +308,8 @@ def _check_tiles(memory: Size, balloon: Size, seed: int) -> tuple[int, int]:
     if memory_pages % TILE_PAGES or balloon_pages % (memory_pages // TILE_PAGES):
         raise ValueError(
             "memory must be a multiple of 2 GiB, and balloon the same number of pages of each, "
-            f"with pattern aged in a stream: its guest of 2 GiB is repeated; got memory={memory!r}, "
-            f"balloon={balloon!r}"
+            f"with pattern aged in a stream: its guest of 2 GiB is repeated; got "
+            f"memory={memory!r}, balloon={balloon!r}"
         )
     if balloon_pages // (memory_pages // TILE_PAGES) > (room := _aged_tile(seed).size):
         raise ValueError(

@@ -8,8 +8,7 @@ import pandas as pd
 
 from .. import datasets
 from ..measurement.reading import load
-from ..model import fit, idle_guests, validate
-from ..model import counts
+from ..model import counts, fit, idle_guests, validate
 from ..pages import metrics, patterns
 from ..sizes import GIB, parse_size
 from .number import SHORT, Numbers, number
