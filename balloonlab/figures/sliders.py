@@ -48,7 +48,7 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
     # A run ends where a gap begins: n runs need n - 1 gaps of at least one page.
     n_runs = min(max(1, round(n_pages / mean_run)), memory_pages - n_pages + 1)
     pages = patterns.geometric(memory, n_pages * PAGE_BYTES, n_pages / n_runs)
-    rows = {name: {"mean_run_pages": n_pages / n_runs, **counts(pages, name, memory=memory)} for name in PROTOCOLS}
+    rows = {name: {"mean_run_pages": n_pages / n_runs, **counts(pages, name)} for name in PROTOCOLS}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .compile import kernel
-from .crew import LEAST_BYTES, LEAST_EXTENTS, split
+from .crew import HUGE_BYTES, LEAST_BYTES, LEAST_EXTENTS, split
 from .discard import Discard, complete, sort_extents
 from .formats import decode
 from .translate import PAGE_BYTES, translate
@@ -39,8 +39,22 @@ def _count_shares(device, extents):
 
 
 @kernel
-def count_held(device):
-    """Count the calls for the extents that are held, which then are no more."""
+def _count_partial(extents):
+    """Count the pages of extents that are no whole huge pages of theirs."""
+    n_bytes = 0
+    for i in range(extents.shape[0]):
+        end = extents[i, 0] + extents[i, 1]
+        low = (extents[i, 0] + HUGE_BYTES - 1) // HUGE_BYTES * HUGE_BYTES
+        n_bytes += extents[i, 1] - max(0, end // HUGE_BYTES * HUGE_BYTES - low)
+    return n_bytes // PAGE_BYTES
+
+
+@kernel
+def count_held(device, partial):
+    """Count the calls for the extents that are held, which then are no more.
+
+    `partial` (int64, shape (1,)) gets the pages that lie in a huge page of which others stay.
+    """
     state = device.state[0]
     extents, page_bytes = device.extents[: state["held"]], device.verb.page_bytes
     if page_bytes > PAGE_BYTES:
@@ -50,16 +64,17 @@ def count_held(device):
     if device.discard == Discard.SORTED or device.discard == Discard.SORTED_VECTOR:
         n = sort_extents(extents, device.vectors.scratch)
     state["n_extents"] += n
+    partial[0] += _count_partial(extents[:n])
     state["n_discards"] += _count_shares(device, extents[:n])
     state["held"] = 0
     state["n_collected"] = 0
 
 
 @kernel
-def count_messages(memory, device, data, message_bytes):
+def count_messages(memory, device, data, message_bytes, partial):
     """Take messages that follow each other in `data` (uint8), of so many bytes but the last.
 
-    Look-ups, extents and calls are added to the device's state.
+    Look-ups, extents and calls are added to the device's state, `partial` is as of `count_held`.
     """
     state, room = device.state[0], device.words.view(np.uint8)
     at = 0
@@ -75,8 +90,8 @@ def count_messages(memory, device, data, message_bytes):
         while state["range"] < n_ranges:
             state["held"] = translate(memory, device, device.ranges[:n_ranges])
             if state["range"] < n_ranges:
-                count_held(device)
+                count_held(device, partial)
         state["n_translations"] += state["n_lookups"]
         state["n_collected"] += 1
         if state["n_collected"] >= device.collect:
-            count_held(device)
+            count_held(device, partial)

@@ -22,7 +22,7 @@ from ..host.device import EXTENTS, make_state
 from ..kernels import counting as kernels
 from ..kernels import crew
 from ..kernels import translate as translation
-from ..kernels.bitmap import count_bits
+from ..kernels.bitmap import count_bits, count_runs
 from ..kernels.bitmap_v4 import MAX_BITMAPS, WINDOW_WORDS
 from ..kernels.discard import Discard, Vectors
 from ..kernels.formats import Encoding
@@ -32,13 +32,18 @@ from ..measurement.on_lab import FLOOR
 from ..measurement.options import Pattern
 from ..measurement.setups import make_case
 from ..pages import patterns, traces
-from ..pages.streams import PIECE_PAGES, open_stream
+from ..pages.streams import PIECE_PAGES, count_list_runs, open_stream
 from ..sizes import HUGE_BYTES, PAGE_BYTES
 from ..wire.bitmap import pack_windows, split
 from ..wire.format import Format
 
 COUNTS = ("n_pages", "n_kicks", "wire_bytes", "n_records", "n_translations", "n_discards")
 """What an operation takes besides time; columns of the tidy frame."""
+
+UNITS = (*COUNTS, "n_extents", "n_partial_pages", "n_runs")
+"""What costs are per unit of: besides, the extents of memory that calls are made over, their
+pages that lie in a huge page of which other pages stay, and the pieces of the guest's list in which
+pages follow each other."""
 
 MAX_PFN = 1 << 36
 """Pages up to here, 256 TiB: one bit each is kept to find repeated ones."""
@@ -81,13 +86,14 @@ class Host:
             crew=_crew(policy.threads),
             collect=policy.collect,
         )
+        self._partial = np.zeros(1, np.int64)
         self.is_settled = policy.collect == 1
         """Whether nothing is left of a message when it was counted."""
 
     def take(self, messages: bytes | npt.NDArray[np.uint8], message_bytes: int) -> None:
         """Count what messages make it do: one after the other, each of so many bytes."""
         data = np.frombuffer(messages, np.uint8)
-        kernels.count_messages(self._memory, self.device, data, message_bytes)
+        kernels.count_messages(self._memory, self.device, data, message_bytes, self._partial)
 
     def calls(self, ranges: npt.NDArray[np.void]) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the calls for a message's ranges: first page of the mapping, and pages."""
@@ -114,14 +120,15 @@ class Host:
             self._mapping.madvise(mmap.MADV_DONTNEED, low, high - low)
 
     def done(self) -> npt.NDArray[np.int64]:
-        """Return how many look-ups and calls it made so far."""
+        """Return the look-ups, calls, extents and partial pages so far."""
         state = self.device.state[0]
-        return np.array([state["n_translations"], state["n_discards"]])
+        names = "n_translations", "n_discards", "n_extents"
+        return np.array([*(state[name] for name in names), self._partial[0]])
 
     def finish(self) -> npt.NDArray[np.int64]:
         """Count what it still holds, too; as `done`."""
         if self.device.state[0]["held"]:
-            kernels.count_held(self.device)
+            kernels.count_held(self.device, self._partial)
         return self.done()
 
 
@@ -150,6 +157,10 @@ class Pages(Protocol):
     def end(self) -> int:
         """One page beyond the highest."""
 
+    @property
+    def list_runs(self) -> int | None:
+        """Pieces of the list in which neighbours follow each other; None: the bitmap's runs."""
+
     def windows(self, window_pages: int) -> Iterator[tuple[int, Words]]:
         """Yield every window with pages in it, ascending."""
 
@@ -165,6 +176,10 @@ class _Listed:
     @cached_property
     def end(self) -> int:
         return int(self._pages.max()) + 1 if self._pages.size else 0
+
+    @cached_property
+    def list_runs(self) -> int:
+        return count_list_runs(self._pages)
 
     def windows(self, window_pages: int) -> Iterator[tuple[int, Words]]:
         return pack_windows(self._pages)
@@ -216,14 +231,16 @@ def counts(pattern: Pattern, protocol: str | None = None, **options: Any) -> dic
     >>> counts("idle", "bitmap-v4", memory="64TiB")["n_kicks"]
     1792
     """
-    return count(make_case(pattern=pattern, protocol=protocol, **options))
+    found = count(make_case(pattern=pattern, protocol=protocol, **options))
+    return {name: found[name] for name in COUNTS}
 
 
 def count(case: Case) -> dict[str, int]:
-    """Return the `counts` of a case."""
+    """Return the `UNITS` of a case; as `counts`."""
     _check(case)
     if case.protocol == FLOOR:
-        return dict.fromkeys(COUNTS, 0) | {"n_pages": case.balloon_pages, "n_discards": 1}
+        one = dict.fromkeys(("n_discards", "n_extents"), 1)
+        return dict.fromkeys(UNITS, 0) | {"n_pages": case.balloon_pages} | one
     wire_format = wire.get(case.protocol, case.kick_pages)
     pages = _pages_of(case)
     if pages.end > wire_format.pfn_limit:
@@ -273,7 +290,7 @@ def _make_host(case: Case, wire_format: Format, pages: Pages) -> Host:
 def _count_lists(case: Case, wire_format: Format, pages: Pages) -> dict[str, int]:
     """Count page numbers, batch by batch in list order."""
     n_pages, step = pages.balloon_pages, case.kick_pages
-    found = dict.fromkeys(COUNTS, n_pages)
+    found = dict.fromkeys(UNITS, n_pages) | {"n_runs": _count_runs(pages)}
     found |= {"n_kicks": -(-n_pages // step), "wire_bytes": 4 * n_pages}
     if DISCARDS[case.discard] == Discard.PER_PAGE and case.backing != "hugetlb":
         if isinstance(pages, _Listed):
@@ -290,7 +307,13 @@ def _count_lists(case: Case, wire_format: Format, pages: Pages) -> dict[str, int
         if not isinstance(pages, _Listed):
             host.forget(int(listed.min()), int(listed.max()) + 1)
     _take_list(host, rest, step)
-    return found | dict(zip(COUNTS[-2:], host.finish().tolist(), strict=True))
+    return found | dict(zip(UNITS[-5:-1], host.finish().tolist(), strict=True))
+
+
+def _count_runs(pages: Pages) -> int:
+    if pages.list_runs is not None:
+        return pages.list_runs
+    return sum(int(count_runs(words)) for _, words in pages.windows(WINDOW_PAGES))
 
 
 def _take_list(host: Host, pages: Words, kick_pages: int) -> None:
@@ -302,7 +325,7 @@ def _take_list(host: Host, pages: Words, kick_pages: int) -> None:
 def _count_windows(case: Case, wire_format: Format, pages: Pages) -> dict[str, int]:
     """Count records, window by window; one that is as the last one is not encoded again."""
     host = _make_host(case, wire_format, pages)
-    total = np.zeros(len(COUNTS), np.int64)
+    total = np.zeros(len(UNITS), np.int64)
     last, of_last = np.zeros(0, np.uint64), total
     for first_pfn, words in pages.windows(WINDOW_PAGES):
         if words is not last and not np.array_equal(words, last):
@@ -313,8 +336,9 @@ def _count_windows(case: Case, wire_format: Format, pages: Pages) -> dict[str, i
             last = words if is_like_others else np.zeros(0, np.uint64)
         total = total + of_last
     before = host.done()
-    total[-before.size :] += host.finish() - before
-    return dict(zip(COUNTS, total.tolist(), strict=True))
+    total[-5:-1] += host.finish() - before
+    found = dict(zip(UNITS, total.tolist(), strict=True))
+    return found if pages.list_runs is None else found | {"n_runs": pages.list_runs}
 
 
 def _count_window(
@@ -324,5 +348,5 @@ def _count_window(
     stream, n_records = split(first_pfn, words, encoding)
     for message in stream:
         host.take(message, len(message))
-    n_pages, n_bytes = int(count_bits(words)), sum(map(len, stream))
-    return np.array([n_pages, len(stream), n_bytes, n_records, *(host.done() - before)])
+    n_pages, n_bytes, n_runs = count_bits(words), sum(map(len, stream)), count_runs(words)
+    return np.array([n_pages, len(stream), n_bytes, n_records, *(host.done() - before), n_runs])

@@ -64,6 +64,11 @@ class PageStream:
     unit: ClassVar[int] = 1
     """Pages that are drawn together."""
 
+    @property
+    def list_runs(self) -> int | None:
+        """Pieces of the list in which neighbours follow each other; None: the bitmap's runs."""
+        return None
+
     def share(self, piece: int) -> int:
         """Return the pages that a piece gives."""
         room, wanted = self.memory_pages // self.unit, self.balloon_pages // self.unit
@@ -161,6 +166,10 @@ class _Idle(PageStream):
             PageRange(*(n - hole * (part.start >= HIGH_RAM_START) for n in part)) for part in found
         ]
 
+    @property
+    def list_runs(self) -> int:
+        return len(self._ranges)
+
     def _draw(self, piece: int, size: int) -> Bits:
         bits, first = np.zeros(size, np.bool_), piece * self.piece_pages
         for start, stop in self._ranges:
@@ -237,6 +246,10 @@ class _Aged(PageStream):
         tiles = min(self.piece_pages, self.memory_pages - piece * self.piece_pages) // TILE_PAGES
         return tiles * self._of_tile.size
 
+    @property
+    def list_runs(self) -> int:
+        return self.memory_pages // TILE_PAGES * count_list_runs(self._of_tile)
+
     @cached_property
     def _of_tile(self) -> npt.NDArray[np.uint64]:
         n = self.balloon_pages * TILE_PAGES // self.memory_pages
@@ -251,6 +264,12 @@ class _Aged(PageStream):
         first = piece * self.piece_pages
         starts = np.arange(first, min(first + self.piece_pages, self.memory_pages), TILE_PAGES)
         return _pfns(np.add.outer(starts, self._of_tile.astype(np.int64)).ravel())
+
+
+def count_list_runs(pages: npt.NDArray[np.uint64]) -> int:
+    """Count the pieces of a list in which each page follows the one before it, up or down."""
+    steps = np.diff(pages.astype(np.int64))
+    return int(np.count_nonzero(np.abs(steps) != 1)) + (pages.size > 0)
 
 
 @lru_cache(maxsize=2)
