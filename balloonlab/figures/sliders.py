@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..model import CostModel, counts, forecast
+from ..model import CostModel, counts
 from ..pages import patterns
 from ..sizes import MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
 from .looks import style

@@ -1,13 +1,15 @@
 """The cost model: what a message and its discards would take, predicted from their counts."""
 
 from .accounting import discards, messages
-from .cost import CostModel, fit, validate
+from .cost import CostModel, fit, load_model
 from .counting import COUNTS, counts
-from .unmeasured import forecast, idle_guests
+from .evidence import evidence
+from .terms import COSTS
+from .validation import compare, summary, validate
 
 __all__ = [
-    "COUNTS", "CostModel", "counts", "discards", "fit", "forecast", "idle_guests", "messages",
-    "validate",
+    "COSTS", "COUNTS", "CostModel", "compare", "counts", "discards", "evidence", "fit",
+    "load_model", "messages", "summary", "validate",
 ]  # fmt: skip
 
 
