@@ -11,6 +11,7 @@ memory, with every stage timed::
     run = bl.measure(memory="1GiB", repeats=3)     # inflate on real memory
     run.frame                                      # where the time went
     bl.traces.load("idle-8GiB-85-inflate")         # pages of a real Linux guest's balloon
+    bl.predict(memory="1TiB", extrapolate=True)    # what nobody measured, with intervals
     bl.sweep(memory=["1GiB", "2GiB"], protocol=["pfn", "bitmap-v4"], out="sizes")  # the grid
 """
 
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
         timeline,
         totals,
     )
+    from .model import predict
     from .pages import patterns, traces
 
 __all__ = [
     "bench", "capture", "collapse", "compare", "datasets", "figures", "freeing", "frees",
     "give_back", "host_policies", "host_policy", "impact", "ladder", "linux", "load",
-    "load_timeline", "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce",
+    "load_timeline", "measure", "model", "patterns", "pool", "predict", "qemu", "ratios", "reproduce",
     "reproduction", "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces",
     "vcpu", "wire",
 ]  # fmt: skip
@@ -63,7 +65,7 @@ _HOMES = {
     "bench": "ladder", "reproduce": "main_job",
     **dict.fromkeys(("collapse", "frees", "give_back", "impact"), "freeing"),
     **dict.fromkeys(("host_policies", "host_policy"), "host"),
-    **dict.fromkeys(("patterns", "traces"), "pages"),
+    **dict.fromkeys(("patterns", "traces"), "pages"), "predict": "model",
     **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
     **dict.fromkeys(("ratios", "sweep", "timeline", "totals"), "measurement"),
 }  # fmt: skip

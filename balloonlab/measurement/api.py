@@ -173,7 +173,7 @@ def sweep(
     1  bitmap-v4  every:2  skipped
     """
     check_number("seed", seed, 0)
-    axes = {name: _values(name, options.get(name, row.default)) for name, row in TABLE.items()}
+    axes = {name: values_of(name, options.get(name, row.default)) for name, row in TABLE.items()}
     combined = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     cases = [make_case(**arguments) for arguments in combined]
     arguments: dict[str, Any] = {
@@ -183,7 +183,7 @@ def sweep(
     return run_cases(cases, "sweep", arguments, out=out, seed=seed, strict=False, progress=progress)
 
 
-def _values(name: str, value: Any) -> list[Any]:
+def values_of(name: str, value: Any) -> list[Any]:
     """Return the values of an option in a sweep."""
     values = list(value) if isinstance(value, list | tuple) and TABLE[name].listed else [value]
     if not values:

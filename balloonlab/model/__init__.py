@@ -4,12 +4,13 @@ from .accounting import discards, messages
 from .cost import CostModel, fit, load_model
 from .counting import COUNTS, counts
 from .evidence import evidence
+from .prediction import Prediction, predict
 from .terms import COSTS
 from .validation import compare, summary, validate
 
 __all__ = [
-    "COSTS", "COUNTS", "CostModel", "compare", "counts", "discards", "evidence", "fit",
-    "load_model", "messages", "summary", "validate",
+    "COSTS", "COUNTS", "CostModel", "Prediction", "compare", "counts", "discards", "evidence", "fit",
+    "load_model", "messages", "predict", "summary", "validate",
 ]  # fmt: skip
 
 

@@ -225,9 +225,7 @@ def _short(data: Any) -> Any:
 
 
 def _ns(part: PartCosts, case: Mapping[str, Any]) -> float:
-    return sum(
-        ns * case[COSTS[name].unit] for name, ns in zip(part.names, part.ns, strict=True)
-    )
+    return sum(ns * case[COSTS[name].unit] for name, ns in zip(part.names, part.ns, strict=True))
 
 
 def load_model(path: PathLike | None = None) -> CostModel:

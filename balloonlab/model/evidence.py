@@ -21,7 +21,7 @@ from ..measurement.options import TABLE
 from ..measurement.reading import load
 from ..measurement.setups import make_case
 from ..measurement.tables import as_frame
-from .counting import UNITS, count
+from .counting import count
 
 RUNS = (
     *("headline", "sizes", "runs", "density", "patterns", "guests", "drivers", "kick-pages"),
