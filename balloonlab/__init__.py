@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 __all__ = [
     "bench", "capture", "collapse", "compare", "datasets", "figures", "freeing", "frees",
     "give_back", "host_policies", "host_policy", "impact", "ladder", "linux", "load",
-    "load_timeline", "measure", "model", "patterns", "pool", "predict", "qemu", "ratios", "reproduce",
-    "reproduction", "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces",
-    "vcpu", "wire",
+    "load_timeline", "measure", "model", "patterns", "pool", "predict", "qemu", "ratios",
+    "reproduce", "reproduction", "results", "selftest", "sizes", "sweep", "timeline", "totals",
+    "traces", "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {

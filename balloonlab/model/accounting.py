@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from .. import wire
+from ..executors import spread
 from ..host import Policy
-from ..pages import as_pfns
+from ..pages import as_pfns, traces
 from ..wire.bitmap import pack_windows, split
 from ..wire.format import Buffer
 from ..wire.registered import CODECS
@@ -94,3 +97,36 @@ def _count_records(pages: npt.NDArray[np.uint64], stream: list[bytes], protocol:
         return len(wire.records(stream))
     encoding = wire.get(protocol).encoding
     return sum(split(*window, encoding)[1] for window in pack_windows(pages))
+
+
+def encodings(
+    patterns: Iterable[str], protocols: Iterable[str] = ("pfn", "bitmap-v4"), executor: Any = None
+) -> pd.DataFrame:
+    """Count the messages of many traces.
+
+    Parameters
+    ----------
+    patterns : iterable of str
+        Names of `balloonlab.traces.names`.
+    protocols : iterable of str
+        As in `messages`.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Where they are encoded; each trace is one piece of work.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `messages`, by ``trace`` and ``protocol``.
+
+    Examples
+    --------
+    >>> encodings(["idle-4GiB-85-inflate"])["kicks"].tolist()
+    [3482, 1]
+    """
+    names, protocols = list(patterns), tuple(protocols)
+    tables = spread(partial(_encode_trace, protocols=protocols), names, executor)
+    return pd.concat(dict(zip(names, tables, strict=True)), names=["trace", "protocol"])
+
+
+def _encode_trace(name: str, protocols: tuple[str, ...]) -> pd.DataFrame:
+    return messages(traces.load(name), protocols)

@@ -339,8 +339,8 @@ def _fit_group(
 ) -> PartCosts:
     names = names_of(stage, part)
     units = cases[[COSTS[name].unit for name in names]].to_numpy(float)
-    times = (cases[name].to_numpy(float) for name in ("time_ns", "total_ns"))
-    sample = Sample(units, *times, numbers[cases.index].to_numpy())
+    time_ns, total_ns = (cases[name].to_numpy(float) for name in ("time_ns", "total_ns"))
+    sample = Sample(units, time_ns, total_ns, numbers[cases.index].to_numpy())
     found = fit_part(sample, len(runs))
     draws = [fit_part(resampled(sample, drawn, rng), len(runs)).ns.tolist() for drawn in chosen]
     ratios = units / cases["n_pages"].to_numpy(float)[:, None]

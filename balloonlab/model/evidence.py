@@ -41,15 +41,16 @@ GUESTS = {"lab": "thread", "kvm": "kvm"}
 
 def case_of(row: Mapping[str, Any]) -> Case:
     """Return the case of a row of a measured frame."""
-    options = {
+    options: dict[str, Any] = {
         name: row[str(option.column)]
         for name, option in TABLE.items()
         if option.column in OPTIONS and name not in ("memory", "balloon", "vectors")
     }
     if row["vectors"]:
         options["vectors"] = row["vectors"]
-    sizes = {"memory": int(row["memory_bytes"]), "balloon": int(row["balloon_bytes"])}
-    return make_case(guest=GUESTS[row["source"]], **sizes, **options)
+    options |= {"memory": int(row["memory_bytes"]), "balloon": int(row["balloon_bytes"])}
+    options |= {"guest": GUESTS[row["source"]]}
+    return make_case(**options)
 
 
 def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
@@ -63,9 +64,9 @@ def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``run``, ``machine`` (processor and kernel), ``run_id``, ``source``, the case's options, `UNITS`, ``stage``, ``part`` and
-        ``time_ns``. Cases of balloonlab's own driver and device alone, one message in flight, pages
-        that are known by name: others are left out.
+        ``run``, ``machine`` (processor and kernel), ``run_id``, ``source``, the case's options, its
+        units, ``stage``, ``part`` and ``time_ns``. Cases of balloonlab's own driver and device
+        alone, one message in flight, pages that are known by name: others are left out.
     """
     tables = []
     for run, data in frames.items():
@@ -91,7 +92,13 @@ _COUNTED: dict[Case, dict[str, int]] = {}
 
 def _count_again(case: Case) -> dict[str, int]:
     """Count a case; what does not change counts is made alike first."""
-    alike = {"touched": True, "thp": False, "repeats": 1, "guest": "thread", "source": "lab"}
+    alike: dict[str, Any] = {
+        "touched": True,
+        "thp": False,
+        "repeats": 1,
+        "guest": "thread",
+        "source": "lab",
+    }
     backing = "hugetlb" if case.backing == "hugetlb" else "anonymous"
     key = replace(case, **alike, backing=backing, verb="dontneed", wait="block")
     if key not in _COUNTED:

@@ -38,9 +38,7 @@ COSTS = {
     "vectored_discard": Term("discard", "all", "n_vectored_calls", "a call for many extents"),
     "extent": Term("discard", "all", "n_vectored_extents", "an extent of such a call"),
     "sort": Term("discard", "all", "n_sorted", "a range that is sorted"),
-    "split": Term(
-        "discard", "all", "n_partial_pages", "a page of a huge page of which others stay"
-    ),
+    "split": Term("discard", "all", "n_partial_pages", "a page of 2 MiB of which others stay"),
 }
 """Costs by the name that they are given by."""
 
