@@ -50,12 +50,12 @@ if TYPE_CHECKING:
         timeline,
         totals,
     )
-    from .model import predict
+    from .model import calibrate, predict
     from .pages import patterns, traces
 
 __all__ = [
-    "bench", "capture", "collapse", "compare", "datasets", "figures", "freeing", "frees",
-    "give_back", "host_policies", "host_policy", "impact", "ladder", "linux", "load",
+    "bench", "calibrate", "capture", "collapse", "compare", "datasets", "figures", "freeing",
+    "frees", "give_back", "host_policies", "host_policy", "impact", "ladder", "linux", "load",
     "load_timeline", "measure", "model", "patterns", "pool", "predict", "qemu", "ratios",
     "reproduce", "reproduction", "results", "selftest", "sizes", "sweep", "timeline", "totals",
     "traces", "vcpu", "wire",
@@ -66,6 +66,7 @@ _HOMES = {
     **dict.fromkeys(("collapse", "frees", "give_back", "impact"), "freeing"),
     **dict.fromkeys(("host_policies", "host_policy"), "host"),
     **dict.fromkeys(("patterns", "traces"), "pages"), "predict": "model",
+    "calibrate": "model",
     **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
     **dict.fromkeys(("ratios", "sweep", "timeline", "totals"), "measurement"),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The cost model: what a message and its discards would take, predicted from their counts."""
 
 from .accounting import discards, encodings, messages
+from .calibration import calibrate
 from .cost import CostModel, fit, load_model
 from .counting import COUNTS, counts
 from .evidence import evidence
@@ -9,8 +10,8 @@ from .terms import COSTS
 from .validation import compare, summary, validate
 
 __all__ = [
-    "COSTS", "COUNTS", "CostModel", "Prediction", "compare", "counts", "discards", "encodings",
-    "evidence", "fit", "load_model", "messages", "predict", "summary", "validate",
+    "COSTS", "COUNTS", "CostModel", "Prediction", "calibrate", "compare", "counts", "discards",
+    "encodings", "evidence", "fit", "load_model", "messages", "predict", "summary", "validate",
 ]  # fmt: skip
 
 

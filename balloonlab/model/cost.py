@@ -48,7 +48,7 @@ class PartCosts:
     ns: list[float]
     draws: list[list[float]]  # of the bootstrap, (draws, costs)
     identified: list[bool]
-    least: list[float]  # units per page that were fitted
+    least: list[float]  # units per page that were fitted; 0 where the cost is identified
     most: list[float]
     bound: list[float]  # ns per unit that no case allows to be exceeded
     effects: dict[str, float]  # logs of the runs' factors
@@ -249,7 +249,9 @@ def load_model(path: PathLike | None = None) -> CostModel:
         raise ValueError(f"{file} holds no model of balloonlab.model.fit: {error!r}") from None
 
 
-def fit(data: Any = None, n_draws: int = N_DRAWS, seed: int = 0) -> CostModel:
+def fit(
+    data: Any = None, n_draws: int = N_DRAWS, seed: int = 0, prior: CostModel | None = None
+) -> CostModel:
     """Fit costs to measured operations of several runs, jointly.
 
     The time of a part of a stage is the sum of its units times their costs, times a factor of the
@@ -266,6 +268,9 @@ def fit(data: Any = None, n_draws: int = N_DRAWS, seed: int = 0) -> CostModel:
         Draws of the bootstrap, at least 2.
     seed : int
         Of the bootstrap.
+    prior : CostModel, optional
+        What a few cases cannot say is taken from it: how far runs and cases stray at least, and
+        over which numbers of pages times are proportional to them.
 
     Returns
     -------
@@ -288,7 +293,7 @@ def fit(data: Any = None, n_draws: int = N_DRAWS, seed: int = 0) -> CostModel:
         raise ValueError("data must hold cases of balloonlab's own driver and device, got none")
     keys = table["run"] + " " + table["run_id"]
     table = derived(table).assign(total_ns=table["time_ns"].groupby(keys).transform("sum"))
-    model = CostModel(_reach(table))
+    model = CostModel(_reach(table, prior))
     rng = np.random.default_rng(seed)
     runs = sorted(table["run"].unique())
     numbers = table["run"].map({name: number for number, name in enumerate(runs)})
@@ -300,7 +305,7 @@ def fit(data: Any = None, n_draws: int = N_DRAWS, seed: int = 0) -> CostModel:
             model.parts.append(
                 _fit_group(stage, part, str(group), cases, numbers, runs, chosen, rng)
             )
-    _pool_spreads(model.parts)
+    _pool_spreads(model.parts, prior)
     return model
 
 
@@ -315,13 +320,16 @@ def _as_table(data: Any) -> pd.DataFrame:
     return gather({"run": data})
 
 
-def _reach(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+def _reach(table: pd.DataFrame, prior: CostModel | None) -> dict[str, dict[str, Any]]:
     found = {}
+    known = prior.machines if prior else {}
     for (machine, source), rows in table.groupby(["machine", "source"]):
         cases = rows.drop_duplicates(["run", "run_id"])
+        spans = [reach["n_pages"] for key, reach in known.items() if key.endswith(f"|{source}")]
+        spans.append([int(rows["n_pages"].min()), int(rows["n_pages"].max())])
         found[f"{machine}|{source}"] = {
             "n_cases": len(cases),
-            "n_pages": [int(rows["n_pages"].min()), int(rows["n_pages"].max())],
+            "n_pages": [min(span[0] for span in spans), max(span[1] for span in spans)],
             "protocols": sorted(rows["protocol"].unique()),
         }
     return found
@@ -346,16 +354,17 @@ def _fit_group(
     ratios = units / cases["n_pages"].to_numpy(float)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         bound = np.where(units > 0, sample.time_ns[:, None] / units, np.inf).min(axis=0)
+    apart = identified(sample)
     return PartCosts(
-        stage, part, group, names, found.ns.tolist(), draws, identified(sample).tolist(),
-        ratios.min(axis=0).tolist(), ratios.max(axis=0).tolist(),
+        stage, part, group, names, found.ns.tolist(), draws, apart.tolist(),
+        np.where(apart, 0, ratios.min(axis=0)).tolist(), ratios.max(axis=0).tolist(),
         np.where(np.isfinite(bound), bound, 1e6).tolist(),
         {runs[n]: float(found.effects[n]) for n in np.unique(sample.run)},
         found.between, found.within * np.sqrt(found.dof), len(cases),
     )  # fmt: skip
 
 
-def _pool_spreads(parts: list[PartCosts]) -> None:
+def _pool_spreads(parts: list[PartCosts], prior: CostModel | None) -> None:
     """Draw the spreads of groups with few cases or runs to those of all groups of the part.
 
     `within` comes as the root of a sum of squares.
@@ -368,6 +377,12 @@ def _pool_spreads(parts: list[PartCosts]) -> None:
         pooled = sum(one.within**2 for one in alike) / sum(degrees)
         several = [one for one in alike if len(one.effects) > 1] or alike
         apart = float(np.median([one.between**2 for one in several]))
+        earlier = (
+            [one for one in prior.parts if (one.stage, one.part) == (stage, part)] if prior else []
+        )
+        if earlier:
+            apart = max(apart, float(np.median([one.between**2 for one in earlier])))
+            pooled = max(pooled, float(np.median([one.within**2 for one in earlier])))
         for one, dof in zip(alike, degrees, strict=True):
             one.within = float(np.sqrt((one.within**2 + PRIOR * pooled) / (dof + PRIOR)))
             n = len(one.effects) - 1
