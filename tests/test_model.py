@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 
 import balloonlab as bl
-from balloonlab.model import compare, counts, evidence, fit, load_model, summary, validate
+from balloonlab.model import (
+    compare,
+    counts,
+    evidence,
+    fit,
+    load_model,
+    summary,
+    validate,
+    validated,
+)
 from balloonlab.model.evidence import gather, gather_shipped
 from balloonlab.model.fitting import Sample, fit_part, identified
 from balloonlab.model.terms import COSTS, PARTS, derived
@@ -185,10 +194,7 @@ def test_the_shipped_costs_are_those_of_the_shipped_evidence():
 
 
 def test_predictions_hold_for_runs_sizes_patterns_and_traces_left_out():
-    checked = pd.read_csv(bl.datasets.path("model/validation.csv"), na_filter=False)
-    used = checked[checked["refused"] == ""].astype({"error": float})
-    used["covered"] = used["covered"] == "True"
-    found = summary(used, "left_out")
+    found = summary(validated(), "left_out")
     assert (found["median_error_percent"] < 10).all()
     assert (found["covered_percent"] >= 90).all()
     assert set(found.index) == {"memory_bytes", "pattern", "run", "traces"}

@@ -7,11 +7,12 @@ from .counting import COUNTS, counts
 from .evidence import evidence
 from .prediction import Prediction, predict
 from .terms import COSTS
-from .validation import compare, summary, validate
+from .validation import compare, summary, validate, validated
 
 __all__ = [
     "COSTS", "COUNTS", "CostModel", "Prediction", "calibrate", "compare", "counts", "discards",
     "encodings", "evidence", "fit", "load_model", "messages", "predict", "summary", "validate",
+    "validated",
 ]  # fmt: skip
 
 

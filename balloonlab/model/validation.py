@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .. import datasets
 from .cost import LEVEL, CostModel, _as_table, fit
 from .terms import derived
 
@@ -16,6 +17,7 @@ ABOUT = [
 ]
 
 N_DRAWS = 20
+FILE = "model/validation.csv"
 
 
 def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.DataFrame:
@@ -80,6 +82,25 @@ def compare(model: CostModel, data: Any) -> pd.DataFrame:
         }  # fmt: skip
     names = ["predicted_ns", "low_ns", "high_ns", "error", "covered", "run_known", "refused"]
     return pd.DataFrame(rows, columns=[*ABOUT, "measured_ns", *names])
+
+
+def validated() -> pd.DataFrame:
+    """Load the validation of the shipped costs: what `validate` returns, by ``left_out``.
+
+    Left out were, in turn, each size (``memory_bytes``), each ``pattern``, each ``run``, and all
+    ``traces``. Cases without any prediction have NaN for it.
+
+    Examples
+    --------
+    >>> sorted(validated()["left_out"].unique())
+    ['memory_bytes', 'pattern', 'run', 'traces']
+    """
+    table = pd.read_csv(datasets.path(FILE), keep_default_na=False)
+    for name in ("predicted_ns", "low_ns", "high_ns", "error"):
+        table[name] = pd.to_numeric(table[name].replace("", np.nan))
+    for name in ("covered", "run_known"):
+        table[name] = table[name] == "True"
+    return table
 
 
 def summary(checked: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFrame:

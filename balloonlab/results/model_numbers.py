@@ -6,8 +6,7 @@ from functools import partial
 
 import pandas as pd
 
-from .. import datasets
-from ..model import counts, predict, summary
+from ..model import counts, predict, summary, validated
 from ..pages import metrics, patterns
 from ..sizes import parse_size
 from .number import SHORT, Numbers, number
@@ -22,11 +21,9 @@ LEFT_OUT = {"memory_bytes": "sizes", "pattern": "patterns", "run": "runs", "trac
 
 def _errors() -> Numbers:
     """How well cases are predicted that were left out of the fit."""
-    checked = pd.read_csv(datasets.path("model/validation.csv"), na_filter=False)
-    predicted = checked[checked["error"] != ""].astype({"error": float})
-    predicted["covered"] = predicted["covered"] == "True"
+    checked = validated()
     for by, what in LEFT_OUT.items():
-        found = summary(predicted[predicted["left_out"] == by]).iloc[0]
+        found = summary(checked[checked["left_out"] == by]).iloc[0]
         about = f"{what} left out"
         for name, column in (
             ("error", "median_error_percent"), ("error_p90", "error_p90_percent"),
