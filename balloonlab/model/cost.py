@@ -288,7 +288,7 @@ def fit(
     >>> model.costs.query("name == 'free' and group.str.contains('touched=True,thp=False')").shape
     (1, 13)
     """
-    table = _as_table(data)
+    table = as_table(data)
     if table.empty:
         raise ValueError("data must hold cases of balloonlab's own driver and device, got none")
     keys = table["run"] + " " + table["run_id"]
@@ -309,7 +309,7 @@ def fit(
     return model
 
 
-def _as_table(data: Any) -> pd.DataFrame:
+def as_table(data: Any) -> pd.DataFrame:
     if data is None:
         return evidence()
     if isinstance(data, pd.DataFrame) and "n_runs" in data:

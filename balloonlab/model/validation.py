@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import datasets
-from .cost import LEVEL, CostModel, _as_table, fit
+from .cost import LEVEL, CostModel, as_table, fit
 from .terms import derived
 
 ABOUT = [
@@ -46,7 +46,7 @@ def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.Da
     ValueError
         All cases are alike in `by`: there is nothing to leave out.
     """
-    table = _as_table(data)
+    table = as_table(data)
     label = table["pattern"].str.startswith("trace:") if by == "traces" else table[by]
     if label.nunique() < 2:
         raise ValueError(f"data must hold at least two values of {by}: one is left out in turn")
@@ -60,7 +60,7 @@ def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.Da
 
 def compare(model: CostModel, data: Any) -> pd.DataFrame:
     """Compare predictions with measured cases; the table is as of `validate`."""
-    table = derived(_as_table(data))
+    table = derived(as_table(data))
     rows = []
     for _, parts in table.groupby(["run", "run_id"], sort=False):
         case, measured_ns = parts.iloc[0].to_dict(), float(parts["time_ns"].sum())
