@@ -310,6 +310,7 @@ def fit(
 
 
 def as_table(data: Any) -> pd.DataFrame:
+    """Return the evidence in what `fit` takes."""
     if data is None:
         return evidence()
     if isinstance(data, pd.DataFrame) and "n_runs" in data:
