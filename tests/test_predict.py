@@ -131,7 +131,7 @@ def test_a_dask_cluster_predicts_the_same_to_the_last_digit(client):
 @pytest.mark.filterwarnings("default")
 def test_a_dask_cluster_encodes_traces_as_this_process_does(client):
     names = bl.traces.names()[:3]
-    found = bl.model.encodings(names, ["pfn", "adaptive"], executor=client)
-    pd.testing.assert_frame_equal(found, bl.model.encodings(names, ["pfn", "adaptive"]))
+    found = bl.model.trace_messages(names, ["pfn", "adaptive"], executor=client)
+    pd.testing.assert_frame_equal(found, bl.model.trace_messages(names, ["pfn", "adaptive"]))
     one = bl.model.messages(bl.traces.load(names[1]), ["adaptive"]).loc["adaptive"]
     assert found.loc[(names[1], "adaptive")].to_dict() == one.to_dict()

@@ -1,6 +1,6 @@
 """The cost model: what a message and its discards would take, predicted from their counts."""
 
-from .accounting import discards, encodings, messages
+from .accounting import discards, messages, trace_messages
 from .calibration import calibrate
 from .cost import CostModel, fit, load_model
 from .counting import COUNTS, counts
@@ -10,8 +10,22 @@ from .terms import COSTS
 from .validation import compare, summary, validate, validated
 
 __all__ = [
-    "COSTS", "COUNTS", "CostModel", "Prediction", "calibrate", "compare", "counts", "discards",
-    "encodings", "evidence", "fit", "load_model", "messages", "predict", "summary", "validate",
+    "COSTS",
+    "COUNTS",
+    "CostModel",
+    "Prediction",
+    "calibrate",
+    "compare",
+    "counts",
+    "discards",
+    "evidence",
+    "fit",
+    "load_model",
+    "messages",
+    "predict",
+    "summary",
+    "trace_messages",
+    "validate",
     "validated",
 ]  # fmt: skip
 

@@ -99,7 +99,7 @@ def _count_records(pages: npt.NDArray[np.uint64], stream: list[bytes], protocol:
     return sum(split(*window, encoding)[1] for window in pack_windows(pages))
 
 
-def encodings(
+def trace_messages(
     patterns: Iterable[str], protocols: Iterable[str] = ("pfn", "bitmap-v4"), executor: Any = None
 ) -> pd.DataFrame:
     """Count the messages of many traces.
@@ -120,7 +120,7 @@ def encodings(
 
     Examples
     --------
-    >>> encodings(["idle-4GiB-85-inflate"])["kicks"].tolist()
+    >>> trace_messages(["idle-4GiB-85-inflate"])["kicks"].tolist()
     [3482, 1]
     """
     names, protocols = list(patterns), tuple(protocols)
