@@ -15,7 +15,7 @@ def calibrate(
     guest: Annotated[
         list[str] | None, typer.Option(help="Who runs the driver: thread, kvm; several times")
     ] = None,
-    memory: Annotated[str, typer.Option(help="RAM of the guest")] = "512MiB",
+    memory: Annotated[str, typer.Option(help="RAM of the guest")] = "256MiB",
     starts: Annotated[int, typer.Option(help="Process starts")] = 2,
 ) -> None:
     """Measure the unit costs of this machine: a page, a kick, a call. Under three minutes.

@@ -16,7 +16,7 @@ from ..sizes import Size
 from .cost import CostModel, fit, load_model
 
 FILE = "balloonlab-costs.json"
-MEMORY, STARTS, REPEATS = "512MiB", 2, 2
+MEMORY, STARTS, REPEATS = "256MiB", 2, 2
 
 PAGES: tuple[dict[str, Any], ...] = (
     {"pattern": "idle"},
