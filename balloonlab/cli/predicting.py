@@ -20,15 +20,18 @@ def calibrate(
 ) -> None:
     """Measure the unit costs of this machine: a page, a kick, a call. Under three minutes.
 
-    They are stored in one file; bl.predict(..., model=FILE) then predicts for this machine.
+    They are stored in one file; bl.predict(..., model=FILE) then predicts for this machine. Shown
+    are those of touched memory without huge pages.
     """
     from ..model.calibration import calibrate
     from ..sizes import format_number
 
     with reported(out=out):
         model = calibrate(out, guest or ("thread",), memory, starts)
-        shown = ["group", "name", "ns", "low_ns", "high_ns", "identified"]
-        table = model.costs.query("ns > 0 or identified")[shown]
-        table["group"] = table["group"].str.replace(r"^machine=.*?,source=", "", regex=True)
-        console().print(table.to_string(index=False, float_format=format_number))
+        table = model.costs
+        usual = ~table["group"].str.contains("touched=False|thp=True|collected=True")
+        table = table[usual & (table["identified"] | (table["ns"] > 0))].copy()
+        table["message"] = table["group"].str.extract("message=([^,]*)")[0].fillna("")
+        shown = table[["message", "name", "ns", "low_ns", "high_ns", "identified"]]
+        console().print(shown.to_string(index=False, float_format=format_number))
         console().print(f"Costs: {out}", soft_wrap=True)
