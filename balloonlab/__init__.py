@@ -11,6 +11,7 @@ memory, with every stage timed::
     run = bl.measure(memory="1GiB", repeats=3)     # inflate on real memory
     run.frame                                      # where the time went
     bl.traces.load("idle-8GiB-85-inflate")         # pages of a real Linux guest's balloon
+    bl.predict(memory="1TiB", extrapolate=True)    # what nobody measured, with intervals
     bl.sweep(memory=["1GiB", "2GiB"], protocol=["pfn", "bitmap-v4"], out="sizes")  # the grid
 """
 
@@ -51,14 +52,15 @@ if TYPE_CHECKING:
         timeline,
         totals,
     )
+    from .model import calibrate, predict
     from .pages import patterns, traces
 
 __all__ = [
-    "bench", "capture", "collapse", "compare", "datasets", "encodings", "figures", "freeing",
-    "frees", "give_back", "harness", "host_policies", "host_policy", "impact", "ladder", "linux",
-    "load", "load_timeline", "measure", "model", "patterns", "pool", "qemu", "ratios", "reproduce",
-    "reproduction", "results", "selftest", "sizes", "sweep", "timeline", "totals", "traces",
-    "vcpu", "wire",
+    "bench", "calibrate", "capture", "collapse", "compare", "datasets", "encodings", "figures",
+    "freeing", "frees", "give_back", "harness", "host_policies", "host_policy", "impact", "ladder",
+    "linux", "load", "load_timeline", "measure", "model", "patterns", "pool", "predict", "qemu",
+    "ratios", "reproduce", "reproduction", "results", "selftest", "sizes", "sweep", "timeline",
+    "totals", "traces", "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {
@@ -66,6 +68,7 @@ _HOMES = {
     **dict.fromkeys(("collapse", "frees", "give_back", "impact"), "freeing"),
     **dict.fromkeys(("host_policies", "host_policy"), "host"),
     **dict.fromkeys(("patterns", "traces"), "pages"),
+    **dict.fromkeys(("calibrate", "predict"), "model"),
     **dict.fromkeys(("compare", "load", "load_timeline", "measure", "pool"), "measurement"),
     **dict.fromkeys(("ratios", "sweep", "timeline", "totals"), "measurement"),
 }  # fmt: skip

@@ -551,6 +551,27 @@ def sort_extents(extents):
     return merged
 
 
+def count_calls(messages, discard, vectors, collect):
+    """Calls that discard: of messages, each a list of ranges (start, length) of host pages."""
+    held, calls = [], 0
+    for number, ranges in enumerate(messages, 1):
+        for start, n in ranges:
+            if discard == "page":
+                held += [(page, 1) for page in range(start, start + n)]
+            elif held and sum(held[-1]) == start:
+                held[-1] = (held[-1][0], held[-1][1] + n)
+            elif held and start + n == held[-1][0]:
+                held[-1] = (start, held[-1][1] + n)
+            else:
+                held.append((start, n))
+        if number % collect == 0 or number == len(messages):
+            if "sorted" in discard:
+                held = runs({page for start, n in held for page in range(start, start + n)})
+            calls += -(-len(held) // vectors) if "vector" in discard else len(held)
+            held = []
+    return calls
+
+
 def complete(extents, inside, page_bytes):
     """Huge pages that extents are of and of which all 4 KiB pages are in the balloon, merged."""
     touched = set()

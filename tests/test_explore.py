@@ -3,34 +3,19 @@
 import asyncio
 import sys
 
-import pandas as pd
 import pytest
 
 import balloonlab as bl
 from balloonlab.figures.sliders import PROTOCOLS, QUANTITIES, scattered
-from balloonlab.model import CostModel, cost
+from balloonlab.model import COUNTS, load_model
 from balloonlab.sizes import format_number
 
 pytestmark = pytest.mark.once
 
-GROUPS = {
-    "allocate": [""],
-    "send": ["protocol=pfn", "protocol=bitmap-v4"],
-    "translate": ["discard=page", "discard=range"],
-    "discard": ["operation=inflate,touched=True,thp=False"],
-}
 
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model():
-    """Everything takes a nanosecond."""
-    rows = [
-        (stage, part, group, term, 1.0)
-        for (stage, part), terms in cost.TERMS.items()
-        for group in GROUPS.get(stage, [])
-        for term in terms
-    ]
-    return CostModel(pd.DataFrame(rows, columns=["stage", "part", "group", "term", "ns"]), "lab")
+    return load_model()
 
 
 class Shown:
@@ -48,30 +33,28 @@ def labels(ax):
 
 
 @pytest.mark.parametrize(("density", "mean_run"), [(0.5, 1), (0.05, 16), (0.95, 256)])
-def test_both_protocols_are_counted_on_the_same_pages(density, mean_run):
-    table = scattered("16MiB", density, mean_run)
-    found = table["mean_run_pages"].iloc[0]
+def test_both_protocols_are_counted_on_the_same_pages(model, density, mean_run):
+    found, frame = scattered(model, "16MiB", density, mean_run)
     pages = bl.patterns.geometric("16MiB", round(4096 * density) * 4096, found)
     for protocol in PROTOCOLS:
-        row = table.loc[protocol].drop("mean_run_pages").to_dict()
+        row = frame.query("protocol == @protocol")[list(COUNTS)].iloc[0].to_dict()
         assert row == bl.model.counts(pages, protocol)
     assert found == pytest.approx(mean_run, rel=0.1)
 
 
-def test_a_full_guest_has_the_shortest_runs_it_has_room_for():
-    table = scattered("16MiB", 0.9, 1)
-    assert table["mean_run_pages"].iloc[0] == pytest.approx(9, rel=0.01)
+def test_a_full_guest_has_the_shortest_runs_it_has_room_for(model):
+    assert scattered(model, "16MiB", 0.9, 1)[0] == pytest.approx(9, rel=0.01)
 
 
 def test_the_picture_holds_the_counts_and_the_predictions(model):
     top, bottom = bl.figures.explore(model, "256MiB", 0.25, 4).draw().axes
-    table = scattered("256MiB", 0.25, 4)
+    _, frame = scattered(model, "256MiB", 0.25, 4)
+    table = frame.groupby("protocol")[list(COUNTS)].first()
     assert labels(top) == [f"{int(table.loc[p, q]):,}" for p in PROTOCOLS for q in QUANTITIES]
     assert "25 % ballooned in runs of 4 pages" in top.get_title(loc="left")
     assert bottom.get_title(loc="left") == "Predicted stages (model)"
     assert [text.get_text() for text in bottom.get_yticklabels()] == list(PROTOCOLS)
-    pfn = table.loc["pfn"]
-    ms = (5 * pfn["n_pages"] + 2 * pfn["wire_bytes"] + pfn["n_kicks"]) / 1e6
+    ms = frame.query("protocol == 'pfn'")["time_ns"].sum() / 1e6
     assert labels(bottom)[0] == f"{format_number(ms)} ms"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..harness.crossover import PROPOSED, best, recorded_guests
 from ..measurement.tables import as_frame
-from .looks import Axes, NoCasesError, canvas
+from .looks import Axes, NoCasesError, canvas, legend_below
 
 SHADES = {"pfn": "#8fbbe0", "bitmap": "#e8a33d", "run": "white", "none": "#d9d9d9"}
 """Colour of a cell by what its best format is made of; or where none is apart."""
@@ -60,7 +60,7 @@ def crossover(
     cells = best(rows, by)
     columns = sorted(cells["mean_run_pages"].unique())
     lines = sorted(cells["density"].unique())
-    with canvas(ax, 1.6 + 0.72 * len(columns), 1.5 + 0.36 * len(lines)) as ax:
+    with canvas(ax, max(7.2, 1.6 + 0.72 * len(columns)), 1.9 + 0.36 * len(lines)) as ax:
         for cell in cells.itertuples():
             x, y = columns.index(cell.mean_run_pages), lines.index(cell.density)
             kind = _kind(cell.best) if cell.apart else _common(cell.alike)
@@ -70,7 +70,8 @@ def crossover(
                 "linewidth": 0.5,
             }
             ax.bar(x, 1, 1, y - 0.5, hatch=HATCHES[kind], **style)
-            ax.annotate(_name(cell), (x, y), ha="center", va="center", size=6.5)
+            box = {"facecolor": SHADES[kind], "edgecolor": "none", "pad": 0.5}
+            ax.annotate(_name(cell), (x, y), ha="center", va="center", size=6.5, bbox=box)
         if guests:
             at = recorded_guests()
             ax.plot(
@@ -91,9 +92,7 @@ def crossover(
             Patch(facecolor=SHADES[kind], hatch=HATCHES[kind], edgecolor="#808080", label=label)
             for kind, label in KINDS.items()
         ]
-        ax.legend(
-            handles=[*handles, *ax.lines], loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=3
-        )
+        legend_below(ax, 3, handles=[*handles, *ax.lines])
     return ax
 
 

@@ -14,12 +14,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import datasets
+from ..harness import counted
 from ..ladder import SCENARIOS
 from ..measurement.reading import load, pool
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..pages import patterns as page_sets
 from ..sizes import HUGE_BYTES
 from .comparison import density, grid, guests, runs, sizes
+from .crossover_map import crossover
+from .encoding_dots import encodings
 from .freed_bars import frees, give_back
 from .headline_bars import headline
 from .how_it_works import page_strip
@@ -69,6 +72,11 @@ def pictured() -> dict[str, npt.NDArray[np.uint64]]:
     return {f"{name} (model)": page_sets.make(name, "256MiB", "64MiB") for name in names}
 
 
+def _measured_crossover(source: str) -> Axes:
+    frame = load(datasets.path("crossover")).frame
+    return crossover(frame[frame["source"] == source], "time_ns")
+
+
 COMPUTED: dict[str, Callable[[], Axes]] = {
     "patterns": lambda: patterns(pictured()),
     "occupancy": lambda: occupancy(pictured()),
@@ -78,6 +86,9 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "frees-huge": lambda: frees(datasets.stacked("frees-*", "frees.csv"), HUGE_BYTES),
     "give-back": lambda: give_back(datasets.stacked("give-back*", "give-back.csv")),
     "impact": lambda: impact(pd.read_csv(datasets.path("impact/impact.csv"))),
+    "encodings": lambda: encodings(pd.read_csv(datasets.path("encodings/encodings.csv"))),
+    "crossover-bytes": lambda: crossover(counted()),
+    **{f"crossover-{source}": partial(_measured_crossover, source) for source in ("lab", "kvm")},
     # Of its many batches those of the first 3 ms.
     "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), until_us=3000),
     "timeline-bitmap": lambda: timeline(load_timeline(datasets.path("timeline-bitmap"))),

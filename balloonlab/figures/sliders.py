@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..model import CostModel, forecast
-from ..model.accounting import counts
+from ..model import COUNTS, CostModel, predict
 from ..pages import patterns
 from ..sizes import MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
 from .looks import style
@@ -39,8 +38,10 @@ MEAN_RUNS = [1 << n for n in range(13)]
 MARGINS = {"left": 0.15, "right": 0.98, "top": 0.94, "bottom": 0.2, "hspace": 0.55}
 
 
-def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
-    """Return ``mean_run_pages`` and the counts of both protocols for pages ``geometric:MEAN``.
+def scattered(
+    model: CostModel, memory: Size, density: float, mean_run: float
+) -> tuple[float, pd.DataFrame]:
+    """Return the mean run, and both protocols' predicted frame, of pages ``geometric:MEAN``.
 
     Where the guest is too full to keep so short runs apart, of the shortest it has room for.
     """
@@ -49,8 +50,10 @@ def scattered(memory: Size, density: float, mean_run: float) -> pd.DataFrame:
     # A run ends where a gap begins: n runs need n - 1 gaps of at least one page.
     n_runs = min(max(1, round(n_pages / mean_run)), memory_pages - n_pages + 1)
     pages = patterns.geometric(memory, n_pages * PAGE_BYTES, n_pages / n_runs)
-    rows = {name: {"mean_run_pages": n_pages / n_runs, **counts(pages, name)} for name in PROTOCOLS}
-    return pd.DataFrame.from_dict(rows, orient="index")
+    found = predict(
+        memory=memory, pattern=pages, protocol=list(PROTOCOLS), model=model, extrapolate=True
+    )
+    return n_pages / n_runs, found.frame
 
 
 def compare_counts(table: pd.DataFrame, ax: Axes) -> None:
@@ -111,10 +114,8 @@ class Explorer:
         from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
         memory, density, mean_run = (slider.value for slider in self.sliders.values())
-        table = scattered(memory, density, mean_run)
-        found = table.pop("mean_run_pages").iloc[0]
-        rows = table.to_dict("index").items()
-        predicted = [forecast(self._model, row, memory, str(name)) for name, row in rows]
+        found, predicted = scattered(self._model, memory, density, mean_run)
+        table = predicted.groupby("protocol", sort=False)[list(COUNTS)].first()
         with style():
             # Fixed margins: a layout made to fit takes as long as all the rest of the drawing.
             layout = PlaceHolderLayoutEngine(adjust_compatible=False, colorbar_gridspec=True)
@@ -125,7 +126,7 @@ class Explorer:
                 f"{format_size(memory)} touched, {100 * density:.0f} % ballooned in runs of "
                 f"{format_number(found)} pages on average"
             )
-            stages(pd.concat(predicted), ["protocol"], "Predicted stages", "operation", bottom)
+            stages(predicted, ["protocol"], "Predicted stages", "operation", bottom)
             bottom.set_xlabel("predicted time of the inflation, ms")
         return figure
 

@@ -17,8 +17,9 @@ A format's two sides stand in one module: `pfn`, `bitmap_v4` (`posted`, `bitmap_
 `discard` sorts extents and gives them to the kernel, one by one or many in a call; `crew` shares
 them out among threads. `chunks` goes from the allocator to the message in one step, in the
 largest blocks there are.
-`clock` logs when each step ends. `faults` counts what the host refuses, `contents` and `fuzz`
-check it, `hostile` attacks it; `workload` ages the allocator, `bystander` works beside it.
+`clock` logs when each step ends, `counting` is a device without memory. `faults` counts what the
+host refuses, `contents` and `fuzz` check it, `hostile` attacks it; `workload` ages the allocator,
+`bystander` works beside it.
 `compile`, `intrinsics` (`plain` without the JIT) and `syscalls` are what all stand on; `vcpu` and
 `tsc` are what of them there is inside a virtual machine.
 

@@ -10,6 +10,7 @@ from typing import Any, Never, Unpack
 import numpy as np
 
 from ..sizes import PAGE_BYTES, parse_pages
+from .campaign import run_campaign
 from .case import digest
 from .options import TABLE, Options, PathLike, check_number, takes_options
 from .run import Run
@@ -123,8 +124,9 @@ def sweep(
     out: PathLike | None = None,
     seed: int = 0,
     progress: bool = True,
+    executor: Any = None,
     **options: Unpack[Options[list[Any] | tuple[Any, ...]]],
-) -> Run:
+) -> Any:
     """Measure every combination of the arguments' values into one frame.
 
     Each argument takes one value, or a list or tuple of them (page numbers only an array); the
@@ -143,11 +145,15 @@ def sweep(
     seed : int
         Of the order in which cases are measured. Page sets do not depend on it: they are
         drawn with ``rng=0``.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Measure on its machines, one case at a time on each; by default in this process. A dask
+        worker needs a resource (``dask worker --resources machine=1``), one worker per machine.
 
     Returns
     -------
     Run
         All finished cases, those of earlier calls too, and in ``skipped`` all without a result.
+        With an `executor` a `balloonlab.measurement.campaign.Campaign`: a run for each machine.
 
     Raises
     ------
@@ -173,17 +179,19 @@ def sweep(
     1  bitmap-v4  every:2  skipped
     """
     check_number("seed", seed, 0)
-    axes = {name: _values(name, options.get(name, row.default)) for name, row in TABLE.items()}
+    axes = {name: values_of(name, options.get(name, row.default)) for name, row in TABLE.items()}
     combined = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     cases = [make_case(**arguments) for arguments in combined]
     arguments: dict[str, Any] = {
         name: [_plain(name, value) for value in values] if TABLE[name].listed else values[0]
         for name, values in axes.items()
     } | {"seed": seed}
+    if executor is not None:
+        return run_campaign(cases, "sweep", executor, out=out, seed=seed, progress=progress)
     return run_cases(cases, "sweep", arguments, out=out, seed=seed, strict=False, progress=progress)
 
 
-def _values(name: str, value: Any) -> list[Any]:
+def values_of(name: str, value: Any) -> list[Any]:
     """Return the values of an option in a sweep."""
     values = list(value) if isinstance(value, list | tuple) and TABLE[name].listed else [value]
     if not values:

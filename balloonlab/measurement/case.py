@@ -110,7 +110,7 @@ class Case:
 
     def _check_mappings(self) -> None:
         """Refuse a balloon that would break RAM into more mappings than a process may have."""
-        steps = np.diff(patterns.ordered(self._pages(), self.order).astype(np.int64))
+        steps = np.diff(patterns.ordered(self.pages(), self.order).astype(np.int64))
         runs = 1 + int(np.count_nonzero(np.abs(steps) != 1))
         most = int(MAX_MAP_COUNT.read_text()) - OWN_MAPPINGS
         if 2 * runs > most:
@@ -140,14 +140,14 @@ class Case:
         if self.order == "as is" and self.pattern == "aged":
             start = age(self.memory_bytes).buddy
             if self.balloon_pages > start.free_blocks() @ (1 << np.arange(N_ORDERS)):
-                self._pages()  # raises, and says what would fit
+                self.pages()  # raises, and says what would fit
             return start
         if self._merged:
-            return Buddy.joining(self.memory_pages, self._pages(), "pattern")
-        pages = patterns.ordered(self._pages(), self.order)
+            return Buddy.joining(self.memory_pages, self.pages(), "pattern")
+        pages = patterns.ordered(self.pages(), self.order)
         return Buddy.holding(self.memory_pages, pages, "pattern")
 
-    def _pages(self) -> npt.NDArray[np.uint64]:
+    def pages(self) -> npt.NDArray[np.uint64]:
         """Return the pages of the balloon in the pattern's own order; drawn ones with ``rng=0``."""
         memory, balloon = size_literal(self.memory_bytes), size_literal(self.balloon_bytes)
         if self.given is None:

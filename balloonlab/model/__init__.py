@@ -1,12 +1,32 @@
 """The cost model: what a message and its discards would take, predicted from their counts."""
 
-from .accounting import counts, discards, idle_counts, messages
-from .cost import CostModel, fit, validate
-from .unmeasured import forecast, idle_guests
+from .accounting import discards, messages, trace_messages
+from .calibration import calibrate
+from .cost import CostModel, fit, load_model
+from .counting import COUNTS, counts
+from .evidence import evidence
+from .prediction import Prediction, predict
+from .terms import COSTS
+from .validation import compare, summary, validate, validated
 
 __all__ = [
-    "CostModel", "counts", "discards", "fit", "forecast", "idle_counts", "idle_guests", "messages",
+    "COSTS",
+    "COUNTS",
+    "CostModel",
+    "Prediction",
+    "calibrate",
+    "compare",
+    "counts",
+    "discards",
+    "evidence",
+    "fit",
+    "load_model",
+    "messages",
+    "predict",
+    "summary",
+    "trace_messages",
     "validate",
+    "validated",
 ]  # fmt: skip
 
 

@@ -50,6 +50,9 @@ def __dir__() -> list[str]:
 MAX_BLOCK = 1024
 """Pages in the allocator's largest block (order 10, 4 MiB)."""
 
+HELD = 0.1
+"""Share of RAM that an aged guest holds by default."""
+
 ORDERS = ("as is", "ascending", "descending", "shuffled")
 """List orders, as `ordered` takes them."""
 
@@ -92,7 +95,7 @@ def aged(
     balloon: Size,
     rng: Seed = 0,
     *,
-    held: float = 0.1,
+    held: float = HELD,
     unmovable: float = 0.01,
     turnover: int = 4,
 ) -> npt.NDArray[np.uint64]:
@@ -102,15 +105,21 @@ def aged(
     larger one. Sizes and result as in `random`, all else and errors as in `balloonlab.pages.age`;
     a balloon larger than what the guest does not hold raises ``ValueError``, too.
     """
-    memory_pages, balloon_pages = check_sizes(memory, balloon)
     check_workload(held, unmovable, turnover)
+    _, balloon_pages = check_aged(memory, balloon, held)
+    guest = age(memory, rng, held=held, unmovable=unmovable, turnover=turnover)
+    return guest.buddy.take(balloon_pages)
+
+
+def check_aged(memory: Size, balloon: Size, held: float = HELD) -> tuple[int, int]:
+    """Return both sizes in pages after a check that an aged guest has so much free."""
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
     room = memory_pages - held_pages(memory_pages, held)
     if balloon_pages > room:
         fits = math.floor(10_000 * (1 - balloon_pages / memory_pages)) / 10_000
         other = f"held={fits:g} instead of {held:g}"
         raise too_large("aged", memory, balloon, room, other)
-    guest = age(memory, rng, held=held, unmovable=unmovable, turnover=turnover)
-    return guest.buddy.take(balloon_pages)
+    return memory_pages, balloon_pages
 
 
 def ordered(pfns: npt.ArrayLike, order: str, rng: Seed = 0) -> npt.NDArray[np.uint64]:
@@ -155,7 +164,7 @@ PATTERNS: dict[str, Callable[..., npt.NDArray[np.uint64]]] = {
 }  # fmt: skip
 """Patterns without a parameter of their own, by spelling."""
 
-_WITH_PARAMETER = re.compile(r"every:(?P<k>[1-9]\d*)|geometric:(?P<mean>[1-9]\d*(\.\d*[1-9])?)")
+WITH_PARAMETER = re.compile(r"every:(?P<k>[1-9]\d*)|geometric:(?P<mean>[1-9]\d*(\.\d*[1-9])?)")
 
 
 def names() -> list[str]:
@@ -216,7 +225,7 @@ def make(name: str, memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[n
             return PATTERNS[name](memory, balloon, rng)
         if name.startswith(traces.PREFIX):
             return traces.first_pages(name.removeprefix(traces.PREFIX), memory, balloon)
-        match = _WITH_PARAMETER.fullmatch(name)
+        match = WITH_PARAMETER.fullmatch(name)
         if match and match["k"]:
             return every(memory, balloon, int(match["k"]))
         if match:

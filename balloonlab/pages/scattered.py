@@ -43,7 +43,8 @@ def random(memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[np.uint64]
     >>> random("1MiB", "16KiB", rng=0).size
     4
     """
-    memory_pages, balloon_pages = _checked(memory, balloon)
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    check_room(balloon_pages)
     generator = np.random.default_rng(rng)
     chosen = np.zeros(memory_pages, bool)
     chosen[generator.choice(memory_pages, balloon_pages, replace=False, shuffle=False)] = True
@@ -61,13 +62,8 @@ def every(memory: Size, balloon: Size, k: int) -> npt.NDArray[np.uint64]:
     k : int
         Distance of two pages, counted in RAM: the hole below 4 GiB does not count.
     """
-    memory_pages, balloon_pages = _checked(memory, balloon)
-    if not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
-    room = -(-memory_pages // k)
-    if balloon_pages > room:
-        fitting_k = (memory_pages - 1) // (balloon_pages - 1)
-        raise too_large(f"every:{k}", memory, balloon, room, f"a K of at most {fitting_k}")
+    memory_pages, balloon_pages = check_every(memory, balloon, k)
+    check_room(balloon_pages)
     return _in_ram(np.arange(balloon_pages) * k, memory_pages)
 
 
@@ -94,18 +90,12 @@ def geometric(
     >>> geometric("1MiB", "16KiB", mean_run=4)
     array([215, 216, 217, 218], dtype=uint64)
     """
-    memory_pages, balloon_pages = _checked(memory, balloon)
-    if not 1 <= mean_run < np.inf:
-        raise ValueError(f"mean_run must be at least 1 page, got {mean_run!r}")
+    memory_pages, balloon_pages = check_geometric(memory, balloon, mean_run)
+    check_room(balloon_pages)
     if balloon_pages == 0:
         return np.zeros(0, np.uint64)
     n_runs = max(1, round(balloon_pages / mean_run))
     gap_pages = memory_pages - balloon_pages
-    if n_runs > gap_pages + 1:
-        room = int((memory_pages + 1) * mean_run / (mean_run + 1))
-        longer = math.ceil(100 * balloon_pages / (gap_pages + 1)) / 100
-        other = f"a MEAN of {longer:g} or more"
-        raise too_large(f"geometric:{mean_run:g}", memory, balloon, room, other)
     generator = np.random.default_rng(rng)
     runs = _composition(balloon_pages, n_runs, generator)
     gaps = _composition(gap_pages + 2, n_runs + 1, generator)  # the outer two may be empty
@@ -119,7 +109,44 @@ def huge(memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[np.uint64]:
     As `random`; besides, a balloon that is no multiple of 2 MiB, or more than the guest's whole
     huge pages, raises ``ValueError``.
     """
-    memory_pages, balloon_pages = _checked(memory, balloon)
+    memory_pages, balloon_pages = check_huge(memory, balloon)
+    check_room(balloon_pages)
+    n, room = balloon_pages // HUGE_PAGE, memory_pages // HUGE_PAGE
+    blocks = np.sort(np.random.default_rng(rng).choice(room, n, replace=False, shuffle=False))
+    pages = blocks[:, None] * HUGE_PAGE + np.arange(HUGE_PAGE)
+    return _in_ram(pages.ravel(), memory_pages)
+
+
+def check_every(memory: Size, balloon: Size, k: int) -> tuple[int, int]:
+    """Return both sizes in pages after the checks of `every`, of guests of any size."""
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+    room = -(-memory_pages // k)
+    if balloon_pages > room:
+        fitting_k = (memory_pages - 1) // (balloon_pages - 1)
+        raise too_large(f"every:{k}", memory, balloon, room, f"a K of at most {fitting_k}")
+    return memory_pages, balloon_pages
+
+
+def check_geometric(memory: Size, balloon: Size, mean_run: float) -> tuple[int, int]:
+    """Return both sizes in pages after the checks of `geometric`, of guests of any size."""
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
+    if not 1 <= mean_run < np.inf:
+        raise ValueError(f"mean_run must be at least 1 page, got {mean_run!r}")
+    n_runs = max(1, round(balloon_pages / mean_run))
+    gap_pages = memory_pages - balloon_pages
+    if balloon_pages and n_runs > gap_pages + 1:
+        room = int((memory_pages + 1) * mean_run / (mean_run + 1))
+        longer = math.ceil(100 * balloon_pages / (gap_pages + 1)) / 100
+        other = f"a MEAN of {longer:g} or more"
+        raise too_large(f"geometric:{mean_run:g}", memory, balloon, room, other)
+    return memory_pages, balloon_pages
+
+
+def check_huge(memory: Size, balloon: Size) -> tuple[int, int]:
+    """Return both sizes in pages after the checks of `huge`, of guests of any size."""
+    memory_pages, balloon_pages = check_sizes(memory, balloon)
     n, rest = divmod(balloon_pages, HUGE_PAGE)
     room = memory_pages // HUGE_PAGE
     if rest or n > room:
@@ -128,9 +155,7 @@ def huge(memory: Size, balloon: Size, rng: Seed = 0) -> npt.NDArray[np.uint64]:
             f"balloon must be whole huge pages of 2 MiB with pattern huge, of which memory="
             f"{memory!r} has {room}, got {balloon!r}; the next smaller that fits is {fits}"
         )
-    blocks = np.sort(np.random.default_rng(rng).choice(room, n, replace=False, shuffle=False))
-    pages = blocks[:, None] * HUGE_PAGE + np.arange(HUGE_PAGE)
-    return _in_ram(pages.ravel(), memory_pages)
+    return memory_pages, balloon_pages
 
 
 def too_large(
@@ -142,13 +167,6 @@ def too_large(
         f"balloon must be at most {room} with pattern {pattern} and memory={memory!r}, "
         f"got {balloon!r}; a balloon of that size needs {otherwise}"
     )
-
-
-def _checked(memory: Size, balloon: Size) -> tuple[int, int]:
-    """Return both sizes in pages, for page numbers that fit the available memory."""
-    memory_pages, balloon_pages = check_sizes(memory, balloon)
-    check_room(balloon_pages)
-    return memory_pages, balloon_pages
 
 
 def _in_ram(numbers: npt.NDArray[np.integer], memory_pages: int) -> npt.NDArray[np.uint64]:

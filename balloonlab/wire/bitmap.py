@@ -94,7 +94,18 @@ def split(
 
     They come in ascending order. Messages end with each, but those of segments.
     """
-    encoder, stream = make_encoder(encoding, 0, 0), list[bytes]()
+    stream, n_records = list[bytes](), 0
+    for part, so_far in split_windows(windows, encoding):
+        stream += part
+        n_records = so_far
+    return stream, n_records
+
+
+def split_windows(
+    windows: Iterable[tuple[int, npt.NDArray[np.uint64]]], encoding: int
+) -> Iterator[tuple[list[bytes], int]]:
+    """Yield the messages that are due after each bitmap, and the number of records so far."""
+    encoder = make_encoder(encoding, 0, 0)
     state, left = encoder.state[0], iter(windows)
     window = next(left, None)
     while window:
@@ -105,8 +116,7 @@ def split(
         state["start_pfn"], state["n_words"], state["word"] = first_pfn, words.size, 0
         state["bit"], state["goes_on"] = 0, window is not None
         encoder.own[:] = 0
-        stream += collect(encoder)
-    return stream, int(state["n_records"])
+        yield collect(encoder), int(state["n_records"])
 
 
 def _plan(first_pfn: int, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,183 @@
+"""What-if: operations that nobody measured, as tidy frames whose source is ``model``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+
+from ..executors import check_executor, spread
+from ..kernels.bitmap_v4 import MAX_BITMAPS
+from ..measurement.api import values_of
+from ..measurement.case import Case, digest
+from ..measurement.on_lab import FLOOR
+from ..measurement.options import TABLE, Options, PathLike, check_known, takes_options
+from ..measurement.setups import make_case
+from ..measurement.tables import COLUMNS
+from ..sizes import format_number
+from .cost import LEVEL, CostModel, load_model
+from .counting import COUNTS, count
+from .terms import COSTS, derived
+
+OWN = ("machine", "measured_as", "low_ns", "high_ns", "given_ns", "extrapolated")
+"""Columns that a predicted frame has besides."""
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """Predicted operations.
+
+    Attributes
+    ----------
+    frame : pandas.DataFrame
+        The columns of a measured frame, ``source`` being ``model``, one repeat, no remainder; and
+        ``machine`` and ``measured_as`` (the source) of the costs, ``low_ns`` and ``high_ns`` (90 %
+        of such measurements are between them), ``given_ns`` (what of the time is by costs that the
+        caller gave, and so no prediction), and ``extrapolated``: in what the case is beyond what
+        was fitted, empty where it is not.
+    totals : pandas.DataFrame
+        One row per case: what it is, ``time_ns``, ``low_ns``, ``high_ns``, ``given_ns``,
+        ``extrapolated``. Intervals of a sum are no sums.
+    """
+
+    frame: pd.DataFrame
+    totals: pd.DataFrame
+
+    def __repr__(self) -> str:
+        lines = [
+            f"{row.memory_bytes >> 20} MiB {row.pattern}, {row.protocol} by {row.discard}: "
+            f"{format_number(row.time_ns / 1e6)} ms ({format_number(row.low_ns / 1e6)} to "
+            f"{format_number(row.high_ns / 1e6)}; model)"
+            for row in self.totals.itertuples()
+        ]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return str(self.totals.to_html(index=False))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked about each case."""
+
+    model: CostModel
+    machine: str | None
+    given: Mapping[str, float]
+    extrapolate: bool
+
+    def answer(self, case: Case) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Count a case and predict it."""
+        units = count(case)
+        about = case.described(skipped=True)
+        row = derived(pd.DataFrame([about | units])).iloc[0].to_dict()
+        row["machine"] = self.model.machine_of(case.source, self.machine)
+        known = row if row["protocol"] in ("pfn", FLOOR) else row | {"message": "records"}
+        beyond = self.model.beyond(known)
+        if beyond and not self.extrapolate:
+            raise ValueError(
+                f"{case.label()} is beyond what the model was fitted to, in {', '.join(beyond)}: "
+                "pass extrapolate=True to have it predicted, and said so"
+            )
+        times = self.model.times(known, self.given)
+        rows = []
+        for time in times:
+            low, high = _interval(time.draws + time.given_ns)
+            rows.append(
+                {
+                    "stage": time.stage, "part": time.part, "low_ns": low, "high_ns": high,
+                    "time_ns": time.fitted_ns + time.given_ns, "given_ns": time.given_ns,
+                }
+            )  # fmt: skip
+        spoken = "" if case.protocol == FLOOR else case.protocol
+        common = about | {name: units[name] for name in COUNTS}
+        common |= {
+            "source": "model", "measured_as": case.source, "machine": row["machine"], "repeat": 0,
+            "run_id": digest(repr((case, sorted(self.given.items()), row["machine"])).encode()),
+            "negotiated_protocol": spoken, "n_bitmaps": MAX_BITMAPS if units["n_records"] else 0,
+            "extrapolated": "; ".join(beyond),
+        }  # fmt: skip
+        if case.protocol == "pfn":
+            common["n_bitmaps"] = 0
+        frame = pd.DataFrame(rows).assign(**common)
+        low, high = _interval(sum(time.draws + time.given_ns for time in times))
+        total = common | {name: float(frame[name].sum()) for name in ("time_ns", "given_ns")}
+        return frame[[*COLUMNS, *OWN]], total | {"low_ns": low, "high_ns": high}
+
+
+def _interval(draws: Any) -> tuple[float, float]:
+    low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
+    return float(low), float(high)
+
+
+@takes_options(lists=True)
+def predict(
+    *,
+    model: CostModel | PathLike | None = None,
+    machine: str | None = None,
+    costs: Mapping[str, float] | None = None,
+    extrapolate: bool = False,
+    executor: Any = None,
+    **options: Unpack[Options[list[Any] | tuple[Any, ...]]],
+) -> Prediction:
+    """Predict an operation without its memory, from 1 GiB to 64 TiB: every combination of values.
+
+    Messages and calls are counted exactly (`balloonlab.model.counts`); what they cost is fitted to
+    measurements. The interval has the errors of the costs, the difference between runs and that
+    between cases in it.
+
+    Parameters
+    ----------
+    {options}
+    model : CostModel or path-like, optional
+        Whose costs: what `balloonlab.calibrate` stored for one's own machine, or what
+        `balloonlab.model.fit` returned. By default costs fitted to all shipped runs.
+    machine : str, optional
+        Which of the model's machines; by default the one with the most cases of that source.
+    costs : mapping of str to float, optional
+        Unit costs in ns that stand in the place of the fitted ones, by the names of
+        `balloonlab.model.COSTS`: ``{"kick": 393_000}``. ``kick`` stands for all of the time to
+        notify. They are exact: intervals are of the rest, ``given_ns`` is what they make up.
+    extrapolate : bool
+        Predict, too, what is beyond the cases that the model was fitted to, and flag it.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Where cases are counted; the numbers do not depend on it.
+
+    Returns
+    -------
+    Prediction
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument breaks a rule; nothing like the case was measured, or its counts are beyond what
+        was fitted.
+
+    Examples
+    --------
+    >>> import balloonlab as bl
+    >>> found = bl.predict("8GiB", "7GiB", protocol=["pfn", "bitmap-v4"])
+    >>> found.totals["source"].unique().tolist()
+    ['model']
+    >>> what_if = bl.predict("8GiB", "7GiB", protocol="pfn", costs={"kick": 393_000})
+    >>> what_if.totals["given_ns"].item() / 1e6
+    2817.024
+    """
+    given = dict(costs or {})
+    check_known(given, COSTS)
+    if bad := [name for name, ns in given.items() if not 0 <= ns < np.inf]:
+        raise ValueError(f"costs must be ns of at least 0, got {bad[0]}={given[bad[0]]!r}")
+    check_executor(executor)
+    fitted = model if isinstance(model, CostModel) else load_model(model)
+    axes = {name: values_of(name, options.get(name, row.default)) for name, row in TABLE.items()}
+    cases = [
+        make_case(**dict(zip(axes, values, strict=True))) for values in product(*axes.values())
+    ]
+    asked = _Asked(fitted, machine, given, extrapolate)
+    answers = spread(asked.answer, dict.fromkeys(cases), executor)
+    totals = pd.DataFrame([total for _, total in answers])
+    shown = [name for name in [*COLUMNS, *OWN] if name in totals and name not in ("stage", "part")]
+    return Prediction(pd.concat([frame for frame, _ in answers], ignore_index=True), totals[shown])

@@ -1,0 +1,67 @@
+"""Calibration: the few cases that tell every cost from the others, and the file they end in."""
+
+import pytest
+from typer.testing import CliRunner
+
+import balloonlab as bl
+from balloonlab.cli.commands import app
+from balloonlab.model import calibration, load_model
+from balloonlab.model.terms import COSTS
+
+pytestmark = pytest.mark.once
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A guest far too small for its costs to mean much: 8 MiB."""
+    path = tmp_path_factory.mktemp("calibrated") / "costs.json"
+    bl.calibrate(path, memory="8MiB", starts=1, repeats=1)
+    return path
+
+
+def test_predictions_are_for_the_machine_that_was_calibrated(model):
+    found = bl.predict("8GiB", protocol=["pfn", "bitmap-v4"], touched=[True, False], model=model)
+    (machine,) = {key.split("|")[0] for key in load_model(model).machines}
+    assert set(found.frame["machine"]) == {machine}
+    assert bl.measure("8MiB", repeats=1, progress=False).meta["kernel"] in machine
+    assert (found.totals["low_ns"] > 0).all()
+
+
+def test_the_cases_tell_the_costs_apart(model):
+    """Of touched memory without huge pages, where every cost but release is a matter."""
+    costs = load_model(model).costs
+    told = costs[costs["identified"]]
+    assert set(told["name"]) >= {
+        "free",
+        "discard",
+        "kick",
+        "translate",
+        "allocate",
+        "pack",
+        "decode",
+    }
+    assert set(costs["name"]) == set(COSTS) - {"release"}
+    assert (costs["ns"] >= 0).all()
+
+
+def test_what_is_left_to_other_machines_is_taken_from_them(model):
+    own, shipped = load_model(model), load_model()
+    (reach,) = own.machines.values()
+    assert reach["n_pages"][1] == max(one["n_pages"][1] for one in shipped.machines.values())
+    assert all(part.within > 0 and part.between > 0 for part in own.parts)
+
+
+def test_a_start_is_a_process_of_its_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(calibration, "fit", lambda runs, prior: asked.extend(runs) or load_model())
+    monkeypatch.setattr(calibration, "cases", lambda: [{"protocol": "madvise"}])
+    bl.calibrate(None, memory="8MiB", starts=2, repeats=1)
+    assert asked == ["start 1", "start 2"]
+
+
+def test_the_command_says_where_the_costs_are(monkeypatch, tmp_path):
+    monkeypatch.setattr(calibration, "calibrate", lambda *_: load_model())
+    result = CliRunner().invoke(app, ["calibrate", "--out", str(tmp_path / "costs.json")])
+    assert result.exit_code == 0
+    assert "costs.json" in result.output
+    assert "kick" in result.output
