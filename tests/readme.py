@@ -51,10 +51,9 @@ ANSWERS = """
   {sizes_touched_thp_bitmap_least_ns} to {sizes_touched_thp_bitmap_most_ns} over huge pages.
 - **Fragmentation** (`lab`, half of 2 GiB, touched). `pfn` takes {runs_4096_ratio} as long as
   `bitmap-v4` for runs of 4096 pages on average, {runs_4_ratio} for 4, {runs_1_ratio} for 1.
-- **Encodings**. Of {encodings_traces_list_n} recorded inflations (`trace`) bits take the fewest
-  bytes in {encodings_traces_list_bitmaps_percent} in the guest's order, sorted in
-  {encodings_traces_sorted_bitmaps_percent}, else runs; in time only `pfn` stands back,
-  {crossover_kvm_pfn_ratio} times the fastest other (`kvm`).
+- **Encodings**. Of {encodings_traces_list_n} recorded inflations (`trace`) bits are shortest in
+  {encodings_traces_list_bitmaps_percent} in the guest's order, sorted in
+  {encodings_traces_sorted_bitmaps_percent}, else runs; `pfn` alone takes longer (`kvm`).
 - **What hosts gain alone** (7/8 of 1 GiB, touched; today's message, no guest changes). Joining
   neighbours, as crosvm does, makes `pfn` {ladder_idle_touched_neighbours_joined_lab_gain} as fast
   (`lab`; `kvm`: {ladder_idle_touched_neighbours_joined_kvm_gain}); 32 messages sorted together, in

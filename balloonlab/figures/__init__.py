@@ -14,6 +14,7 @@ from .lanes import timeline
 from .lines import scaling
 from .looks import panels, save, style
 from .page_maps import patterns
+from .predicted import predictions, validation
 from .share_bars import occupancy, traces
 from .sliders import explore
 from .stage_bars import stages
@@ -21,8 +22,8 @@ from .stage_bars import stages
 __all__ = [
     "crossover", "defect_rates", "density", "draw_all", "encodings", "explore", "frees",
     "give_back", "grid", "guests", "headline", "impact", "ladder", "occupancy", "page_strip",
-    "panels", "patterns", "runs", "save", "scaling", "sizes", "stages", "style", "timeline",
-    "traces",
+    "panels", "patterns", "predictions", "runs", "save", "scaling", "sizes", "stages", "style",
+    "timeline", "traces", "validation",
 ]  # fmt: skip
 
 

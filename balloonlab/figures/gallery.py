@@ -18,6 +18,7 @@ from ..harness import counted
 from ..ladder import SCENARIOS
 from ..measurement.reading import load, pool
 from ..measurement.timelines import TIMELINE, load_timeline
+from ..model import validated
 from ..pages import patterns as page_sets
 from ..sizes import HUGE_BYTES
 from .comparison import density, grid, guests, runs, sizes
@@ -32,6 +33,7 @@ from .lanes import timeline
 from .lines import Quantity
 from .looks import Axes, NoCasesError, save
 from .page_maps import patterns
+from .predicted import validation
 from .share_bars import occupancy, traces
 
 QUANTITIES: dict[str, Quantity] = {
@@ -86,6 +88,7 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "frees-huge": lambda: frees(datasets.stacked("frees-*", "frees.csv"), HUGE_BYTES),
     "give-back": lambda: give_back(datasets.stacked("give-back*", "give-back.csv")),
     "impact": lambda: impact(pd.read_csv(datasets.path("impact/impact.csv"))),
+    "validation": lambda: validation(validated()),
     "encodings": lambda: encodings(pd.read_csv(datasets.path("encodings/encodings.csv"))),
     "crossover-bytes": lambda: crossover(counted()),
     **{f"crossover-{source}": partial(_measured_crossover, source) for source in ("lab", "kvm")},
