@@ -56,6 +56,7 @@ def validation(checked: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.axhline(1, color="black", linewidth=0.8)
         ticks = [0.2, 0.5, 1, 2, 5]
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.set_yticks([], minor=True)
         ax.set_ylim(0.15, 7)
         ax.set_xlabel("measured, ms (lab and kvm); lines: 90 % of such cases")
         ax.set_ylabel("predicted over measured")
