@@ -13,7 +13,8 @@ The way of a page number, step by step, each a module here::
     driver.deflate      and back to buddy  <---   vring.push_used, doorbell.call
 
 A format's two sides stand in one module: `pfn`, `bitmap_v4` (`posted`, `bitmap_wide`), `bitmap_v3`,
-`run_records`, `adaptive`.
+`run_records`, `adaptive`; `own` is a user's. `streams` has whole sets of pages without a queue, and
+`zero_answer` the bitmap in the other direction.
 `discard` sorts extents and gives them to the kernel, one by one or many in a call; `crew` shares
 them out among threads. `chunks` goes from the allocator to the message in one step, in the
 largest blocks there are.
