@@ -90,7 +90,7 @@ def main() -> int:
     if sys.argv[1:2] == ["oldest"]:
         return run_oldest(sys.argv[2:])
     failed = run_checks()
-    print("== the suite, which takes some thirteen minutes", flush=True)
+    print("== the suite, which takes some fifteen minutes", flush=True)
     with ThreadPoolExecutor(LANES) as lanes:
         failed += filter(None, lanes.map(run_suite, RUNS))
     for name in failed:

@@ -24,7 +24,10 @@ settings.register_profile(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("interpreted" if INTERPRETED else "compiled")
+settings.register_profile("bounds checked", max_examples=50, deadline=None)  # of the same cases
+BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK") == "1"
+profile = "bounds checked" if BOUNDS_CHECKED else "compiled"
+settings.load_profile("interpreted" if INTERPRETED else profile)
 
 
 def pytest_configure(config):

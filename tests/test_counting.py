@@ -74,6 +74,7 @@ def test_the_same_seed_gives_the_same_pages():
     assert not (listed(one) == listed(other)).all()
 
 
+@pytest.mark.once
 def test_an_aged_guest_is_repeated():
     stream = streams.open_stream("aged", "8GiB", "4GiB")
     pages = listed(stream)
@@ -132,6 +133,7 @@ CASES = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.once
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case.values())))
 def test_counts_are_those_of_a_measurement(case):

@@ -46,6 +46,7 @@ def test_a_protocol_is_compared_over_the_cells():
     assert (row["low"], row["high"]) == pytest.approx((0.25, 1))
 
 
+@pytest.mark.once
 def test_the_bytes_of_a_cell_are_those_of_its_messages():
     frame = harness.counted("8MiB")
     assert set(frame["protocol"]) == set(PROPOSED)
@@ -57,6 +58,7 @@ def test_the_bytes_of_a_cell_are_those_of_its_messages():
     assert (cells["apart"] == (cells["ratio"] > 1.05)).all()
 
 
+@pytest.mark.once
 def test_recorded_guests_lie_on_the_map():
     guests = harness.recorded_guests()
     assert len(guests) == guests["name"].nunique() > 100
@@ -66,6 +68,7 @@ def test_recorded_guests_lie_on_the_map():
     assert guests["mean_run_pages"].iloc[0] == pytest.approx(pages.size / n_runs)
 
 
+@pytest.mark.once
 def test_maps_are_drawn():
     counted = harness.counted("8MiB")
     assert bl.figures.crossover(counted).get_title(loc="left").startswith("Fewest bytes")
@@ -77,6 +80,7 @@ def test_maps_are_drawn():
     plt.close("all")
 
 
+@pytest.mark.once
 def test_every_format_is_a_line_of_dots():
     frame = bl.encodings("every:2", "8MiB", "2MiB", repeats=1, orders="list", progress=False)
     ax = bl.figures.encodings(frame)

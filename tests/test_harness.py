@@ -55,6 +55,7 @@ def test_what_is_timed_is_what_is_counted(pages, protocol):
     assert decode() == counted.n_ranges
 
 
+@pytest.mark.once
 def test_a_row_for_each_pattern_order_and_protocol(tmp_path):
     frame = bl.encodings(
         ["every:2", "idle"], "64MiB", 0.25, ["pfn", "range-v6", "hinting"], repeats=1,
@@ -70,6 +71,7 @@ def test_a_row_for_each_pattern_order_and_protocol(tmp_path):
     assert (tmp_path / "measured" / "1" / "timings.csv").exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("given", "message"),
     [
