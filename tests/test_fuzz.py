@@ -60,7 +60,8 @@ def test_every_way_to_be_refused_is_met(found):
         .groupby("finding")["count"]
         .sum()
     )
-    rare = refused.index.str.contains("beyond the page numbers")
+    # No format of one's own is played.
+    rare = refused.index.str.contains("beyond the page numbers|own decoder")
     assert (refused[~rare] > 0).all()
 
 

@@ -106,7 +106,7 @@ def test_huge_pages_are_a_figure_of_their_own(own):
 
 def test_measured_lines_come_before_predicted_ones_and_pfn_first(own):
     frame = bl.load(own).frame.query("pattern == 'idle'")
-    model = bl.predict("1TiB", extrapolate=True).frame
+    model = bl.predict("1TiB", protocol=["pfn", "bitmap-v4"], extrapolate=True).frame
     for rows in (pd.concat([frame, model]), pd.concat([model, frame])):
         legend = bl.figures.sizes(rows).get_legend()
         assert [text.get_text() for text in legend.get_texts()] == [
