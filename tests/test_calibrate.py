@@ -1,5 +1,8 @@
 """Calibration: the few cases that tell every cost from the others, and the file they end in."""
 
+import subprocess
+import sys
+
 import pytest
 from typer.testing import CliRunner
 
@@ -57,6 +60,33 @@ def test_a_start_is_a_process_of_its_own(monkeypatch):
     monkeypatch.setattr(calibration, "cases", lambda: [{"protocol": "madvise"}])
     bl.calibrate(None, memory="8MiB", starts=2, repeats=1)
     assert asked == ["start 1", "start 2"]
+
+
+def test_it_runs_in_a_script_that_guards_nothing(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import balloonlab as bl\nfrom balloonlab.model import calibration as c\n"
+        "c.cases = lambda: [{'protocol': 'pfn', 'pattern': 'idle'}]\n"
+        "c.fit = lambda runs, prior: print(runs['start 1'].frame['n_kicks'].iloc[0])\n"
+        "bl.calibrate(None, memory='8MiB', starts=1, repeats=1)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stdout == "7\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"guests": "thrad"}, ValueError, "guests must be one of thread, kvm"),
+        ({"starts": 0}, ValueError, "starts must be a whole number"),
+        ({"repeats": 0}, ValueError, "repeats must be a whole number"),
+        ({"memory": "1KiB"}, ValueError, "memory must be a multiple"),
+        ({"out": "/nowhere/costs.json"}, FileNotFoundError, "out must be a file in a folder"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_the_work(given, error, message):
+    with pytest.raises(error, match=message):
+        bl.calibrate(**given)
 
 
 def test_the_command_says_where_the_costs_are(monkeypatch, tmp_path):

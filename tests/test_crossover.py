@@ -77,6 +77,15 @@ def test_maps_are_drawn():
     both = pd.concat([timed, timed.assign(source="kvm")])
     with pytest.raises(ValueError, match="frame must have one source, touched or not"):
         bl.figures.crossover(both, "time_ns")
+    for draw in (bl.figures.encodings, bl.figures.validation, bl.figures.predictions):
+        with pytest.raises(ValueError, match=r"must be what balloonlab\..* returns"):
+            draw(timed)
+    with pytest.raises(ValueError, match="by must be one of time_ns"):
+        harness.best(timed, "time")
+    with pytest.raises(ValueError, match="of must be one of pfn, bitmap-v4, got 'range-v6'"):
+        harness.best(timed, of=["range-v6"])
+    with pytest.raises(ValueError, match="protocol must be one of"):
+        harness.compared(timed)
     plt.close("all")
 
 
@@ -116,9 +125,10 @@ def test_zero_pages_with_and_without_the_answer(tmp_path):
     for given_, message in (
         ({"shares": (2.0,)}, "shares must be numbers from 0 to 1"),
         ({"repeats": 0}, "repeats must be a whole number"),
+        ({"memory": 0}, "memory must be an even number of 4 KiB pages"),
     ):
         with pytest.raises(ValueError, match=message):
-            harness.zero_pages("8MiB", **given_)
+            harness.zero_pages(**{"memory": "8MiB", **given_})
 
 
 @pytest.mark.once

@@ -79,7 +79,9 @@ def test_a_row_for_each_pattern_order_and_protocol(tmp_path):
         ({"orders": []}, "orders must have at least one of list, sorted"),
         ({"guests": ["linux"]}, "guests must be one of thread, kvm"),
         ({"repeats": 0}, "repeats must be a whole number of at least 1"),
-        ({"patterns": "evry:2"}, "pattern must be one of"),
+        ({"patterns": ["every:2", "evry:2"]}, "pattern must be one of"),
+        ({"patterns": []}, "patterns must have at least one spelling"),
+        ({"protocols": ["sg"], "guests": ["kvm"]}, "protocols must have one that a driver speaks"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_work(given, message):

@@ -26,6 +26,7 @@ WAY = (
     "reproduction",
     "ladder",
     "freeing",
+    "harness",
     "model",
     "figures",
     "results",

@@ -46,13 +46,6 @@ def crossover(
         where the first is not apart from the second (`balloonlab.harness.best`).
     """
     rows = as_frame(frame)
-    if by == "time_ns":
-        kinds = rows[["source", "touched"]].drop_duplicates()
-        if len(kinds) != 1:
-            raise ValueError(
-                f"frame must have one source, touched or not, to be ranked by time, got "
-                f"{kinds.to_numpy().tolist()}: select one"
-            )
     from matplotlib.patches import Patch
 
     if rows.empty:

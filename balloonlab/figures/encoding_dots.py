@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from ..measurement.options import check_choice
+from ..measurement.tables import check_columns
 from .looks import Axes, NoCasesError, canvas, legend_below, name_bars
 
 MARKS = "o", "s", "D", "^", "v", "P", "X", "*"
@@ -36,6 +38,8 @@ def encodings(
     ax : matplotlib.axes.Axes, optional
         Where to draw; a new figure by default.
     """
+    check_choice("y", y, LABELS)
+    check_columns(frame, ["pattern", "protocol", "order", "n_named", y], "frame", "encodings")
     rows = frame[(frame["order"] == order) & (frame["n_named"] > 0)].dropna(subset=[y])
     rows = rows[rows[y] > 0]
     if rows.empty:

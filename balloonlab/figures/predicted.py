@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..measurement.tables import check_columns
 from .looks import Axes, NoCasesError, canvas, legend_below
 
 LEFT_OUT = {
@@ -36,6 +37,8 @@ def validation(checked: pd.DataFrame, ax: Axes | None = None) -> Axes:
     matplotlib.axes.Axes
         A mark per case, filled by what was left out, with the interval that 90 % are to be in.
     """
+    needed = ["left_out", "refused", "measured_ns", "predicted_ns", "low_ns", "high_ns"]
+    check_columns(checked, needed, "checked", "model.validated")
     rows = checked[checked["refused"] == ""]
     if rows.empty:
         raise NoCasesError("checked must have cases that were predicted, and has none")
@@ -81,6 +84,8 @@ def predictions(totals: pd.DataFrame, ax: Axes | None = None) -> Axes:
         With the interval that 90 % of such measurements are in; hollow where the case is beyond
         what the model was fitted to.
     """
+    needed = ["protocol", "memory_bytes", "time_ns", "low_ns", "high_ns", "extrapolated"]
+    check_columns(totals, needed, "totals", "predict")
     if totals.empty:
         raise NoCasesError("totals must have rows to be drawn, and has none")
     with canvas(ax, 7.2, 3.8) as ax:

@@ -1,4 +1,4 @@
-"""What measurements of returned memory share: their checks, cases that take turns, the table."""
+"""What measurements beside a run share: their checks, cases that take turns, the table."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ import pandas as pd
 
 from .. import wire
 from ..measurement import Run, sweep
-from ..measurement.options import PathLike
-from ..measurement.tables import as_frame
+from ..measurement.options import PathLike, check_choice, names_of
+from ..measurement.tables import as_frame, check_columns
 from ..pages import patterns, traces
 from ..sizes import GIB, PAGE_BYTES, Size, parse_pages
 from .counting import count
@@ -28,6 +28,8 @@ MEASURED_RUNS = (1, 4, 32, 1024)
 
 PROPOSED = tuple(name for name in wire.spoken() if name not in ("bitmap-v4-posted", "adaptive"))
 """Formats that were proposed to the list, and PFNs, which were not replaced."""
+
+_MADE = ("frame", "harness.crossover")
 
 N_DRAWS = 4000
 ALIKE = 1.05
@@ -88,9 +90,7 @@ def crossover(
     )  # fmt: skip
 
 
-def best(
-    frame: Run | pd.DataFrame, by: str = "time_ns", of: Iterable[str] = PROPOSED
-) -> pd.DataFrame:
+def best(frame: Run | pd.DataFrame, by: str = "time_ns", of: Iterable[str] = ()) -> pd.DataFrame:
     """Return which format is best in each cell, and whether it is apart from the second.
 
     Parameters
@@ -101,7 +101,7 @@ def best(
     by : {'time_ns', 'wire_bytes', 'n_kicks'}
         By the median of the repeats' times, or by a count.
     of : iterable of str
-        Protocols that are compared.
+        Protocols that are compared; by default those that were proposed to the list.
 
     Returns
     -------
@@ -110,8 +110,17 @@ def best(
         best), ``alike`` (all of which a repeat is as fast as one of the best; for counts those
         within `ALIKE`), as a tuple, and ``apart``: no other is.
     """
+    check_choice("by", by, ("time_ns", "wire_bytes", "n_kicks"))
     rows = as_frame(frame)
-    rows = rows[rows["protocol"].isin(list(of))]
+    check_columns(rows, ["protocol", "pattern", "balloon_bytes", "memory_bytes", by], *_MADE)
+    if by == "time_ns" and len(kinds := rows[["source", "touched"]].drop_duplicates()) > 1:
+        raise ValueError(
+            f"frame must have one source, touched or not, to be ranked by time, got "
+            f"{kinds.to_numpy().tolist()}: select one"
+        )
+    there = rows["protocol"].unique()
+    chosen = names_of("of", of, there) if of else [name for name in PROPOSED if name in there]
+    rows = rows[rows["protocol"].isin(chosen)]
     rows = rows.assign(
         density=(rows["balloon_bytes"] / rows["memory_bytes"]).round(3),
         mean_run_pages=rows["pattern"].str.extract(r"^geometric:(\d+)$", expand=False).astype(int),
@@ -129,7 +138,7 @@ def best(
         alike = order["min"] <= first["max"]
         if by != "time_ns":
             alike = order["median"] <= ALIKE * first["median"]
-        second = order.iloc[1]
+        second = order.iloc[min(1, len(order) - 1)]
         found.append(
             {
                 "density": density,
@@ -161,6 +170,8 @@ def compared(frame: Run | pd.DataFrame, protocol: str = "adaptive") -> pd.DataFr
         the cells, of medians), ``low`` and ``high`` (95 %, bootstrap over the cells), ``n_cells``.
     """
     rows, cell = as_frame(frame), ["source", "touched", "balloon_bytes", "pattern"]
+    check_columns(rows, [*cell, "protocol", "repeat", "time_ns"], *_MADE)
+    check_choice("protocol", protocol, rows["protocol"].unique())
     totals = rows.groupby([*cell, "protocol", "repeat"])["time_ns"].sum().reset_index()
     medians = totals.pivot_table(index=cell, columns="protocol", values="time_ns", aggfunc="median")
     found, rng = [], np.random.default_rng(0)

@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 
 from .. import wire
+from ..freeing.giving_back import GUESTS
+from ..freeing.turns import keep
 from ..measurement import sweep
 from ..measurement.options import PathLike, check_number, names_of
 from ..measurement.provenance import describe_machine
 from ..measurement.runner import alone
-from ..measurement.store import check_out, write_table
+from ..measurement.setups import make_case
+from ..measurement.store import check_out
 from ..pages import patterns as page_sets
-from ..sizes import PAGE_BYTES, Size, parse_pages
+from ..sizes import Size
 from ..terminal import Progress
 from .counting import REFERENCES, Pages, about, count
 from .timing import Work, time_in_turns, works
-
-GUESTS: tuple[Literal["thread", "kvm"], ...] = ("thread", "kvm")
 
 TABLE, MEASURED = "encodings.csv", "measured"
 
@@ -100,43 +101,36 @@ def encodings(
     """
     if out is not None:
         check_out(out, TABLE)
+    check_number("repeats", repeats, 1)
     spellings = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not spellings:
+        raise ValueError("patterns must have at least one spelling, got none")
+    cases = [make_case(pattern=one, memory=memory, balloon=balloon) for one in spellings]
     protocols = names_of("protocols", protocols, names()) if protocols else names()
     orders = names_of("orders", orders, ORDERS)
     inflating: list[str] = names_of("guests", guests, GUESTS) if guests else []
-    check_number("repeats", repeats, 1)
+    if inflating and not set(protocols) & set(wire.spoken()):
+        raise ValueError(
+            f"protocols must have one that a driver speaks with guests={guests!r}, got "
+            f"{', '.join(protocols)}"
+        )
     meta, rows = describe_machine(), list[dict[str, Any]]()
     with alone(), Progress(len(spellings) * len(orders), progress) as bar:
-        for spelling in spellings:
-            bar.describe(spelling)
-            memory_pages, pages = _make(spelling, memory, balloon)
+        for case in cases:
+            bar.describe(case.pattern)
+            pages = case.pages()
             for order in orders:
                 listed = page_sets.ordered(pages, ORDERS[order])
-                case = {"pattern": spelling, "memory_bytes": memory_pages * PAGE_BYTES}
-                found = _rows(listed, memory_pages, order, protocols, repeats)
-                rows += [case | {"order": order} | row for row in found]
+                of = {"pattern": case.pattern, "memory_bytes": case.memory_bytes, "order": order}
+                found = _rows(listed, case.memory_pages, order, protocols, repeats)
+                rows += [of | row for row in found]
                 bar.advance()
     frame = pd.DataFrame(rows)[COLUMNS]
     if inflating:
         inflations = _inflate(frame, inflating, balloon, repeats, out, progress)
         frame = frame.merge(inflations.reset_index(), how="left")
-    if out is not None:
-        arguments = {"patterns": spellings, "repeats": repeats}
-        write_table(frame, meta | {"command": "encodings", "arguments": arguments}, out, TABLE)
+    keep(frame, meta, out, TABLE, patterns=spellings, repeats=repeats)
     return frame
-
-
-def _make(spelling: str, memory: Size | None, balloon: Size | float | None) -> tuple[int, Pages]:
-    """Return the pages of the guest's memory, and those of its balloon."""
-    size = page_sets.default_memory(spelling) if memory is None else memory
-    memory_pages = parse_pages(size, "memory")
-    if balloon is None:
-        n_pages = page_sets.default_pages(spelling, memory_pages)
-    elif isinstance(balloon, float):
-        n_pages = round(balloon * memory_pages)
-    else:
-        n_pages = parse_pages(balloon, "balloon")
-    return memory_pages, page_sets.make(spelling, size, n_pages * PAGE_BYTES)
 
 
 def _rows(
@@ -147,14 +141,14 @@ def _rows(
     for name in protocols:
         if pages.size and (pair := works(name, pages, order)):
             todo[name, "encode_ns"], todo[name, "decode_ns"] = pair
-    times = time_in_turns(todo, repeats)
+    times, stands = time_in_turns(todo, repeats), about(pages, memory_pages)
     for name in protocols:
         spent = {
             kind: float(np.median(times[name, kind])) if (name, kind) in times else np.nan
             for kind in ("encode_ns", "decode_ns")
         }
         counted = count(name, pages, memory_pages, order)._asdict()
-        yield about(pages, memory_pages) | {"protocol": name} | counted | spent
+        yield stands | {"protocol": name} | counted | spent
 
 
 def _inflate(

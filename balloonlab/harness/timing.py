@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import TypeVar
 
 import numpy as np
 
@@ -59,14 +60,15 @@ def _decoding(wire_format: Format, pages: Pages, order: str) -> Work:
     return lambda: streams.decode_all(decoding, words, spans, ranges, fault)
 
 
-def time_in_turns(
-    todo: dict[tuple[str, ...], Work], repeats: int
-) -> dict[tuple[str, ...], list[int]]:
+Name = TypeVar("Name")
+
+
+def time_in_turns(todo: Mapping[Name, Work], repeats: int) -> dict[Name, list[int]]:
     """Do every work once, then time each in turns, in another order each round; ns by name."""
     for work in todo.values():
         work()
     rng, names = np.random.default_rng(0), list(todo)
-    times: dict[tuple[str, ...], list[int]] = {name: [] for name in names}
+    times: dict[Name, list[int]] = {name: [] for name in names}
     for _ in range(repeats):
         for i in rng.permutation(len(names)):
             begin = time.perf_counter_ns()

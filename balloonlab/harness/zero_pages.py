@@ -9,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..freeing.turns import check_arguments, keep
 from ..host import GuestRam, Policy
 from ..host.crew import Crew
 from ..host.ram import bits_of
 from ..kernels import zero_answer as kernels
-from ..measurement.options import PathLike, check_number
+from ..measurement.options import PathLike
 from ..measurement.provenance import describe_machine
-from ..measurement.resources import check_available, check_facilities
+from ..measurement.resources import check_available
 from ..measurement.runner import alone
 from ..measurement.stages import WARM_UP
-from ..measurement.store import check_out, write_table
 from ..sizes import PAGE_BYTES, Size, parse_pages
 from ..terminal import Progress
 
@@ -30,7 +30,7 @@ COLUMNS += ["answer_ns", "ready_ns", "use_ns"]
 
 def zero_pages(
     memory: Size = "256MiB",
-    shares: tuple[float, ...] = SHARES,
+    shares: float | tuple[float, ...] = SHARES,
     repeats: int = 5,
     out: PathLike | None = None,
     progress: bool = True,
@@ -47,7 +47,7 @@ def zero_pages(
     ----------
     memory : int or str
         RAM of the guest.
-    shares : tuple of float
+    shares : float or tuple of float
         Of the pages that come back, those that are zero already; from 0 to 1.
     repeats : int
         Measured repeats of each, after a warm-up.
@@ -71,16 +71,16 @@ def zero_pages(
     >>> frame[["answer", "n_pages"]].to_numpy().tolist()
     [[False, 1024], [True, 1024]]
     """
-    if out is not None:
-        check_out(out, TABLE)
-    check_facilities()
-    check_number("repeats", repeats, 1)
-    if not shares or not all(0 <= share <= 1 for share in shares):
+    check_arguments(out, TABLE, repeats)
+    given = np.atleast_1d(shares)
+    if given.size == 0 or not ((given >= 0) & (given <= 1)).all():
         raise ValueError(f"shares must be numbers from 0 to 1, got {shares!r}")
     memory_pages = parse_pages(memory, "memory")
+    if memory_pages % 2 or not memory_pages:
+        raise ValueError(f"memory must be an even number of 4 KiB pages, got {memory!r}")
     check_available(memory_pages * PAGE_BYTES, True)
     meta, rows, rng = describe_machine(), list[dict[str, Any]](), np.random.default_rng(0)
-    cases = [(share, answer) for share in shares for answer in (False, True)]
+    cases = [(float(share), answer) for share in given for answer in (False, True)]
     with alone(), Progress(len(cases) * (repeats + 1), progress) as bar:
         ram = GuestRam(memory_pages)
         for number in range(WARM_UP, repeats):
@@ -92,9 +92,7 @@ def zero_pages(
                 bar.advance()
     frame = pd.DataFrame(rows).sort_values(["zero_share", "answer", "repeat"], ignore_index=True)
     frame = frame.assign(source="lab", memory_bytes=memory_pages * PAGE_BYTES)[COLUMNS]
-    if out is not None:
-        arguments = {"memory_bytes": memory_pages * PAGE_BYTES, "shares": shares}
-        write_table(frame, meta | {"command": "zero-pages", "arguments": arguments}, out, TABLE)
+    keep(frame, meta, out, TABLE, memory_bytes=memory_pages * PAGE_BYTES, shares=given.tolist())
     return frame
 
 

@@ -220,6 +220,16 @@ def stack(tables: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True)
 
 
+def check_columns(frame: Any, columns: Iterable[str], argument: str, made_by: str) -> None:
+    """Refuse what is no table with these columns (ValueError); `made_by` says what returns one."""
+    there = frame.columns if isinstance(frame, pd.DataFrame) else ()
+    if missing := [name for name in columns if name not in there]:
+        raise ValueError(
+            f"{argument} must be what balloonlab.{made_by} returns, got a "
+            f"{type(frame).__name__} without {', '.join(missing)}"
+        )
+
+
 def as_frame(data: Any, name: str = "frame") -> pd.DataFrame:
     """Return the tidy frame of a run or reproduction, or the frame itself (else TypeError)."""
     frame = getattr(data, "frame", data)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..host.policy import check_vectored
-from ..measurement.options import PathLike, check_number
+from ..measurement.options import PathLike, check_number, names_of
+from ..measurement.reading import load
 from ..measurement.run import Run
 from ..measurement.runner import run_cases
 from ..measurement.setups import make_case
 from ..sizes import Size
 from .cost import CostModel, fit, load_model
+from .evidence import GUESTS
 
 FILE = "balloonlab-costs.json"
 MEMORY, STARTS, REPEATS = "256MiB", 2, 2
@@ -96,7 +101,7 @@ def calibrate(
     Raises
     ------
     ValueError, RuntimeError, MemoryError
-        As `balloonlab.measure`.
+        As `balloonlab.measure`. A FileNotFoundError where there is no folder for `out`.
 
     Examples
     --------
@@ -104,25 +109,48 @@ def calibrate(
     >>> bl.predict(memory="8GiB", protocol="pfn", model="here.json")  # doctest: +SKIP
     """
     check_number("starts", starts, 1)
-    runs = {}
-    for number in range(starts):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            work = process.submit(measure_start, tuple(guests), memory, repeats)
-            runs[f"start {number + 1}"] = work.result()
-    model = fit(runs, prior=load_model())
+    asked = [
+        {"memory": memory, "guest": guest, "repeats": repeats} | case
+        for guest in names_of("guests", guests, GUESTS.values())
+        for case in cases()
+    ]
+    for case in asked:
+        make_case(**case)  # refuses what cannot be, before the work
+    if out is not None and not Path(out).absolute().parent.is_dir():
+        raise FileNotFoundError(f"out must be a file in a folder that is there, got {out}")
+    prior, runs = load_model(), {}
+    with TemporaryDirectory() as folder:
+        for number in range(starts):
+            runs[f"start {number + 1}"] = _start(asked, f"{folder}/{number}")
+    model = fit(runs, prior=prior)
     if out is not None:
         model.save(out)
     return model
 
 
-def measure_start(guests: Iterable[str], memory: Size, repeats: int) -> Run:
-    """Measure the cases of a calibration once; a process start is one run.
+def _start(asked: list[dict[str, Any]], folder: str) -> Run:
+    """Measure the cases in a process of its own.
+
+    Not of `multiprocessing`, which would run the caller's script once more.
+    """
+    code = (
+        f"import json, sys; from {__name__} import measure_start as run; run(*json.load(sys.stdin))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, input=json.dumps([asked, folder]), stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"a start could not be measured: {done.stderr.strip()[-500:]}")
+    return load(folder)
+
+
+def measure_start(asked: list[dict[str, Any]], folder: str) -> None:
+    """Measure the cases of a calibration once, into a folder; a process start is one run.
 
     A case that fails its checks (huge pages that the kernel put together meanwhile) is left out.
     """
-    asked = [{"memory": memory, "guest": guest} | case for guest in guests for case in cases()]
-    made = [make_case(**case, repeats=repeats) for case in asked]
-    run = run_cases(made, "calibrate", {"cases": asked}, strict=False, progress=False)
+    made = [make_case(**case) for case in asked]
+    run = run_cases(made, "calibrate", {"cases": asked}, out=folder, strict=False, progress=False)
     if run.frame.empty:
         raise RuntimeError(f"no case could be measured: {run.skipped['reason'].iloc[0]}")
-    return run

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .. import datasets
-from ..measurement.options import PathLike
+from ..measurement.options import PathLike, check_number
 from ..measurement.tables import as_frame
 from ..sizes import format_number
 from .evidence import evidence, gather
@@ -288,6 +288,7 @@ def fit(
     >>> model.costs.query("name == 'free' and group.str.contains('touched=True,thp=False')").shape
     (1, 13)
     """
+    check_number("n_draws", n_draws, 2)
     table = as_table(data)
     if table.empty:
         raise ValueError("data must hold cases of balloonlab's own driver and device, got none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
+from numbers import Real
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..kernels.bitmap_v4 import MAX_BITMAPS
 from ..measurement.api import values_of
 from ..measurement.case import Case, digest
 from ..measurement.on_lab import FLOOR
-from ..measurement.options import TABLE, Options, PathLike, check_known, takes_options
+from ..measurement.options import TABLE, Options, PathLike, check_choice, takes_options
 from ..measurement.setups import make_case
 from ..measurement.tables import COLUMNS
 from ..sizes import format_number
@@ -97,11 +98,9 @@ class _Asked:
         common |= {
             "source": "model", "measured_as": case.source, "machine": row["machine"], "repeat": 0,
             "run_id": digest(repr((case, sorted(self.given.items()), row["machine"])).encode()),
-            "negotiated_protocol": spoken, "n_bitmaps": MAX_BITMAPS if units["n_records"] else 0,
+            "negotiated_protocol": spoken, "n_bitmaps": 0 if spoken in ("", "pfn") else MAX_BITMAPS,
             "extrapolated": "; ".join(beyond),
         }  # fmt: skip
-        if case.protocol == "pfn":
-            common["n_bitmaps"] = 0
         frame = pd.DataFrame(rows).assign(**common)
         low, high = _interval(sum(time.draws + time.given_ns for time in times))
         total = common | {name: float(frame[name].sum()) for name in ("time_ns", "given_ns")}
@@ -167,9 +166,10 @@ def predict(
     2817.024
     """
     given = dict(costs or {})
-    check_known(given, COSTS)
-    if bad := [name for name, ns in given.items() if not 0 <= ns < np.inf]:
-        raise ValueError(f"costs must be ns of at least 0, got {bad[0]}={given[bad[0]]!r}")
+    for name, ns in given.items():
+        check_choice("costs", name, COSTS)
+        if not isinstance(ns, Real) or not 0 <= ns < np.inf:
+            raise ValueError(f"costs must be ns of at least 0, got {name}={ns!r}")
     check_executor(executor)
     fitted = model if isinstance(model, CostModel) else load_model(model)
     axes = {name: values_of(name, options.get(name, row.default)) for name, row in TABLE.items()}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import datasets
+from ..measurement.options import check_choice
 from .cost import LEVEL, CostModel, as_table, fit
 from .terms import derived
 
@@ -47,6 +48,8 @@ def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.Da
         All cases are alike in `by`: there is nothing to leave out.
     """
     table = as_table(data)
+    if by != "traces":
+        check_choice("by", by, [*table.columns, "traces"])
     label = table["pattern"].str.startswith("trace:") if by == "traces" else table[by]
     if label.nunique() < 2:
         raise ValueError(f"data must hold at least two values of {by}: one is left out in turn")

@@ -6,7 +6,6 @@ is fair to each; ratios are medians over the rounds.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import wire
+from ..harness.timing import time_in_turns
 from ..kernels.bitmap import read_once
 from ..measurement.resources import available_bytes
 from ..pages import patterns
@@ -86,14 +86,7 @@ def _peer(module: str) -> Any:
 
 def rows_of(task: Task) -> pd.DataFrame:
     """Run the contenders in turns and return their medians, one row per contender."""
-    for contender in task.contenders.values():
-        contender()
-    times: dict[str, list[int]] = {name: [] for name in task.contenders}
-    for _ in range(task.rounds):
-        for name, contender in task.contenders.items():
-            begin = time.perf_counter_ns()
-            contender()
-            times[name].append(time.perf_counter_ns() - begin)
+    times = time_in_turns(task.contenders, task.rounds)
     yardstick = np.array(next(iter(times.values())))
     return pd.DataFrame(
         {

@@ -99,7 +99,7 @@ def register(
         area)`` writes the pages of a bitmap (``words``, uint64; bit 0 is page ``first_pfn``) into a
         message of up to 32 KiB (``area``, uint64) and returns its words; it is called until it
         returns 0. ``own`` (int64, shape (4,)), zeros before the first of these calls, is its to
-        keep. It allocates nothing.
+        keep. It allocates nothing; its records are not counted.
     decode : callable
         In plain Python: takes one buffer, gives pairs of a first page and a number of pages, in
         wire order. Compiled: ``decode(words, n_bytes, ranges)`` writes them into the rows of
@@ -111,7 +111,8 @@ def register(
     Raises
     ------
     ValueError, TypeError
-        A name of balloonlab's; a pair that does not compile, or of which only one would.
+        A name of balloonlab's; no functions; a pair that does not compile, or only one of
+        ``numba.njit``.
 
     Examples
     --------
@@ -168,6 +169,9 @@ def register(
     if not isinstance(name, str) or not name or name in _FORMATS:
         taken = ", ".join(_FORMATS)
         raise ValueError(f"name must be a new one, not one of {taken}, got {name!r}")
+    for what, function in (("encode", encode), ("decode", decode)):
+        if not callable(function):
+            raise TypeError(f"{what} must be a function, got {function!r}")
     limit, compiled = operator.index(pfn_limit), [is_compiled(one) for one in (encode, decode)]
     if any(compiled) != all(compiled):
         raise TypeError(f"encode and decode of {name!r} must both be of numba.njit, or neither")
