@@ -98,13 +98,14 @@ def _set_ragged(block, first_pfn, words):
     """Set the bits of a block's pages, its two halves in turns.
 
     Pages of a sorted list share a word, which then waits for its own last write: with two words at
-    a time 1.2 ns a page instead of 1.5, of pages in any order the same.
+    a time 1.2 ns a page instead of 1.5; written as a loop over the two, 1.45.
     """
     half = block.size // 2
     for j in range(half):
-        for page in (block[j], block[half + j]):
-            bit = np.int64(page) - first_pfn
-            words[bit >> 6] |= ONE << np.uint64(bit & 63)
+        bit = np.int64(block[j]) - first_pfn
+        words[bit >> 6] |= ONE << np.uint64(bit & 63)
+        bit = np.int64(block[half + j]) - first_pfn
+        words[bit >> 6] |= ONE << np.uint64(bit & 63)
     if block.size & 1 != 0:
         bit = np.int64(block[block.size - 1]) - first_pfn
         words[bit >> 6] |= ONE << np.uint64(bit & 63)
