@@ -27,6 +27,7 @@ from balloonlab.pages import check_in_ram
 from balloonlab.sizes import GIB, MIB
 
 from . import naive
+from .qemu import children
 
 pytestmark = pytest.mark.once
 
@@ -277,10 +278,6 @@ def test_the_commands_of_a_state_are_those_the_guest_knows(state):
     for command in capture.STATES[state].commands(8 * GIB, 7 * GIB):
         assert command.split()[0] in known
     assert capture.STATES[state].text
-
-
-def children():
-    return [p for p in psutil.Process().children(recursive=True) if p.status() != "zombie"]
 
 
 def fake_qemu(folder, script):

@@ -53,7 +53,7 @@ def test_costs_given_by_name_answer_what_the_paper_says():
         "8GiB", "7GiB", protocol="pfn", costs={"discard": 500, "free": 100, "split": 0}
     ).frame
     assert half.query("stage == 'discard'")["time_ns"].item() == 600 * 7 * 2**18
-    with pytest.raises(ValueError, match="did you mean .kick."):
+    with pytest.raises(ValueError, match=r"did you mean .kick."):
         bl.predict(costs={"kicks": 1})
     with pytest.raises(ValueError, match="at least 0"):
         bl.predict(costs={"kick": -1})
