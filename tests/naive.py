@@ -824,3 +824,16 @@ def listed_runs(pages):
         found.append((min(pages[i], pages[i + n - 1]), n))
         i += n
     return found
+
+
+def joined_ranges(ranges):
+    """Join each range with the last one where they are neighbours, on either side."""
+    joined = []
+    for start, n_pages in ranges:
+        if joined and joined[-1][1] == start:
+            joined[-1][1] = start + n_pages
+        elif joined and start + n_pages == joined[-1][0]:
+            joined[-1][0] = start
+        else:
+            joined.append([start, start + n_pages])
+    return joined

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import balloonlab as bl
 from balloonlab import harness, wire
 from balloonlab.harness import counting, timing
+from balloonlab.kernels import streams
 from balloonlab.wire.run_records import runs_of
 
 from . import naive
@@ -36,7 +37,8 @@ def test_references_are_what_they_are_of_a_plain_set(pages):
     whole = {n: [b for b in {p // n for p in there} if all(n * b + i in there for i in range(n))]
              for n in (512, 1024)}  # fmt: skip
     assert found["sg"].n_records == len(list(naive.runs(sorted(pages))))
-    assert found["hinting"].n_kicks == len(whole[1024])
+    assert found["sg"].n_discards == found["sg"].n_records  # no run fills a descriptor
+    assert found["hinting"].n_kicks == found["hinting"].n_discards == len(whole[1024])
     assert found["reporting"].n_named == 512 * len(whole[512])
     assert found["reporting"].n_records == len(whole[512]) - len(whole[1024])
     bits = math.log2(math.comb(memory_pages, len(pages))) if len(pages) < 900 else None
@@ -53,6 +55,32 @@ def test_what_is_timed_is_what_is_counted(pages, protocol):
     encode, decode = pair
     assert encode() == (counted.n_kicks, counted.wire_bytes)
     assert decode() == counted.n_ranges
+
+
+@given(ranges=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 6))))
+def test_neighbours_on_either_side_make_one_discard(ranges):
+    rows = np.array(ranges, np.int64).reshape(-1, 2)
+    assert streams.count_joined(rows) == len(naive.joined_ranges(ranges))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("protocol", [name for name in harness.names() if name in wire.spoken()])
+def test_discards_are_those_of_a_device_that_joins_neighbours(protocol, rng):
+    for pattern in ("geometric:40", "idle", "random"):
+        pages = bl.patterns.make(pattern, "64MiB", "32MiB", rng=rng)
+        counted = counting.count(protocol, pages, 1 << 14, "sorted")
+        modelled = bl.model.counts(pages, protocol, memory="64MiB", discard="range")
+        assert counted.n_discards == modelled["n_discards"]
+        assert counted.n_discards < counted.n_ranges or counted.n_ranges < pages.size
+
+
+@pytest.mark.once
+def test_a_run_that_two_messages_share_is_a_discard_in_each(monkeypatch):
+    monkeypatch.setattr(counting, "DESC_PAGES", 2)
+    monkeypatch.setattr(counting, "QUEUE_SIZE", 2)
+    pages = np.array([0, 1, 2, 10, 11, 12, 13, 14], np.uint64)  # in descriptors: 2 1 | 2 2 | 1
+    found = counting.REFERENCES["sg"](pages, 64)
+    assert (found.n_kicks, found.n_records, found.n_discards) == (3, 5, 3)
 
 
 @pytest.mark.once

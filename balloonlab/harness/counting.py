@@ -40,6 +40,7 @@ class Counted(NamedTuple):
     wire_bytes: float
     n_records: float
     n_ranges: float
+    n_discards: float
 
 
 def count(name: str, pages: Pages, memory_pages: int, order: str) -> Counted:
@@ -50,9 +51,18 @@ def count(name: str, pages: Pages, memory_pages: int, order: str) -> Counted:
     if reference := REFERENCES.get(name):
         return reference(pages, memory_pages)
     stream, n_records = messages(name, pages, order)
-    ranges = wire.decode(stream, name)
-    n_bytes = sum(map(len, stream))
-    return Counted(pages.size, len(stream), n_bytes, n_records or len(ranges), len(ranges))
+    n_bytes, (n_ranges, n_discards) = sum(map(len, stream)), _applied(name, stream)
+    return Counted(pages.size, len(stream), n_bytes, n_records or n_ranges, n_ranges, n_discards)
+
+
+def _applied(name: str, stream: list[bytes]) -> tuple[int, int]:
+    """Return the ranges of messages, and the calls when neighbours of a message make one."""
+    n_ranges = n_discards = 0
+    for message in stream:
+        ranges = wire.decode([message], name).view(np.int64).reshape(-1, 2)
+        n_ranges += len(ranges)
+        n_discards += int(streams.count_joined(ranges))
+    return n_ranges, n_discards
 
 
 def messages(name: str, pages: Pages, order: str) -> tuple[list[bytes], int]:
@@ -75,10 +85,14 @@ def _listed(kind: Runs, pages: Pages) -> list[bytes]:
 
 
 def _scatter_gather(pages: Pages, memory_pages: int) -> Counted:
-    lengths = metrics.run_lengths(pages)
-    per_run = np.ceil(lengths["run_pages"] / DESC_PAGES)
-    n = int((per_run * lengths["n_runs"]).sum())
-    return Counted(pages.size, ceil(n / QUEUE_SIZE), DESCRIPTOR_BYTES * n, n, n)
+    ascending = np.sort(pages)
+    bounds = np.concatenate([[-1], np.flatnonzero(np.diff(ascending) != 1), [pages.size - 1]])
+    per_run = -(-np.diff(bounds) // DESC_PAGES) if pages.size else np.zeros(0, np.int64)
+    n = int(per_run.sum())
+    # A run is a call, and one more where a message ends within it.
+    messages = np.arange(QUEUE_SIZE, n, QUEUE_SIZE)
+    n_discards = per_run.size + np.setdiff1d(messages, np.cumsum(per_run)).size
+    return Counted(pages.size, ceil(n / QUEUE_SIZE), DESCRIPTOR_BYTES * n, n, n, n_discards)
 
 
 def _whole_blocks(pages: Pages, block_pages: int) -> npt.NDArray[np.uint64]:
@@ -93,18 +107,18 @@ def _reported(pages: Pages, memory_pages: int) -> Counted:
     n_large = _whole_blocks(pages, HINTED_PAGES).size
     n = small.size - n_large  # a block of order 10 is one of them, not two
     kicks = ceil(n / BLOCKS_PER_KICK)
-    return Counted(small.size * REPORTED_PAGES, kicks, DESCRIPTOR_BYTES * n, n, n)
+    return Counted(small.size * REPORTED_PAGES, kicks, DESCRIPTOR_BYTES * n, n, n, n)
 
 
 def _hinted(pages: Pages, memory_pages: int) -> Counted:
     """Blocks of order 10, a kick each."""
     n = _whole_blocks(pages, HINTED_PAGES).size
-    return Counted(n * HINTED_PAGES, n, DESCRIPTOR_BYTES * n, n, n)
+    return Counted(n * HINTED_PAGES, n, DESCRIPTOR_BYTES * n, n, n, n)
 
 
 def _roaring(pages: Pages, memory_pages: int) -> Counted:
     n_runs = int(metrics.run_lengths(pages)["n_runs"].sum())
-    return Counted(pages.size, np.nan, len(roaring(pages)), np.nan, n_runs)
+    return Counted(pages.size, np.nan, len(roaring(pages)), np.nan, n_runs, np.nan)
 
 
 def roaring(pages: Pages) -> bytes:
@@ -118,7 +132,7 @@ def _bound(pages: Pages, memory_pages: int) -> Counted:
     """Count the sets of as many pages: no format is shorter than the logarithm on all of them."""
     n, of = pages.size, memory_pages
     bits = (gammaln(of + 1) - gammaln(n + 1) - gammaln(of - n + 1)) / log(2)
-    return Counted(n, np.nan, ceil(bits / 8), np.nan, np.nan)
+    return Counted(n, np.nan, ceil(bits / 8), np.nan, np.nan, np.nan)
 
 
 REFERENCES: Mapping[str, Callable[[Pages, int], Counted]] = {

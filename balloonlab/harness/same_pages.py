@@ -30,7 +30,8 @@ ORDERS: dict[Literal["list", "sorted"], str] = {"list": "as is", "sorted": "asce
 """How a driver gets the pages: in the order of its allocator, or ascending."""
 
 COLUMNS = ["pattern", "memory_bytes", "order", "protocol", "n_pages", "density", "mean_run_pages"]
-COLUMNS += ["n_named", "n_kicks", "wire_bytes", "n_records", "n_ranges", "encode_ns", "decode_ns"]
+COLUMNS += ["n_named", "n_kicks", "wire_bytes", "n_records", "n_ranges", "n_discards"]
+COLUMNS += ["encode_ns", "decode_ns"]
 
 
 def names() -> list[str]:
@@ -87,9 +88,10 @@ def encodings(
         A row for each pattern, order and protocol: ``density`` (share of memory in the set),
         ``mean_run_pages``; ``n_named`` (pages that the format names: of ``reporting`` and
         ``hinting`` those of whole blocks alone), ``n_kicks``, ``wire_bytes`` (descriptors of those
-        that have nothing else), ``n_records``, ``n_ranges`` (decoded); ``encode_ns`` and
-        ``decode_ns`` of the whole set, medians; with `guests` ``lab_ns`` and ``kvm_ns`` of the
-        inflation, medians. NaN where there is none. Errors as of `balloonlab.sweep`.
+        that have nothing else), ``n_records``, ``n_ranges`` (decoded), ``n_discards`` (calls of a
+        device that joins neighbours of a message); ``encode_ns`` and ``decode_ns`` of the whole
+        set, medians; with `guests` ``lab_ns`` and ``kvm_ns`` of the inflation, medians. NaN where
+        there is none. Errors as of `balloonlab.sweep`.
 
     Examples
     --------

@@ -8,6 +8,7 @@ from .encode import begin, message_pages, next_message
 from .formats import decode
 from .pfn import write_pfns
 from .run_records import MOST_WORDS, Runs, most_pages, put_run
+from .translate import APART, side_of
 
 
 @kernel
@@ -62,6 +63,24 @@ def decode_stream(decoding, words, spans, ranges, ends, faults):
         if faults[0]["counts"].sum() > 0:
             return i
     return spans.shape[0]
+
+
+@kernel
+def count_joined(ranges):
+    """Count the discards of a message's ranges where neighbours make one, as in `translate`.
+
+    `ranges` are int64 rows of (start_pfn, n_pages), in wire order.
+    """
+    n, start, n_pages = 0, 0, 0
+    for i in range(ranges.shape[0]):
+        side = side_of(start, n_pages, ranges[i, 0], ranges[i, 1])
+        if n == 0 or side == APART:
+            n += 1
+            start, n_pages = ranges[i, 0], ranges[i, 1]
+        else:
+            start = min(start, ranges[i, 0])
+            n_pages += ranges[i, 1]
+    return n
 
 
 @kernel

@@ -105,7 +105,7 @@ APART, ABOVE, BELOW = range(3)
 
 
 @kernel
-def _side(last_offset, last_bytes, offset, n_bytes):
+def side_of(last_offset, last_bytes, offset, n_bytes):
     """Return where an extent continues the last one: above it, below it, or not at all."""
     if last_offset + last_bytes == offset:
         return ABOVE
@@ -168,7 +168,7 @@ def translate(memory, device, ranges):
             offset, n_bytes = first * PAGE_BYTES, moved * PAGE_BYTES
             side = APART
             if n > 0 and not per_page:
-                side = _side(extents[n - 1, 0], extents[n - 1, 1], offset, n_bytes)
+                side = side_of(extents[n - 1, 0], extents[n - 1, 1], offset, n_bytes)
             if side == APART:
                 extents[n, 0] = offset
                 extents[n, 1] = n_bytes
