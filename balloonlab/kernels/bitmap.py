@@ -16,6 +16,8 @@ FULL = np.uint64(0xFFFFFFFFFFFFFFFF)
 ONE = np.uint64(1)
 ZERO = np.uint64(0)
 TOP = np.uint64(63)
+SIX = np.uint64(6)
+SIGN = ONE << TOP
 GROUP = 4
 RAGGED = FULL  # no page number: those have 52 bits
 
@@ -48,26 +50,18 @@ def _descends(block):
 
 
 @kernel
-def _lowest_of_contiguous(block):
-    """First page of a block that ascends or descends one by one; else `RAGGED`.
-
-    The block is compared as a whole: without a branch inside, LLVM makes vector code of it
-    that runs as fast as memory is read (0.3 ns per page; bit by bit 1.5). One more condition
-    beside the calls halves that.
-    """
-    if block[1] > block[0]:
-        return block[0] if _ascends(block) else RAGGED
-    return block[WORD - 1] if _descends(block) else RAGGED
-
-
-@kernel
 def _extremes(block):
-    low = block[0]
-    high = block[0]
+    """Return the least and the greatest of a block.
+
+    As int64 with the top bit turned, which order as uint64 do: vectors compare those alone.
+    """
+    low = np.int64(block[0] ^ SIGN)
+    high = low
     for j in range(block.size):
-        low = min(low, block[j])
-        high = max(high, block[j])
-    return low, high
+        page = np.int64(block[j] ^ SIGN)
+        low = min(low, page)
+        high = max(high, page)
+    return np.uint64(low) ^ SIGN, np.uint64(high) ^ SIGN
 
 
 @kernel
@@ -77,19 +71,22 @@ def survey(pfns, lowest):
     `pfns`: uint64, shape (n,), n > 0. `lowest`: uint64, shape (ceil(n / 64),), receives the
     lowest page of each block that is 64 consecutive pages, up or down, and `RAGGED` for the
     others: `set_bits` reads only those again.
+
+    A block is looked at as a whole: without a branch inside, LLVM makes vector code of it that
+    runs as fast as memory is read (0.3 ns per page; page by page 1.5). Only what spans 64 pages
+    is compared with 64 consecutive ones.
     """
     low = pfns[0]
     high = pfns[0]
     for b in range(lowest.size):
         block = pfns[b * WORD : (b + 1) * WORD]
-        first = _lowest_of_contiguous(block) if block.size == WORD else RAGGED
-        lowest[b] = first
-        if first == RAGGED:
-            bottom, top = _extremes(block)
-        else:
-            bottom, top = first, first + TOP
+        bottom, top = _extremes(block)
+        lowest[b] = RAGGED
+        if top - bottom == TOP and block.size == WORD:
+            follows = _ascends(block) if block[0] == bottom else _descends(block)
+            lowest[b] = bottom if follows else RAGGED
         low = min(low, bottom)
-        high = max(high, bottom, top)  # a block may wrap at 2**64: its top is then small
+        high = max(high, top)
     return low, high
 
 
@@ -100,28 +97,29 @@ def set_bits(pfns, lowest, first_pfn, words):
     `pfns` (uint64) come in any order, all within the span of `words`; `lowest` is as `survey`
     left it; `first_pfn` is the page of bit 0, a multiple of 64.
 
-    The halves of a ragged block take turns: pages of a sorted list share a word, which then waits
-    for its own last write (1.2 ns a page instead of 1.5; as a kernel of its own nothing is gained).
+    The quarters of a ragged block take turns: pages of a sorted list share a word, which then
+    waits for its own last write (0.9 ns a page instead of 1.4, where an eighth of the pages is
+    set). Numbers of words are unsigned: no test for one from the end.
     """
+    base = np.uint64(first_pfn)
     for b in range(lowest.size):
         if lowest[b] != RAGGED:
-            bit = np.int64(lowest[b]) - first_pfn
-            word = bit >> 6
-            shift = np.uint64(bit & 63)
+            bit = lowest[b] - base
+            word, shift = bit >> SIX, bit & TOP
             words[word] |= FULL << shift
             if shift != ZERO:
-                words[word + 1] |= FULL >> (np.uint64(64) - shift)
+                words[word + ONE] |= FULL >> (np.uint64(64) - shift)
+            continue
+        block = pfns[b * WORD : (b + 1) * WORD]
+        if block.size == WORD:
+            for j in range(WORD // GROUP):
+                for k in range(GROUP):
+                    bit = block[k * (WORD // GROUP) + j] - base
+                    words[bit >> SIX] |= ONE << (bit & TOP)
         else:
-            block = pfns[b * WORD : (b + 1) * WORD]
-            half = block.size // 2
-            for j in range(half):
-                bit = np.int64(block[j]) - first_pfn
-                words[bit >> 6] |= ONE << np.uint64(bit & 63)
-                bit = np.int64(block[half + j]) - first_pfn
-                words[bit >> 6] |= ONE << np.uint64(bit & 63)
-            if block.size & 1 != 0:
-                bit = np.int64(block[block.size - 1]) - first_pfn
-                words[bit >> 6] |= ONE << np.uint64(bit & 63)
+            for j in range(block.size):
+                bit = block[j] - base
+                words[bit >> SIX] |= ONE << (bit & TOP)
 
 
 @kernel

@@ -43,22 +43,23 @@ def most_pages(kind):
 
 
 @kernel
-def put_run(kind, area, n, pfn, n_pages):
-    """Write a record at word `n`; return the word behind it."""
+def run_words(kind, pfn, n_pages):
+    """Return the two words of a record and how many of them it has."""
     first, count = np.uint64(pfn), np.uint64(n_pages)
     if kind == Runs.DESC_V11:
-        area[n] = first << np.uint64(12)
-        area[n + 1] = count << np.uint64(12)
-        return n + 2
+        return first << np.uint64(12), count << np.uint64(12), 2
     if kind == Runs.CONT_PAGES:
-        area[n] = first | (count << np.uint64(32))
-        return n + 1
+        return first | (count << np.uint64(32)), ZERO, 1
     if n_pages < SHORT_PAGES:
-        area[n] = (first << np.uint64(12)) | count
-        return n + 1
-    area[n] = first << np.uint64(12)
-    area[n + 1] = count
-    return n + 2
+        return (first << np.uint64(12)) | count, ZERO, 1
+    return first << np.uint64(12), count, 2
+
+
+@kernel
+def put_run(kind, area, n, pfn, n_pages):
+    """Write a record at word `n`; return the word behind it."""
+    area[n], area[n + 1], size = run_words(kind, pfn, n_pages)
+    return n + size
 
 
 @kernel

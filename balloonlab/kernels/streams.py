@@ -7,7 +7,7 @@ from .compile import kernel
 from .encode import begin, message_pages, next_message
 from .formats import decode
 from .pfn import write_pfns
-from .run_records import MOST_WORDS, Runs, most_pages, put_run
+from .run_records import MOST_WORDS, Runs, most_pages, run_words
 from .translate import APART, side_of
 
 
@@ -93,37 +93,35 @@ def _ascends_from(block, first):
 
 
 @kernel
-def _listed_run(pages, at, most):
-    """Return the first page and the length of a run of neighbours in a list, up or down.
-
-    Up to `most` pages. Whole blocks are compared once a run has 64 pages: at the speed of memory.
-    """
-    first, n = pages[at], 1
-    left = min(pages.size - at, most)
-    if left > 1 and pages[at + 1] + 1 == first:
-        while n < left and pages[at + n] + n == first:
-            n += 1
-        return first - n + 1, n
-    while n < left and pages[at + n] == first + n:
-        n += 1
-        if n & (WORD - 1) == 0:
-            while n + WORD <= left and _ascends_from(pages[at + n : at + n + WORD], first + n):
-                n += WORD
-    return first, n
-
-
-@kernel
 def encode_listed(kind, pages, at, area):
     """Write runs of a list as records, in its order, until the area is full.
 
-    What a driver does that keeps no bitmap. `kind` is one of `run_records.Runs`, `pages` int64,
-    `at` where to go on in it. Return where the next message begins and the words of this one.
+    What a driver does that keeps no bitmap: neighbours are a run, up or down. `kind` is one of
+    `run_records.Runs`, `pages` int64, `at` where to go on in it. Return where the next message
+    begins and the words of this one.
+
+    Flat on purpose, as `translate`. Whole blocks are compared once a run has 64 pages: at the
+    speed of memory.
     """
     header = 1 if kind == Runs.CHUNK_V7 else 0
-    n, n_records = header, 0
+    n, n_records, most = header, 0, most_pages(kind)
     while at < pages.size and n + MOST_WORDS <= area.size:
-        first, length = _listed_run(pages, at, most_pages(kind))
-        n = put_run(kind, area, n, first, length)
+        first, length, left = pages[at], 1, min(pages.size - at, most)
+        step = pages[at + 1] - first if left > 1 else 0
+        if step == 1 or step == -1:
+            length = 2
+            while length < left and pages[at + length] == first + step * length:
+                length += 1
+                if length & (WORD - 1) == 0 and step == 1:
+                    block = at + length
+                    while block + WORD <= at + left and _ascends_from(
+                        pages[block : block + WORD], first + length
+                    ):
+                        length += WORD
+                        block += WORD
+        lowest = first - length + 1 if step == -1 else first
+        area[n], area[n + 1], size = run_words(kind, lowest, length)
+        n += size
         n_records += 1
         at += length
     if header > 0:
