@@ -34,6 +34,9 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "once: does not depend on how kernels run; one mode is enough"
     )
+    config.addinivalue_line(
+        "markers", "libraries: leans on what others make; runs with their oldest versions, too"
+    )
     config.addinivalue_line("markers", "notebook: runs notebooks, beside all others")
     config.addinivalue_line("markers", "slow_interpreted: left out without the JIT, for its size")
 

@@ -21,6 +21,8 @@ from . import naive
 from .kvm import MARKS
 from .test_discards import extents, rows_of
 
+pytestmark = pytest.mark.once
+
 N_PAGES = 2048
 USABLE = [(backing, verb) for backing, row in BACKINGS.items() for verb in row.usable]
 REFUSED = [

@@ -62,6 +62,7 @@ def test_the_largest_blocks_are_those_of_the_twin(guest, n_pages, room):
     assert blocks_of(buddy) == twin.blocks()
 
 
+@pytest.mark.slow_interpreted
 @given(n_pages=st.integers(1, 5 * GIB), high=st.booleans())
 def test_zones_are_taken_from_the_last_to_the_first(n_pages, high):
     buddy, twin = Buddy.idle(5 * GIB), naive.Buddy(zones(5 * GIB))

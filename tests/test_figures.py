@@ -14,6 +14,8 @@ from balloonlab.figures.lines import median_interval
 
 from .strategies import few_words
 
+pytestmark = [pytest.mark.once, pytest.mark.libraries]
+
 RAGGED = range(100, 500)
 SPAN = 64 * MAX_WORDS
 

@@ -21,6 +21,8 @@ from balloonlab.terminal import to_text
 
 from .kvm import MARKS
 
+pytestmark = pytest.mark.once
+
 needs_thp = pytest.mark.skipif(
     thp_state() in ("never", "absent"), reason="no transparent huge pages here"
 )
@@ -100,7 +102,6 @@ def test_arguments_are_checked_before_the_work(arguments, words):
         bl.frees(**arguments)
 
 
-@pytest.mark.once
 def test_the_command_prints_tables_and_leaves_them(tmp_path):
     command = ["frees", "--memory", "4MiB", "--repeats", "1", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, command)
@@ -113,7 +114,6 @@ def test_the_command_prints_tables_and_leaves_them(tmp_path):
     assert (tmp_path / "frees-small.svg").exists()
 
 
-@pytest.mark.once
 def test_the_picture_has_a_bar_per_call_that_says_whether_it_frees(table):
     ax = bl.figures.frees(table)
     names = [text.get_text() for text in ax.get_yticklabels()]

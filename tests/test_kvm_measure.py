@@ -25,6 +25,8 @@ from balloonlab.vcpu import KvmError, Vcpu
 from .kvm import MARKS, needs_kvm
 from .strategies import DIVERSE
 
+pytestmark = pytest.mark.once
+
 CASES = [
     {"protocol": protocol, "touched": touched, "operation": operation}
     for protocol in DIVERSE
@@ -178,7 +180,6 @@ def test_giving_back_is_stored(tmp_path):
     assert json.loads((tmp_path / "meta.json").read_text())["arguments"]["guests"] == ["thread"]
 
 
-@pytest.mark.once
 @pytest.mark.skipif(bool(linux.missing()), reason="; ".join(linux.missing()))
 def test_linux_takes_its_memory_back():
     (row,) = bl.give_back("512MiB", "linux", repeats=1).itertuples()

@@ -16,6 +16,8 @@ from balloonlab.vcpu import KvmError
 
 from .conftest import INTERPRETED
 
+pytestmark = pytest.mark.once
+
 SOME = ["idle, untouched", "random, touched"]
 
 
@@ -125,7 +127,6 @@ def test_guests_are_those_that_there_are(monkeypatch):
     assert measuring._there() == ["thread"]
 
 
-@pytest.mark.once
 def test_the_command_prints_the_ladder_and_leaves_its_figures(tmp_path):
     command = ["bench", "--memory", "16MiB", "--guest", "thread", "--repeats", "1"]
     command += ["--scenario", "idle, untouched", "--out", str(tmp_path / "out")]

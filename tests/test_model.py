@@ -22,7 +22,7 @@ from balloonlab.model.terms import COSTS, PARTS, derived
 pytestmark = pytest.mark.once
 
 TRUE = {
-    "allocate": 3, "pack": 2, "pack_byte": 0.5, "kick": 20_000, "decode_byte": 1, "translate": 10,
+    "allocate": 3, "pack": 2, "pack_byte": 0.5, "notify": 20_000, "decode_byte": 1, "translate": 10,
     "discard": 500, "free": 70,
 }  # fmt: skip
 
@@ -68,7 +68,7 @@ def test_known_costs_are_found_again():
 def test_costs_that_no_case_tells_apart_are_said_to_be_so():
     table = made()
     found = fit(table, n_draws=2).costs.set_index("name")["identified"]
-    assert found["kick"]
+    assert found["notify"]
     assert not found["extent"]  # no case has vectored calls
     twins = fit(table.assign(n_discards=table["n_pages"]), n_draws=2).costs.set_index("name")
     assert not twins.loc["free", "identified"]
@@ -86,7 +86,7 @@ def test_what_is_peculiar_to_runs_is_taken_out_and_shows_in_the_spread():
     assert part.between > 0.1
     assert part.within < 0.05
     found = model.costs.set_index("name")["ns"]
-    assert found["kick"] == pytest.approx(20_000 * 1.5 ** (1 / 6), rel=0.05)
+    assert found["notify"] == pytest.approx(20_000 * 1.5 ** (1 / 6), rel=0.05)
 
 
 def test_a_fit_takes_costs_as_they_are_without_runs_to_compare():

@@ -8,6 +8,7 @@ import pytest
 import balloonlab as bl
 from balloonlab.executors import spread
 from balloonlab.measurement.tables import COLUMNS
+from balloonlab.model import load_model
 from balloonlab.model.prediction import OWN
 
 pytestmark = pytest.mark.once
@@ -57,6 +58,24 @@ def test_costs_given_by_name_answer_what_the_paper_says():
         bl.predict(costs={"kicks": 1})
     with pytest.raises(ValueError, match="at least 0"):
         bl.predict(costs={"kick": -1})
+
+
+def test_an_exit_is_a_cost_of_its_own_in_a_virtual_machine():
+    """What is given for it alone changes by as much; all of a kick has it in it."""
+    options = {"memory": "8GiB", "balloon": "7GiB", "protocol": "pfn", "guest": "kvm"}
+    costs = load_model().costs.query("name == 'exit' and group.str.contains('kvm')")
+    assert costs["identified"].all()
+    plain = bl.predict(**options)
+    dear = bl.predict(**options, costs={"exit": 50_000})
+    assert dear.totals["given_ns"].item() == 7168 * 50_000
+    more_ns = dear.totals["time_ns"].item() - plain.totals["time_ns"].item()
+    exit_ns = 50_000 - more_ns / 7168
+    assert costs["ns"].min() * 0.99 <= exit_ns <= costs["ns"].max() * 1.01
+    assert list(dear.frame["part"]) == list(plain.frame["part"])
+    kick = bl.predict(**options, costs={"kick": 50_000}).frame.query("part == 'notify'")
+    assert kick["time_ns"].item() == kick["given_ns"].item() == 7168 * 50_000
+    with pytest.raises(ValueError, match="no exit without guest='kvm'"):
+        bl.predict("8GiB", costs={"exit": 1})
 
 
 def test_what_is_beyond_the_fit_is_refused_or_flagged():

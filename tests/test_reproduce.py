@@ -18,6 +18,8 @@ from balloonlab.terminal import Progress
 
 from .kvm import needs_kvm
 
+pytestmark = [pytest.mark.once, pytest.mark.libraries]
+
 runner = CliRunner()
 needs_linux = pytest.mark.skipif(bool(linux.missing()), reason="; ".join(linux.missing()))
 
@@ -205,7 +207,6 @@ def test_bench_runs_every_contender_on_small_data(monkeypatch):
     assert finders["numpy"]().size == 2 * runs.size
 
 
-@pytest.mark.once
 @needs_linux
 def test_by_linuxs_own_driver_it_prints_and_leaves_what_the_lab_does(tmp_path, monkeypatch):
     shown = []

@@ -22,6 +22,8 @@ from balloonlab.measurement import runner as module
 from balloonlab.measurement.case import Case
 from balloonlab.sizes import MIB
 
+pytestmark = [pytest.mark.once, pytest.mark.libraries]
+
 GRID = {
     "memory": ["8MiB", "16MiB"],
     "protocol": ["pfn", "bitmap-v4"],
@@ -111,7 +113,6 @@ def test_cases_take_turns_in_a_random_order(turns):
     assert set(begun) == set(first)
 
 
-@pytest.mark.once
 def test_one_page_set_is_held_at_a_time(monkeypatch):
     alive, made = weakref.WeakSet(), []
     make, once = Case._make_start, module.take_turn
@@ -138,7 +139,6 @@ def test_one_page_set_is_held_at_a_time(monkeypatch):
     assert 2 * len(patterns) - 1 <= len(made) <= 2 * len(patterns)
 
 
-@pytest.mark.once
 def test_memory_that_runs_out_while_a_case_is_measured_skips_it(monkeypatch):
     def out_of_memory(*arguments):
         raise MemoryError
@@ -151,7 +151,6 @@ def test_memory_that_runs_out_while_a_case_is_measured_skips_it(monkeypatch):
     assert list(run.frame.columns) == tables.COLUMNS
 
 
-@pytest.mark.once
 def test_equal_cases_are_measured_once():
     run = bl.sweep(
         memory=["8MiB", 8 * MIB], protocol=["pfn", "pfn"], discard=[None, "page"], repeats=1
@@ -220,7 +219,6 @@ def test_the_same_call_goes_on_where_it_stopped(turns, tmp_path):
     assert begun == []
 
 
-@pytest.mark.once
 def test_a_case_that_is_finished_is_not_warmed_up(turns, tmp_path):
     begun, limit = turns
     limit.most = 7  # all but the last repeat
@@ -233,7 +231,6 @@ def test_a_case_that_is_finished_is_not_warmed_up(turns, tmp_path):
     assert begun == [(interrupted[0], -1), interrupted]
 
 
-@pytest.mark.once
 def test_frames_come_back_as_they_were_measured(stored, tmp_path):
     run, out = stored
     loaded = bl.load(out)
@@ -257,7 +254,6 @@ def test_frames_come_back_as_they_were_measured(stored, tmp_path):
     assert back.frame["touched"].dtype == bool
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", [reading.TIMINGS, reading.CHECKS])
 def test_a_file_torn_anywhere_loses_one_repeat_at_most(stored, tmp_path, name, rng):
     """Rows go to disk before their check: of a torn repeat the check is torn, or not there."""
@@ -279,7 +275,6 @@ def test_a_file_torn_anywhere_loses_one_repeat_at_most(stored, tmp_path, name, r
         assert_frame_equal(whole_again.frame.iloc[:-7], left.frame)
 
 
-@pytest.mark.once
 def test_ends_between_the_files_of_a_start(tmp_path, monkeypatch):
     """Killed after meta.json, before any table: the same call begins."""
     write = store.Store.write
@@ -300,7 +295,6 @@ def changed(meta, name):
     return {**meta, name: "other"}
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", [*reading.MACHINE, *reading.VERSIONS])
 def test_unlike_machines_and_code_are_not_pooled(stored, tmp_path, monkeypatch, name):
     run, out = stored
@@ -319,7 +313,6 @@ def test_unlike_machines_and_code_are_not_pooled(stored, tmp_path, monkeypatch, 
         bl.load(other)
 
 
-@pytest.mark.once
 def test_what_does_not_touch_the_timed_code_may_differ(stored, tmp_path, monkeypatch):
     run, out = stored
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
@@ -329,7 +322,6 @@ def test_what_does_not_touch_the_timed_code_may_differ(stored, tmp_path, monkeyp
     assert_frame_equal(bl.sweep(**GRID, out=tmp_path).frame, run.frame)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -347,7 +339,6 @@ def test_another_sweep_does_not_go_on_in_the_same_folder(stored, arguments, word
     assert before == ((out / "timings.csv").read_bytes(), (out / "meta.json").read_bytes())
 
 
-@pytest.mark.once
 def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "timings.csv").write_text("mine\n")
     with pytest.raises(ValueError, match=r"timings.csv without meta.json"):
@@ -360,7 +351,6 @@ def test_folders_of_others_are_left_alone(tmp_path):
     assert (tmp_path / "timings.csv").read_text() == "mine\n"
 
 
-@pytest.mark.once
 def test_pool_puts_runs_of_one_machine_together(stored, tmp_path):
     run, out = stored
     second = bl.sweep(**SMALL, out=tmp_path / "second")
@@ -397,7 +387,6 @@ def test_arrays_are_patterns_with_names_of_their_own(tmp_path):
         bl.sweep(**grid, repeats=1, out=tmp_path)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
@@ -425,7 +414,6 @@ def test_sweep_refuses_before_anything_is_measured(arguments, error, words, tmp_
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.once
 def test_totals_say_what_the_cases_differ_in(stored):
     run, _ = stored
     table = bl.totals(run.frame)
@@ -443,7 +431,6 @@ def test_totals_say_what_the_cases_differ_in(stored):
     assert row["median_ms"] == of_repeats.median()
 
 
-@pytest.mark.once
 def test_the_command_takes_options_several_times(tmp_path):
     out = tmp_path / "out"
     options = ["--memory", "8MiB", "--memory", "16MiB", "--balloon", "0.5", "--balloon", "1MiB"]
@@ -461,7 +448,6 @@ def test_the_command_takes_options_several_times(tmp_path):
     assert "repeat its arguments to go on" in refused.stderr
 
 
-@pytest.mark.once
 def test_killed_and_interrupted_at_random_moments_it_ends_up_whole(tmp_path, rng):
     command = [sys.executable, "-m", "balloonlab", "sweep", "--out", str(tmp_path)]
     command += ["--memory", "8MiB", "--memory", "16MiB", "--protocol", "pfn"]

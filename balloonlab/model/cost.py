@@ -17,7 +17,7 @@ from ..measurement.tables import as_frame
 from ..sizes import format_number
 from .evidence import evidence, gather
 from .fitting import Floats, Sample, fit_part, identified, resampled
-from .terms import COSTS, PARTS, derived, group_of, names_of
+from .terms import COSTS, KICK, KICK_PARTS, PARTS, derived, group_of, names_of
 
 FILE = "model/costs.json"
 N_DRAWS = 50
@@ -146,6 +146,8 @@ class CostModel:
                 continue
             group = group_of(stage, part, case)
             costs = self.find(stage, part, group)
+            if costs is None and part == "exit":  # in a thread, or of a run that did not measure it
+                continue
             if costs is None:
                 raise ValueError(
                     f"the model knows no {stage} of {group}: fit it to measurements that have it"
@@ -190,9 +192,10 @@ class CostModel:
         for part in self.parts_of(case):
             units = np.array([case[COSTS[name].unit] for name in part.names], float)
             mine = np.array([name in given for name in part.names])
-            if "kick" in given and part.part == "notify":
-                mine[:] = True
             given_ns = sum(given.get(n, 0) * u for n, u in zip(part.names, units, strict=True))
+            if KICK in given and part.part in KICK_PARTS:
+                mine[:] = True
+                given_ns = given[KICK] * case["n_kicks"] if part.part == KICK_PARTS[-1] else 0
             units[mine] = 0
             draws = (np.array(part.draws) @ units)[np.arange(SIMULATED) % len(part.draws)]
             log_run = part.effects.get(run, 0.0) if run is not None else 0.0

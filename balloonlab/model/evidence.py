@@ -65,8 +65,10 @@ def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``run``, ``machine`` (processor and kernel), ``run_id``, ``source``, the case's options, its
-        units, ``stage``, ``part`` and ``time_ns``. Cases of balloonlab's own driver and device
-        alone, one message in flight, pages that are known by name: others are left out.
+        units, ``stage``, ``part`` and ``time_ns``; of runs that measured them exits are a part of
+        their own, by kicks that nobody listens to, and not in ``notify``. Cases of balloonlab's own
+        driver and device alone, one message in flight, pages that are known by name: others are
+        left out.
     """
     tables = []
     for run, data in frames.items():
@@ -80,11 +82,26 @@ def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
             [_count_again(case_of(row)) for row in cases.to_dict("records")], cases.index
         )
         timed = frame.groupby(["run_id", "stage", "part"], sort=False)["time_ns"].median()
+        timed = _exits_apart(timed.reset_index(), cases, getattr(data, "checks", None))
         about = cases[["source", *OPTIONS]].join(units)
-        tables.append(timed.reset_index().join(about, on="run_id").assign(run=run, machine=machine))
+        tables.append(timed.join(about, on="run_id").assign(run=run, machine=machine))
     table = pd.concat(tables, ignore_index=True)
     first = ["run", "machine", "run_id", "source", *OPTIONS]
     return table[[*first, *(name for name in table if name not in first)]]
+
+
+def _exits_apart(
+    timed: pd.DataFrame, cases: pd.DataFrame, checks: pd.DataFrame | None
+) -> pd.DataFrame:
+    """Split the time to notify where a run knows its exits: kicks that nobody listens to."""
+    if checks is None or "exit_q2_ns" not in checks:
+        return timed
+    exit_ns = checks.groupby("run_id")["exit_q2_ns"].median().dropna()
+    notify = timed[(timed["part"] == "notify") & timed["run_id"].isin(exit_ns.index)]
+    kicks = notify["run_id"].map(cases["n_kicks"])
+    exits = notify.assign(part="exit", time_ns=kicks * notify["run_id"].map(exit_ns))
+    timed.loc[notify.index, "time_ns"] -= exits["time_ns"]
+    return pd.concat([timed, exits[exits["time_ns"] > 0]], ignore_index=True)
 
 
 _COUNTED: dict[Case, dict[str, int]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 from numbers import Real
 from typing import Any, Unpack
 
@@ -20,9 +20,9 @@ from ..measurement.options import TABLE, Options, PathLike, check_choice, takes_
 from ..measurement.setups import make_case
 from ..measurement.tables import COLUMNS
 from ..sizes import format_number
-from .cost import LEVEL, CostModel, load_model
+from .cost import LEVEL, CostModel, PartTime, load_model
 from .counting import COUNTS, count
-from .terms import COSTS, derived
+from .terms import COSTS, KICK, KICK_PARTS, derived
 
 OWN = ("machine", "measured_as", "low_ns", "high_ns", "given_ns", "extrapolated")
 """Columns that a predicted frame has besides."""
@@ -85,12 +85,15 @@ class _Asked:
             )
         times = self.model.times(known, self.given)
         rows = []
-        for time in times:
-            low, high = _interval(time.draws + time.given_ns)
+        for (stage, part), together in groupby(times, _measured_part):
+            same = list(together)
+            given_ns = sum(time.given_ns for time in same)
+            low, high = _interval(sum(time.draws for time in same) + given_ns)
             rows.append(
                 {
-                    "stage": time.stage, "part": time.part, "low_ns": low, "high_ns": high,
-                    "time_ns": time.fitted_ns + time.given_ns, "given_ns": time.given_ns,
+                    "stage": stage, "part": part, "low_ns": low, "high_ns": high,
+                    "time_ns": sum(time.fitted_ns for time in same) + given_ns,
+                    "given_ns": given_ns,
                 }
             )  # fmt: skip
         spoken = "" if case.protocol == FLOOR else case.protocol
@@ -105,6 +108,11 @@ class _Asked:
         low, high = _interval(sum(time.draws + time.given_ns for time in times))
         total = common | {name: float(frame[name].sum()) for name in ("time_ns", "given_ns")}
         return frame[[*COLUMNS, *OWN]], total | {"low_ns": low, "high_ns": high}
+
+
+def _measured_part(time: PartTime) -> tuple[str, str]:
+    """Return the part of a measured frame that has a predicted one: exits are of ``notify``."""
+    return time.stage, KICK_PARTS[-1] if time.part in KICK_PARTS else time.part
 
 
 def _interval(draws: Any) -> tuple[float, float]:
@@ -138,8 +146,9 @@ def predict(
         Which of the model's machines; by default the one with the most cases of that source.
     costs : mapping of str to float, optional
         Unit costs in ns that stand in the place of the fitted ones, by the names of
-        `balloonlab.model.COSTS`: ``{"kick": 393_000}``. ``kick`` stands for all of the time to
-        notify. They are exact: intervals are of the rest, ``given_ns`` is what they make up.
+        `balloonlab.model.COSTS`: ``{"exit": 5_000, "discard": 800}``; ``kick`` stands for all that
+        a kick takes, exit and wake-ups. They are exact: intervals are of the rest, ``given_ns`` is
+        what they make up.
     extrapolate : bool
         Predict, too, what is beyond the cases that the model was fitted to, and flag it.
     executor : concurrent.futures.Executor or dask.distributed.Client, optional
@@ -167,7 +176,7 @@ def predict(
     """
     given = dict(costs or {})
     for name, ns in given.items():
-        check_choice("costs", name, COSTS)
+        check_choice("costs", name, [*COSTS, KICK])
         if not isinstance(ns, Real) or not 0 <= ns < np.inf:
             raise ValueError(f"costs must be ns of at least 0, got {name}={ns!r}")
     check_executor(executor)
@@ -176,6 +185,8 @@ def predict(
     cases = [
         make_case(**dict(zip(axes, values, strict=True))) for values in product(*axes.values())
     ]
+    if "exit" in given and all(case.source != "kvm" for case in cases):
+        raise ValueError("costs must have no exit without guest='kvm': no thread leaves one")
     asked = _Asked(fitted, machine, given, extrapolate)
     answers = spread(asked.answer, dict.fromkeys(cases), executor)
     totals = pd.DataFrame([total for _, total in answers])
