@@ -14,8 +14,22 @@ __all__ = ["GIB", "HUGE_BYTES", "KIB", "MIB", "PAGE_BYTES", "TIB", "format_numbe
 __all__ += ["parse_pages", "parse_size"]
 
 PAGE_BYTES = 4096
-KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
-HUGE_BYTES = 2 * MIB  # of a huge page, where pages have 4 KiB
+"""Bytes of a page."""
+
+KIB = 1 << 10
+"""Bytes of 1 KiB."""
+
+MIB = 1 << 20
+"""Bytes of 1 MiB."""
+
+GIB = 1 << 30
+"""Bytes of 1 GiB."""
+
+TIB = 1 << 40
+"""Bytes of 1 TiB."""
+
+HUGE_BYTES = 2 * MIB
+"""Bytes of a huge page, where pages have 4 KiB."""
 
 _UNITS = {"": 1, "B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")

@@ -55,7 +55,7 @@ def record(
         The guest's RAM, whole MiB.
     share : float
         Share of it that the balloon is to take; less where the guest has less available
-        (`balloonlab.capture.states.available_target`).
+        (`balloonlab.linux.states.available_target`).
     seed : int
         Of what the guest does at random.
     guest : {"qemu", "linux"}

@@ -31,9 +31,16 @@ DISCARDS = {
 ``sorted-vector``: as these two, but many ranges in one call of ``process_madvise``."""
 
 VECTORED = ("vector", "sorted-vector")
-MOST_VECTORS = 1024  # UIO_MAXIOV
+"""Discards that give many ranges to the kernel in one call."""
+
+MOST_VECTORS = 1024
+"""Ranges in such a call at most: Linux's ``UIO_MAXIOV``."""
+
 MOST_THREADS = 64
+"""Threads that discard at most."""
+
 MOST_COLLECTED = 64
+"""Messages that are collected at most before they are discarded."""
 
 
 @dataclass(frozen=True)

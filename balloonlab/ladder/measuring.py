@@ -47,7 +47,7 @@ def bench(
     Returns
     -------
     Run
-        `rung_times` makes the ladder of it, `balloonlab.figures.ladder` draws it. Errors are those
+        `balloonlab.ladder.rung_times` makes the ladder of it, `balloonlab.figures.ladder` draws it. Errors are those
         of `balloonlab.measure`.
 
     Examples

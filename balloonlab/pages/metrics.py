@@ -18,6 +18,11 @@ import pandas as pd
 from .buddy import Buddy
 from .checks import as_pfns, duplicates_message
 
+__all__ = [
+    "BITMAP_PAGES", "BITMAP_WORDS", "WORD_PAGES", "bitmap_occupancy", "encoding_summary",
+    "free_blocks", "run_lengths", "summary", "unusable_index", "word_occupancy",
+]  # fmt: skip
+
 WORD_PAGES = 64
 """Pages of one bitmap word."""
 
@@ -25,6 +30,7 @@ BITMAP_PAGES = 262_144
 """Pages of one bitmap of 32 KiB (seed patch): 1 GiB."""
 
 BITMAP_WORDS = BITMAP_PAGES // WORD_PAGES
+"""Words of one bitmap."""
 
 
 def run_lengths(pfns: npt.ArrayLike) -> pd.DataFrame:
