@@ -31,7 +31,21 @@ GUESTS = QEMU, NATIVE = "qemu", "linux"
 
 
 class Planned(NamedTuple):
-    """What is to be captured; `make` builds one from what users write."""
+    """What is to be captured; `make` builds one from what users write.
+
+    Attributes
+    ----------
+    state : str
+        What the guest does before, one of `STATES`.
+    memory_bytes : int
+        RAM of the guest.
+    share : float
+        Share of it that the balloon takes.
+    seed : int
+        Of what the guest does at random.
+    guest : str
+        Who runs it, ``qemu`` or ``linux``.
+    """
 
     state: str
     memory_bytes: int

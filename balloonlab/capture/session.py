@@ -72,10 +72,18 @@ class Guest(Protocol):
 
 
 class Captured(NamedTuple):
-    """The result of a capture."""
+    """The result of a capture.
 
-    guest: dict[str, Any]  # how it was made: kernel, workload, buddyinfo and so on
-    pages: dict[str, npt.NDArray[np.uint64]]  # of each operation, by the name of its trace
+    Attributes
+    ----------
+    guest : dict
+        How it was made: kernel, workload, buddyinfo and so on.
+    pages : dict of str to numpy.ndarray
+        Page numbers (uint64) of each operation, by the name of its trace.
+    """
+
+    guest: dict[str, Any]
+    pages: dict[str, npt.NDArray[np.uint64]]
 
 
 def describe(wanted: Planned, guest: Guest) -> dict[str, Any]:

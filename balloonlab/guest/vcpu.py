@@ -15,11 +15,21 @@ from .thread import run_in_thread
 
 
 class Exits(NamedTuple):
-    """How often one operation left its virtual machine."""
+    """How often one operation left its virtual machine.
 
-    kicks: int  # by the driver's own count; KVM sees to them, and does not leave the kernel
-    waits: int  # by the driver's own count
-    left: int  # how often the run loop saw it leave: as often as it waited, and once to return
+    Attributes
+    ----------
+    kicks : int
+        By the driver's own count; KVM sees to them, and does not leave the kernel.
+    waits : int
+        By the driver's own count.
+    left : int
+        How often the run loop saw it leave: as often as it waited, and once to return.
+    """
+
+    kicks: int
+    waits: int
+    left: int
 
 
 class InVcpu:

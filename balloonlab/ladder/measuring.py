@@ -47,8 +47,8 @@ def bench(
     Returns
     -------
     Run
-        `balloonlab.ladder.rung_times` makes the ladder of it, `balloonlab.figures.ladder` draws it. Errors are those
-        of `balloonlab.measure`.
+        `balloonlab.ladder.rung_times` makes the ladder of it, `balloonlab.figures.ladder` draws it.
+        Errors are those of `balloonlab.measure`.
 
     Examples
     --------

@@ -16,10 +16,19 @@ from ..sizes import GIB
 
 
 class Rung(NamedTuple):
-    """A way to inflate: what is better than on the rung above, and who must change for it."""
+    """A way to inflate: what is better than on the rung above, and who must change for it.
+
+    Attributes
+    ----------
+    name : str
+    who : str
+        Who must change: ``nobody``, ``host`` or ``both``, host and guest.
+    options : dict
+        Arguments of `balloonlab.measure`.
+    """
 
     name: str
-    who: str  # of host and guest
+    who: str
     options: dict[str, Any]
 
 

@@ -197,10 +197,10 @@ def counts(pattern: Pattern, protocol: str | None = None, **options: Any) -> dic
     Parameters
     ----------
     pattern : str or array-like of int
-        As in `balloonlab.measure`. Up to 32 GiB of memory, with another ``order``, and of traces the
-        pages are those that a measurement has. Of larger guests they are made in a stream
-        (`balloonlab.pages.streams`): ``idle`` and ``every:K`` are the same pages again, those that are
-        drawn are others of the same kind.
+        As in `balloonlab.measure`. Up to 32 GiB of memory, with another ``order``, and of traces
+        the pages are those that a measurement has. Of larger guests they are made in a stream
+        (`balloonlab.pages.streams`): ``idle`` and ``every:K`` are the same pages again, those that
+        are drawn are others of the same kind.
     protocol : str, optional
         One of `balloonlab.wire.spoken`, or ``madvise``. ``bitmap-v4`` by default.
     **options

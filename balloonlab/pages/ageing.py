@@ -46,10 +46,18 @@ SHORT_LIVED_RATE = 0.25
 
 
 class AgedGuest(NamedTuple):
-    """The result of `age`."""
+    """The result of `age`.
 
-    buddy: Buddy  # the allocator in its aged state
-    held: npt.NDArray[np.int64]  # shape (n, 2): first page and order of every held block
+    Attributes
+    ----------
+    buddy : Buddy
+        The allocator in its aged state.
+    held : numpy.ndarray of int64, shape (n, 2)
+        First page and order of every block that the guest holds.
+    """
+
+    buddy: Buddy
+    held: npt.NDArray[np.int64]
 
 
 class _Slots(NamedTuple):

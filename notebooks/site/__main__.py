@@ -17,14 +17,14 @@ TOP = HERE.parents[1]
 
 
 def main() -> int:
+    """Write the sources to a temporary folder and have Sphinx build them; 0 where all is well."""
     parser = argparse.ArgumentParser("python notebooks/site", description=__doc__.split("\n")[0])
     parser.add_argument("folder", nargs="?", default="build/site", help="where the site goes")
     folder = parser.parse_args().folder
     with tempfile.TemporaryDirectory() as sources:
         write_pages(TOP, Path(sources))
-        strict = ["-W", "--keep-going", "-q"]
-        failed = build_main([*strict, "-b", "html", "-c", str(HERE), "-d", f"{sources}/.doctrees",
-                             sources, folder])  # fmt: skip
+        strict, quiet = ["-W", "--keep-going"], ["-q", "-d", f"{sources}/.doctrees"]
+        failed = build_main([*strict, *quiet, "-c", str(HERE), sources, folder])
     if not failed:
         print(f"{folder}/index.html")
     return failed

@@ -3,9 +3,10 @@
 import re
 import shutil
 from pathlib import Path
+from textwrap import indent
 from types import ModuleType
 
-from public import INSIDE, Name, names, parts
+from public import Name, names, parts
 
 import balloonlab as bl
 from balloonlab import kernels
@@ -79,9 +80,8 @@ def column_dictionary() -> str:
 def api() -> dict[str, str]:
     """Return the pages of the API by their names."""
     own = [name for full, name in names().items() if full.count(".") == 1]
-    inside = [part for part in parts() if part.__name__.split(".")[1] in INSIDE]
-    public = [part for part in parts() if part not in inside]
-    core = [*inside, kernels]
+    public = [part for part in parts() if part in vars(bl).values()]
+    core = [*(part for part in parts() if part not in public), kernels]
     made = {name.full: f"{title(name.full)}{entry(name)}" for name in own}
     made |= {part.__name__: part_page(part) for part in (*parts(), kernels)}
     made["index"] = "\n".join(
@@ -89,18 +89,24 @@ def api() -> dict[str, str]:
             title("API"),
             "As ``import balloonlab as bl``. ``help(bl.measure)`` says the same.\n",
             title("Functions", "-"),
-            table([(name.full, name.summary) for name in own]),
+            table([(f"~{name.full}", name.summary) for name in own]),
             title("Parts", "-"),
-            table([(part.__name__, summary(part)) for part in public]),
+            table([(f"~{part.__name__}", summary(part)) for part in public]),
             title("Inside", "-"),
             "What these stand on, along the way of a page number:\n",
-            table([(part.__name__, summary(part)) for part in core]),
-            ".. toctree::\n   :hidden:\n",
-            *(f"   {name.full}" for name in own),
-            *(f"   {part.__name__}" for part in (*public, *core)),
+            table([(f"~{part.__name__}", summary(part)) for part in core]),
+            tree("Functions", [name.full for name in own]),
+            tree("Parts", [part.__name__ for part in public]),
+            tree("Inside", [part.__name__ for part in core]),
         ]
     )
     return made
+
+
+def tree(caption: str, pages: list[str]) -> str:
+    """Return a group of pages in the sidebar, without the package's name."""
+    lines = [f"   {name.split('.')[-1]} <{name}>" for name in pages]
+    return "\n".join([".. toctree::", "   :hidden:", f"   :caption: {caption}", "", *lines, ""])
 
 
 def part_page(part: ModuleType) -> str:
@@ -108,8 +114,10 @@ def part_page(part: ModuleType) -> str:
     pages = [f"{part.__name__}.{name}" for name in sorted(getattr(part, "__all__", ()))]
     listed = [(full, names()[full]) for full in pages if full in names()]
     below = [name for full, name in listed if name.full == full]
-    rows = [(name.full, name.summary) for _, name in listed]
+    rows = [(f"{full.split('.')[-1]} <{name.full}>", name.summary) for full, name in listed]
     text = f"{title(part.__name__)}.. automodule:: {part.__name__}\n\n"
+    if (short := part.__name__.split(".")[-1]) in bl.__all__ and part.__name__.count(".") > 1:
+        text += f"As ``import balloonlab as bl``: ``bl.{short}``.\n\n"
     return text + (table(rows) if rows else "") + "\n".join(map(entry, below))
 
 
@@ -120,7 +128,8 @@ def entry(name: Name) -> str:
         return f".. {name.directive}:: {name.full}\n{members}\n"
     value = repr(name.value)
     shown = f"   :value: {value}\n" if len(value) <= 80 and "\n" not in value else ""
-    doc = "\n".join(f"   {line}" for line in name.doc.splitlines())
+    keys = ", ".join(f"``{key}``" for key in name.value) if isinstance(name.value, dict) else ""
+    doc = indent(f"{name.doc}\n\n{keys}", "   ")
     part, _, own = name.full.rpartition(".")
     return f".. py:data:: {own}\n   :module: {part}\n{shown}\n{doc}\n\n"
 
@@ -130,7 +139,7 @@ def table(rows: list[tuple[str, str]]) -> str:
     lines = [".. list-table::", "   :class: names", ""]
     for full, text in rows:
         plain = re.sub(r"(?<!`)`(?!`)", "``", text)  # the row is one link already
-        lines += [f"   * - :py:obj:`~{full}`", f"     - {plain}"]
+        lines += [f"   * - :py:obj:`{full}`", f"     - {plain}"]
     return "\n".join(lines) + "\n\n"
 
 

@@ -1,6 +1,7 @@
 """What is public: every part and name of balloonlab, where it is documented, and its docstring."""
 
 import inspect
+import sys
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -43,27 +44,44 @@ def parts() -> list[ModuleType]:
     values = [getattr(bl, name) for name in sorted(bl.__all__)]
     public = [value for value in values if inspect.ismodule(value)]
     inside = [import_module(f"balloonlab.{name}") for name in INSIDE]
-    nested = [getattr(part, name) for part in inside for name in part.__all__]
-    found = [*public, *inside, *(value for value in nested if inspect.ismodule(value))]
+    found = [*public, *inside, import_module("balloonlab.pages.metrics")]
     return list({part.__name__: part for part in found}.values())
 
 
 @cache
 def names() -> dict[str, Name]:
-    """Return every public name that is no part, by its dotted name; another name of it has its page."""
-    found: dict[str, Name] = {}
-    seen: dict[int, str] = {}
-    for owner in (bl, *parts()):
-        for name in sorted(owner.__all__):
-            value, full = getattr(owner, name), f"{owner.__name__}.{name}"
-            if inspect.ismodule(value):
-                continue
-            page = f"api/{full if owner is bl else owner.__name__}"
-            is_own = callable(value) and value.__module__.startswith("balloonlab")
-            first = seen.setdefault(id(value), full) if is_own else full
-            doc = inspect.getdoc(value) if is_own else constant_doc(owner, name)
-            found[full] = found[first] if first != full else Name(full, value, doc or "", page)
-    return found
+    """Return every public name that is no part; two names of the same are documented once."""
+    values = {
+        (owner, name): getattr(owner, name)
+        for owner in (bl, *parts())
+        for name in sorted(owner.__all__)
+        if not inspect.ismodule(getattr(owner, name))
+    }
+    homes: dict[int, tuple[ModuleType, str]] = {}
+    for place, value in sorted(values.items(), key=lambda item: is_alias(*item)):
+        if is_own(value):
+            homes.setdefault(id(value), place)
+    return {
+        f"{owner.__name__}.{name}": documented(*homes.get(id(value), (owner, name)))
+        for (owner, name), value in values.items()
+    }
+
+
+def is_own(value: object) -> bool:
+    """Return whether it is a function or class of balloonlab."""
+    return callable(value) and value.__module__.startswith("balloonlab")
+
+
+def is_alias(place: tuple[ModuleType, str], value: object) -> bool:
+    """Return whether a function or class was given another name there."""
+    return is_own(value) and getattr(value, "__name__", "") != place[1]
+
+
+def documented(owner: ModuleType, name: str) -> Name:
+    """Describe a name where it is documented."""
+    value, full = getattr(owner, name), f"{owner.__name__}.{name}"
+    doc = inspect.getdoc(value) if is_own(value) else constant_doc(owner, name)
+    return Name(full, value, doc or "", f"api/{full if owner is bl else owner.__name__}")
 
 
 def constant_doc(owner: ModuleType, name: str) -> str:
@@ -82,6 +100,4 @@ def constant_doc(owner: ModuleType, name: str) -> str:
 
 def loaded() -> list[str]:
     """List the modules of balloonlab that are imported."""
-    import sys
-
     return sorted(name for name in sys.modules if name.startswith("balloonlab."))

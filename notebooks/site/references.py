@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -13,8 +14,17 @@ from sphinx.environment import BuildEnvironment
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
+    """Register with Sphinx."""
     app.connect("missing-reference", resolve)
+    app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def skip_fields(
+    app: Sphinx, what: str, name: str, value: object, skip: bool, options: object
+) -> bool | None:
+    """Leave out the fields of a named tuple: the docstring of the class has them."""
+    return True if type(value).__name__ == "_tuplegetter" else None
 
 
 def resolve(
@@ -33,7 +43,6 @@ def resolve(
     for name in names().values():
         if name.value is value and name.doc:
             python = env.get_domain("py")
-            doc = env.current_document.docname
             return python.resolve_xref(
                 env, node["refdoc"], app.builder, "obj", name.full, node, shown
             )
@@ -59,10 +68,8 @@ def arguments(about: list[tuple[str, Any]]) -> set[str]:
     """Return the names of the arguments and fields of what is described."""
     listed: set[str] = set()
     for _, value in about:
-        try:
+        with suppress(TypeError, ValueError):  # no function, or one without a signature
             listed |= set(inspect.signature(value).parameters)
-        except (TypeError, ValueError):
-            pass
         if inspect.isclass(value):
             listed |= set(re.findall(r"\bself\.([a-z]\w*)", inspect.getsource(value)))
             listed |= set(getattr(value, "__annotations__", ()))
