@@ -1,6 +1,6 @@
 """A guest that has worked for a while: fragmentation that emerges from allocations.
 
-A `model` of a guest, not a trace of one. Tasks start, take blocks of mixed
+A ``model`` of a guest, not a trace of one. Tasks start, take blocks of mixed
 orders, and end; short-lived blocks come and go between them; now and then a page
 is taken for good. What is left free at the end is in pieces, and an inflation takes
 those pieces in the allocator's own order. Linux also groups pages by mobility and compacts

@@ -99,7 +99,7 @@ def aged(
     unmovable: float = 0.01,
     turnover: int = 4,
 ) -> npt.NDArray[np.uint64]:
-    """Return the pages that a guest with fragmented memory would give: a `model`, see `age`.
+    """Return the pages that a guest with fragmented memory would give: a ``model``, see `age`.
 
     The guest does not depend on the balloon: a smaller one gets the first pages of a
     larger one. Sizes and result as in `random`, all else and errors as in `balloonlab.pages.age`;

@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import indent
 from types import ModuleType
 
-from public import Name, names, parts
+from public import Name, names, parts, public_parts
 
 import balloonlab as bl
 from balloonlab import kernels
@@ -80,8 +80,8 @@ def column_dictionary() -> str:
 def api() -> dict[str, str]:
     """Return the pages of the API by their names."""
     own = [name for full, name in names().items() if full.count(".") == 1]
-    public = [part for part in parts() if part in vars(bl).values()]
-    core = [*(part for part in parts() if part not in public), kernels]
+    public = public_parts()
+    core = [*parts()[len(public) :], kernels]
     made = {name.full: f"{title(name.full)}{entry(name)}" for name in own}
     made |= {part.__name__: part_page(part) for part in (*parts(), kernels)}
     made["index"] = "\n".join(

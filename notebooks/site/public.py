@@ -1,6 +1,7 @@
 """What is public: every part and name of balloonlab, where it is documented, and its docstring."""
 
 import inspect
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -8,23 +9,21 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from sphinx.errors import PycodeError
 from sphinx.pycode import ModuleAnalyzer
 
 import balloonlab as bl
 
-INSIDE = ("pages", "queue", "guest", "host", "measurement")
+INSIDE = ("pages", "pages.metrics", "queue", "guest", "host", "measurement")
 """Parts on the way of a page number that are no names of `balloonlab` itself."""
 
 
 @dataclass(frozen=True)
 class Name:
-    """A public name: `full` is the dotted name, `page` the document that it stands on."""
+    """A public name and where it is documented: `full` is the dotted name."""
 
     full: str
     value: Any
     doc: str
-    page: str
 
     @property
     def summary(self) -> str:
@@ -39,13 +38,15 @@ class Name:
         return "autofunction" if callable(self.value) else "py:data"
 
 
-def parts() -> list[ModuleType]:
-    """List the public parts in the order of their names, then those inside."""
+def public_parts() -> list[ModuleType]:
+    """List the parts that are names of `balloonlab`, in their order."""
     values = [getattr(bl, name) for name in sorted(bl.__all__)]
-    public = [value for value in values if inspect.ismodule(value)]
-    inside = [import_module(f"balloonlab.{name}") for name in INSIDE]
-    found = [*public, *inside, import_module("balloonlab.pages.metrics")]
-    return list({part.__name__: part for part in found}.values())
+    return [value for value in values if inspect.ismodule(value)]
+
+
+def parts() -> list[ModuleType]:
+    """List the public parts, then those inside."""
+    return [*public_parts(), *(import_module(f"balloonlab.{name}") for name in INSIDE)]
 
 
 @cache
@@ -81,23 +82,23 @@ def documented(owner: ModuleType, name: str) -> Name:
     """Describe a name where it is documented."""
     value, full = getattr(owner, name), f"{owner.__name__}.{name}"
     doc = inspect.getdoc(value) if is_own(value) else constant_doc(owner, name)
-    return Name(full, value, doc or "", f"api/{full if owner is bl else owner.__name__}")
+    return Name(full, value, doc or "")
 
 
 def constant_doc(owner: ModuleType, name: str) -> str:
-    """Return the string below a constant's assignment, in whichever module of the part that is."""
-    prefix = owner.__name__.split(".")[:2]
-    modules = [owner.__name__, *(m for m in loaded() if m.split(".")[:2] == prefix), *loaded()]
-    for module in dict.fromkeys(modules):
-        try:
-            docs = ModuleAnalyzer.for_module(module).find_attr_docs()
-        except PycodeError:
-            continue
-        if ("", name) in docs and getattr(import_module(module), name) is getattr(owner, name):
-            return "\n".join(docs["", name])
+    """Return the string below a constant's assignment, in whichever module that stands."""
+    value = getattr(owner, name)
+    for module in (owner, *loaded(owner)):
+        is_there = re.search(rf"^{name}\b", inspect.getsource(module), re.MULTILINE)
+        if is_there and getattr(module, name, None) is value:
+            docs = ModuleAnalyzer.for_module(module.__name__).find_attr_docs()
+            if ("", name) in docs:
+                return "\n".join(docs["", name])
     return ""
 
 
-def loaded() -> list[str]:
-    """List the modules of balloonlab that are imported."""
-    return sorted(name for name in sys.modules if name.startswith("balloonlab."))
+def loaded(owner: ModuleType) -> list[ModuleType]:
+    """List the modules of balloonlab that are imported, those of the part first."""
+    found = sorted(name for name in sys.modules if name.startswith("balloonlab."))
+    found.sort(key=lambda name: not name.startswith(f"{owner.__name__}."))
+    return [sys.modules[name] for name in found]

@@ -3,11 +3,12 @@
 import inspect
 import re
 from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from typing import Any
 
 from docutils import nodes
-from public import names
+from public import names, parts
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -40,13 +41,18 @@ def resolve(
     value = found(target, about, node.get("py:module"))
     if value is MISSING:
         return None
-    for name in names().values():
-        if name.value is value and name.doc:
-            python = env.get_domain("py")
-            return python.resolve_xref(
-                env, node["refdoc"], app.builder, "obj", name.full, node, shown
-            )
-    return shown
+    if not (full := documented().get(id(value))):
+        return shown
+    python = env.get_domain("py")
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", full, node, shown)
+
+
+@cache
+def documented() -> dict[int, str]:
+    """Return the dotted names of what is documented, by identity; of plain constants none."""
+    values = [(name.value, name.full) for name in names().values()]
+    values += [(part, part.__name__) for part in parts()]
+    return {id(value): full for value, full in values if not isinstance(value, int | str)}
 
 
 MISSING = object()
