@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import indent
 from types import ModuleType
 
+import nbformat
 from public import Name, names, parts, public_parts
 
 import balloonlab as bl
@@ -34,7 +35,7 @@ def write_pages(top: Path, sources: Path) -> None:
         if entry.suffix != ".md":
             (sources / "data" / entry.name).symlink_to(entry)
     for path in (top / "notebooks").glob("*.ipynb"):
-        shutil.copy(path, sources / "notebooks")
+        nbformat.write(without_blanks(path), sources / "notebooks" / path.name)
     shutil.copy(top / "CITATION.cff", sources)
     for page in ("CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"):
         (sources / page).write_text(led((top / page).read_text()))
@@ -44,6 +45,15 @@ def write_pages(top: Path, sources: Path) -> None:
     (sources / "columns.md").write_text(column_dictionary())
     for name, text in api().items():
         (sources / "api" / f"{name}.rst").write_text(text)
+
+
+def without_blanks(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook, without the empty outputs that a progress bar leaves."""
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [one for one in cell.outputs if one.get("data") != {"text/plain": ""}]
+    return notebook
 
 
 def led(text: str) -> str:
