@@ -11,7 +11,7 @@ project = "balloonlab"
 author = "The balloonlab developers"
 version = release = version_of(project)
 
-extensions = ["sphinx.ext.autodoc", "numpydoc", "myst_nb", "references"]
+extensions = ["numpydoc", "myst_nb", "references"]
 nitpicky = True  # a name in backticks that is nowhere fails the build
 
 default_role = "py:obj"

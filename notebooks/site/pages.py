@@ -59,6 +59,7 @@ def without_blanks(path: Path) -> nbformat.NotebookNode:
 def led(text: str) -> str:
     """Lead links to folders to the page of what is in them."""
     text = re.sub(r"\]\(balloonlab/(\w+)(/__init__\.py)?\)", r"](api/balloonlab.\1.rst)", text)
+    text = re.sub(r"\[([^]]*)\]\(notebooks/site\)", r"\1", text)  # what makes this has no page
     return text.replace("](data)", "](data/README.md)")
 
 

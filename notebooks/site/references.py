@@ -16,6 +16,7 @@ from sphinx.environment import BuildEnvironment
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
+    app.setup_extension("sphinx.ext.autodoc")
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip_fields)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
