@@ -16,7 +16,7 @@ from balloonlab.measurement import columns
 
 from .readme import TOP
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.timeout(900)]  # on a busy machine, too
 
 COMMAND = [sys.executable, "notebooks/site"]
 INSIDE = ("guest", "host", "measurement", "pages", "pages.metrics", "queue")
