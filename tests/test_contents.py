@@ -45,6 +45,7 @@ def test_compare_does_what_its_twin_does(inside, emptied, spoilt):
     assert found.tolist() == naive.compare(memory, inside)
 
 
+@pytest.mark.once
 def test_every_byte_is_kept_or_gone_through_every_protocol():
     rows = bl.selftest.verify(SIZE, progress=False)
     assert len(rows) == 2 * len(combinations())
@@ -57,6 +58,7 @@ def test_every_byte_is_kept_or_gone_through_every_protocol():
 ALL_PAGES = np.array([(0, N_PAGES * 4096)], np.int64)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("column", ["changed_bytes", "nonzero_bytes"])
 def test_a_host_that_discards_too_much_or_nothing_is_found_out(monkeypatch, tmp_path, column):
     def serve(queue, memory, state, log):

@@ -155,6 +155,7 @@ def test_counts_of_a_stream_are_those_of_its_list(protocol, discard, pattern, mo
     assert found == counts(listed(stream), protocol, discard=discard)
 
 
+@pytest.mark.once
 def test_windows_of_a_list_are_those_of_its_stream():
     stream = small("random", "5GiB", "4608MiB", 1 << 19)
     (one,) = stream.windows(counting.WINDOW_PAGES)

@@ -113,6 +113,7 @@ def test_the_answer_is_what_is_asked_for_and_zero(asked, zero):
     assert (ram.reshape(-1, 512).any(axis=1) == ~bits).all()
 
 
+@pytest.mark.once
 def test_zero_pages_with_and_without_the_answer(tmp_path):
     frame = harness.zero_pages("8MiB", (0.0, 0.5, 1.0), repeats=2, out=tmp_path, progress=False)
     assert len(frame) == 3 * 2 * 2

@@ -344,6 +344,7 @@ def test_a_device_that_breaks_half_way_leaves_the_books_in_order(monkeypatch, pr
         assert driver.pages.tolist() == held
 
 
+@pytest.mark.slow_interpreted
 def test_a_guest_that_crashed_as_posted_stays_so():
     pages = np.arange(0, 2 * GIB, 2)
     ram = GuestRam(3 * GIB)
