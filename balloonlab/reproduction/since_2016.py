@@ -1,0 +1,282 @@
+"""From 4126 and 590 ms to today: the times of 2016 taken apart, and why the gain is another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..datasets import published
+from ..measurement.tables import as_frame
+from ..sizes import PAGE_BYTES
+from .samples import FOLDERS, STATES, STEPS, Estimate, Sample, estimate, sample, shipped
+
+PARTS = {
+    "pfn": {
+        **{"allocate": "linux", "notify": "kvm", "rest of send": "kvm"},
+        **{"translate": "qemu", "discard": "kvm", "unexplained": "kvm"},
+    },
+    "bitmap-v4": {
+        **{"allocate": "linux", "notify": "kvm", "rest of send": "kvm"},
+        **{"translate": "kvm", "discard": "kvm", "unexplained": "kvm"},
+    },
+}
+"""Who measured each step of today on the real thing; no QEMU translates bitmaps."""
+
+NOTES = {
+    ("allocate", "linux"): "Linux's own driver takes, lists and writes a page (its pfn case)",
+    ("notify", "kvm"): "kick, VM exit, both wake-ups",
+    ("rest of send", "kvm"): "pack and decode by balloonlab's driver and device",
+    ("translate", "qemu"): "an unmodified QEMU's look-ups, by difference",
+    ("translate", "kvm"): "balloonlab's look-ups, a few by range",
+    ("discard", "kvm"): "madvise with second-level page tables and MMU notifiers",
+    ("unexplained", "kvm"): "of the wall time in no stage",
+}
+
+PUBLISHED_NOTES = {
+    "allocate": "published for pfn; the patch left it alone",
+    "rest": "total less allocate: send, translate, discard were not published apart",
+    "unexplained": "the published shares do not sum to 100 %",
+}
+
+COLUMNS = [
+    *("account", "protocol", "memory", "step", "time_ms", "low_ms", "high_ms"),
+    *("page_ns", "low_ns", "high_ns", "interval", "source", "data", "note"),
+]
+
+GAIN_COLUMNS = [
+    *("source", "allocation", "memory", "pfn_ms", "bitmap_ms"),
+    *("gain", "low", "high", "interval", "data"),
+]
+
+
+class Cases:
+    """The measured cases by source, protocol and memory; each is read once."""
+
+    def __init__(self, frames: Mapping[str, Any] | None) -> None:
+        given = {} if frames is None else {name: as_frame(one) for name, one in frames.items()}
+        if unknown := [name for name in given if name not in FOLDERS]:
+            raise ValueError(f"frames must be of {', '.join(FOLDERS)}, got {unknown[0]!r}")
+        self._frames = {name: given.get(name) for name in FOLDERS}
+        self._found: dict[tuple[str, str, str], Sample | None] = {}
+
+    def find(self, source: str, protocol: str, memory: str) -> Sample | None:
+        """Return a case, or None."""
+        key = source, protocol, memory
+        if key not in self._found:
+            frame = self._frames[source]
+            if frame is None:
+                frame = self._frames[source] = shipped(source)
+            self._found[key] = sample(frame, *key)
+        return self._found[key]
+
+    def __call__(self, source: str, protocol: str, memory: str) -> Sample:
+        """Return a case that must be there, else a ValueError."""
+        found = self.find(source, protocol, memory)
+        if found is None:
+            raise ValueError(
+                f"frames must hold {protocol} on {memory} memory of {source} at the paper's "
+                f"sizes, and do not: measure balloonlab reproduce, or leave {source} to the data "
+                "that come along"
+            )
+        return found
+
+
+class Paper(NamedTuple):
+    """The published times of a protocol, in ns per page."""
+
+    stages_ns: dict[str, float]
+    total_ns: float
+    allocate_ns: float  # pfn's
+    n_pages: int
+
+
+def paper(protocol: str) -> Paper:
+    """Return what was published of a protocol of 2016."""
+    table = published()
+    rows = table[table["protocol"] == protocol]
+    n_pages = int(rows["balloon_bytes"].iloc[0]) // PAGE_BYTES
+    ns = rows.set_index("stage")["time_ms"] * 1e6 / n_pages
+    legacy = table[(table["protocol"] == "pfn") & (table["stage"] == "allocate")]
+    allocate_ns = float(legacy["time_ms"].iloc[0]) * 1e6 / n_pages
+    total = float(ns.sum())
+    stages = {"allocate": allocate_ns, "rest": total - allocate_ns}
+    if "total" not in ns:
+        stages = dict(ns.rename({"remainder": "unexplained"}))
+    return Paper(stages, total, allocate_ns, n_pages)
+
+
+def since_2016(frames: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Take the times of 2016 apart, step by step, beside what each step takes today.
+
+    Parameters
+    ----------
+    frames : mapping of str to Run or pandas.DataFrame, optional
+        By source (``lab``, ``kvm``, ``linux``, ``qemu``), of `balloonlab.reproduce`; the runs that
+        come with balloonlab where a source is not given.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row for each ``account``, ``protocol`` (``pfn``, ``bitmap-v4``), ``memory`` and
+        ``step``. Within each the steps sum to the last one, ``total``. Accounts:
+
+        - ``published``: 2016's own, of an ``idle`` guest. Of ``bitmap-v4`` only the total is
+          known, and that the patch left allocation alone: all else is ``rest``.
+        - ``taken apart``: 2016's total; allocation as published, every other step as measured
+          today on ``untouched`` or ``touched`` memory, and what is left over as ``unexplained``.
+          That is negative where today's steps take more than all of 2016's.
+        - ``today``: a sum of parts that were measured apart; nobody measured that total.
+
+        ``time_ms`` and ``page_ns`` (per 4 KiB page) with their interval's ends; ``interval``
+        says what it is: ``published``, ``95 %`` over starts, or ``range``. ``source`` and ``data``
+        are of all that a row is computed from, ``note`` says what it covers.
+
+    Raises
+    ------
+    TypeError, ValueError
+        What is no frame, of another source, without the paper's sizes, or with several cases
+        where one is wanted.
+
+    Examples
+    --------
+    >>> frame = since_2016()
+    >>> frame.query("account == 'published' and step == 'total'")["time_ms"].round().tolist()
+    [4126.0, 590.0]
+    """
+    cases = Cases(frames)
+    rows: list[list[Any]] = []
+    for protocol in PARTS:
+        rows += _published_rows(protocol)
+        for account in ("taken apart", "today"):
+            for memory in STATES:
+                rows += _measured_rows(account, protocol, memory, cases)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _published_rows(protocol: str) -> Iterator[list[Any]]:
+    known = paper(protocol)
+    for step, ns in (known.stages_ns | {"total": known.total_ns}).items():
+        noted = step == "unexplained" or "rest" in known.stages_ns
+        note = PUBLISHED_NOTES.get(step, "") if noted else ""
+        about = ["paper", "published.csv", note]
+        yield _row(["published", protocol, "idle", step], _constant(ns), known.n_pages, about)
+
+
+def _measured_rows(account: str, protocol: str, memory: str, cases: Cases) -> Iterator[list[Any]]:
+    """Yield the steps of today; taken apart, with 2016's allocation, total and what is left."""
+    known = paper(protocol)
+    apart = account == "taken apart"
+    parts = {
+        step: cases(source, protocol if source == "kvm" else "pfn", memory)
+        for step, source in PARTS[protocol].items()
+        if not (apart and step in ("allocate", "unexplained"))
+    }
+    together, everything = _sum_of(parts)
+    sources = ", ".join(dict.fromkeys(one.source for one in together))
+    data = ", ".join(dict.fromkeys(one.data for one in together))
+
+    def row(step: str, found: Estimate, *about: str) -> list[Any]:
+        return _row([account, protocol, memory, step], found, known.n_pages, about)
+
+    if apart:
+        note = PUBLISHED_NOTES["allocate"] if protocol != "pfn" else ""
+        yield row("allocate", _constant(known.allocate_ns), "paper", "published.csv", note)
+    for step, one in parts.items():
+        at = list(STEPS).index(step)
+        found = estimate([one], lambda ns, at=at: ns[..., at])
+        yield row(step, found, one.source, one.data, NOTES[step, one.source])
+    if apart:
+        left = known.total_ns - known.allocate_ns
+        found = estimate(together, lambda *ns: left - everything(*ns))
+        note = "2016's total less all other steps"
+        yield row(
+            "unexplained", found, f"paper, {sources}", f"published.csv, {data}",
+            f"{note}: they take more" if found.value < 0 else note,
+        )  # fmt: skip
+        yield row("total", _constant(known.total_ns), "paper", "published.csv", "as published")
+    else:
+        note = "sum of parts measured apart"
+        yield row("total", estimate(together, everything), sources, data, note)
+
+
+def _sum_of(parts: Mapping[str, Sample]) -> tuple[list[Sample], Callable[..., Any]]:
+    """Return the cases that steps are of, each once, and the function that sums their steps."""
+    by_case: dict[tuple[str, ...], tuple[Sample, list[int]]] = {}
+    for step, one in parts.items():
+        entry = by_case.setdefault((one.source, one.protocol, one.memory), (one, []))
+        entry[1].append(list(STEPS).index(step))
+    columns = [at for _, at in by_case.values()]
+
+    def everything(*ns: Any) -> Any:
+        return sum(one[..., at].sum(axis=-1) for one, at in zip(ns, columns, strict=True))
+
+    return [one for one, _ in by_case.values()], everything
+
+
+def _constant(ns: float) -> Estimate:
+    return estimate([], lambda: ns)
+
+
+def _row(key: list[str], found: Estimate, n_pages: int, about: Any) -> list[Any]:
+    ns = np.array(found[:3])
+    return [*key, *(ns * n_pages / 1e6), *ns, found.interval, *about]
+
+
+def gains(frames: Mapping[str, Any] | None = None) -> pd.DataFrame:
+    """Say why ``bitmap-v4`` gains another factor than in 2016: by what allocation takes.
+
+    Parameters
+    ----------
+    frames : mapping of str to Run or pandas.DataFrame, optional
+        As for `since_2016`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        First the ``paper``'s own gain. Then for each ``source`` (``lab``, ``kvm``), ``allocation``
+        and ``memory`` the times of ``pfn`` and ``bitmap-v4`` in ms and their ratio, ``gain``, with
+        its interval. The ``allocation`` is the source's ``own``, which takes no pages of a kernel,
+        or in its place that of ``linux``, or of the ``paper``; all else is the source's.
+
+    Examples
+    --------
+    >>> gains()["gain"].round(1).tolist()[0]
+    7.0
+    """
+    cases = Cases(frames)
+    old, new = (paper(protocol) for protocol in PARTS)
+    ms = (one.total_ns * one.n_pages / 1e6 for one in (old, new))
+    own = _constant(old.total_ns / new.total_ns)
+    rows = [["paper", "own", "idle", *ms, *own, "published.csv"]]
+    for source in ("lab", "kvm"):
+        for allocation in ("own", "linux", "paper"):
+            for memory in STATES:
+                rows.append([source, allocation, memory, *_gain(source, allocation, memory, cases)])
+    return pd.DataFrame(rows, columns=GAIN_COLUMNS)
+
+
+def _gain(source: str, allocation: str, memory: str, cases: Cases) -> list[Any]:
+    """Return both times in ms, their ratio with its interval, and the data they are of."""
+    allocate = list(STEPS).index("allocate")
+    known, own = paper("pfn"), [cases(source, protocol, memory) for protocol in PARTS]
+    # A start's total first, then the median over starts: as the headline has it.
+    samples = [one.summed(leave_out=None if allocation == "own" else allocate) for one in own]
+    if allocation == "linux":
+        samples.append(cases("linux", "pfn", memory))
+    instead_ns = known.allocate_ns if allocation == "paper" else 0.0
+
+    def times_ns(*ns: Any) -> tuple[Any, Any]:
+        more = ns[2][..., allocate] if allocation == "linux" else instead_ns
+        return ns[0][..., 0] + more, ns[1][..., 0] + more
+
+    def gain(*ns: Any) -> Any:
+        old, new = times_ns(*ns)
+        return old / new
+
+    medians = times_ns(*(np.median(one.ns, axis=0) for one in samples))
+    ms = [float(ns) * known.n_pages / 1e6 for ns in medians]
+    data = ", ".join(dict.fromkeys(one.data for one in samples))
+    return [*ms, *estimate(samples, gain), data + ", published.csv" * (allocation == "paper")]
