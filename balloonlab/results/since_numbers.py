@@ -66,12 +66,12 @@ def _totals() -> Numbers:
         whole_ms = rows.loc["taken apart", protocol, memory, "total"]["time_ms"]
         about = f"7 of 8 GiB, {memory}, {protocol}"
         for end, column, other in (("", *["time_ms"] * 2), ("_low", *LOW), ("_high", *LOW[::-1])):
-            for what, ms, means in (
-                ("", today[column], f"{today['note']} ({today['source']})"),
-                ("_unexplained", left[column], "2016 less its allocation and today's other steps"),
-                ("_explained", whole_ms - left[other], "2016's allocation, today's other steps"),
+            for what, ms, means, of in (
+                ("", today[column], f"{today['note']} ({today['source']})", today),
+                ("_unexplained", left[column], "2016 less its allocation, today's steps", left),
+                ("_explained", whole_ms - left[other], "2016's allocation, today's steps", left),
             ):
-                means = f"{means}, {today['interval']}"
+                means = f"{means}, {of['interval']}"
                 yield number("model", "kvm", f"{name}{what}{end}_ms", ms, "ms", about, means)
         yield number("model", "kvm", f"{name}_ns", today["page_ns"], "ns", about, "per page")
 
@@ -91,7 +91,7 @@ def _kick() -> Numbers:
 
 
 def _backed() -> Numbers:
-    """Give the share of 2016's balloon that had to be touched for today's discards to take 590 ms."""
+    """Give the share of 2016's balloon that must be touched for today's discards to take 590 ms."""
     cases, known = Cases(None), paper("bitmap-v4")
     samples = [cases("kvm", "bitmap-v4", memory) for memory in ("untouched", "touched")]
     allocate = list(STEPS).index("allocate")
