@@ -136,6 +136,22 @@ def test_what_is_left_over_has_a_name_and_a_sign(taken, frames):
     assert (left["high_ns"] < 0).all()
 
 
+def test_what_is_left_over_is_known_by_the_published_stages(taken):
+    for memory in STATES:
+        left, now, then = (
+            taken.loc[account, "pfn", at]["page_ns"]
+            for account, at in (("left over", memory), ("today", memory), ("published", "idle"))
+        )
+        assert left["send"] == pytest.approx(then["send"] - now["notify"] - now["rest of send"])
+        assert left["discard"] == pytest.approx(then["discard"] - now["discard"])
+        assert left["unexplained"] == pytest.approx(then["unexplained"])
+        for protocol in ("pfn", "bitmap-v4"):
+            whole = taken.loc["taken apart", protocol, memory]["page_ns"]["unexplained"]
+            assert taken.loc["left over", protocol, memory]["page_ns"]["total"] == pytest.approx(
+                whole
+            )
+
+
 @pytest.mark.parametrize(
     ("n_starts", "interval"), [(2, "range of 2 starts"), (6, "95 % of 6 starts")]
 )
@@ -327,6 +343,15 @@ def test_every_step_has_its_marks_and_its_source(closed, frames, taken):
     assert names[3] == "c translate (qemu; right: kvm)"
     assert "range of 3 repeats" in axes[2].get_xlabel()
     assert axes[2].get_xlim() == axes[3].get_xlim()
+
+
+def test_a_step_below_zero_keeps_its_sign(closed, frames):
+    qemu = frames["qemu"].copy()
+    qemu.loc[qemu["stage"] == "translate", "time_ns"] *= -3
+    ax = bl.figures.since_2016(frames | {"qemu": qemu})[2]
+    ns = -3 * 1.01 * ns_of("qemu", "pfn", False, "translate")
+    assert any(mark == pytest.approx(-ns) for mark in marks(ax))
+    assert f"\N{MINUS SIGN}{-ns:.0f}" in texts(ax)
 
 
 def test_published_rates_stand_beside(closed, frames):

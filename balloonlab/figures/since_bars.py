@@ -38,6 +38,7 @@ LINES = ("allocate", "notify", "rest of send", "translate", "discard", "unexplai
 """Steps that are drawn per page."""
 
 MINUS = "\N{MINUS SIGN}"
+NEARLY_ZERO = 1e-6  # ns: where no axis begins
 
 WIDE = {"send": (1, 2), "rest": (1, 4)}
 """Lines that a published time spans which was not broken down."""
@@ -116,8 +117,9 @@ def since_2016(frames: Mapping[str, Any] | None = None) -> Any:
             _draw_bars(ax, rows)
         for ax, rows in zip(axes[2:4], parts, strict=True):
             _draw_steps(ax, rows)
+        today = frame[(frame["account"] == "today") & (frame["step"] != "unexplained")]
         for ax in axes[2:4]:
-            ax.set_xlim(frame["low_ns"].abs().loc[lambda ns: ns > 1e-2].min() / 9, 2e4)
+            ax.set_xlim(today["page_ns"].abs().min() / 9, 2e4)
         name_bars(axes[2], _steps_and_sources(parts))
         name_bars(axes[3], [""] * len(LINES))
         axes[1].set_yticklabels([])
@@ -224,11 +226,14 @@ def _draw_mark(
     ax: Axes, row: Mapping[Any, Any], y: float, mark: Mark, text: str = "", left: bool = False
 ) -> None:
     """Draw a time per page on its interval, with its value, or the amount of a negative one."""
-    low, value, high = sorted(abs(row[name]) for name in ("low_ns", "page_ns", "high_ns"))
+    value = abs(row["page_ns"])
+    low, high = sorted(abs(row[name]) for name in ("low_ns", "high_ns"))
+    if row["low_ns"] < 0 < row["high_ns"]:
+        low = NEARLY_ZERO
     ax.plot([low, high], [y, y], "k-", linewidth=1)
     ax.plot(value, y, mark.marker, mfc=mark.fill, mec="black", markersize=5)
-    text = text or format_number(value, 2)
-    x, offset, side = (low, -5, "right") if left else (high, 5, "left")
+    text = text or MINUS * (row["page_ns"] < 0) + format_number(value, 2)
+    x, offset, side = (max(low, value / 2), -5, "right") if left else (high, 5, "left")
     ax.annotate(text, (x, y), (offset, 0), textcoords="offset points", va="center", ha=side, size=7)
 
 

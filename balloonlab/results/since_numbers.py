@@ -76,6 +76,17 @@ def _totals() -> Numbers:
         yield number("model", "kvm", f"{name}_ns", today["page_ns"], "ns", about, "per page")
 
 
+def _left() -> Numbers:
+    """Give what each published stage took more in 2016 than today."""
+    rows = _frame().query("account == 'left over' and step not in ('unexplained', 'total')")
+    for row in rows.to_dict("records"):
+        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_left_{_short(row['step'])}"
+        about = f"7 of 8 GiB, {row['memory']}, {row['protocol']}, {row['step']}"
+        for end, column in (("", "time_ms"), ("_low", LOW[0]), ("_high", LOW[1])):
+            means = (about, f"{row['note']} ({row['source']})", row["interval"])
+            yield number("model", "kvm", f"{name}{end}_ms", row[column], "ms", *means)
+
+
 def _kick() -> Numbers:
     """Give what exits and wake-ups take per kick today."""
     cases = Cases(None)
@@ -127,4 +138,4 @@ def _rates() -> Numbers:
         yield number("paper", row["data"], name, row["gib_per_s"], "GiB/s", about)
 
 
-PARTS = (_published, _steps, _totals, _kick, _backed, _gains, _rates)
+PARTS = (_published, _steps, _totals, _left, _kick, _backed, _gains, _rates)
