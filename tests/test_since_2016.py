@@ -255,7 +255,7 @@ def test_what_cannot_be_taken_apart_is_refused(frames):
         ({"kvm": kvm[["source"]]}, ValueError, "got one without run_id"),
         ({"kvm": larger}, ValueError, "frames must hold pfn on untouched memory of kvm at the p"),
         ({"kvm": pd.concat([kvm, other])}, ValueError, "got several that differ in wait"),
-        ({"kvm": frames["lab"]}, ValueError, "of kvm at the paper's sizes, and do not: measure"),
+        ({"kvm": frames["lab"]}, ValueError, "of kvm at the paper's sizes, and do not: run"),
     ):
         for function in (since_2016, gains, inflations, bl.figures.since_2016):
             if function is inflations and words.startswith("frames must hold pfn"):

@@ -10,8 +10,7 @@ import pandas as pd
 
 from ..datasets import published, published_rates
 from ..sizes import GIB, PAGE_BYTES
-from .samples import FOLDERS, STATES, estimate
-from .since_2016 import Cases
+from .samples import FOLDERS, STATES, Cases, estimate
 
 BULK = {"lab": "bitmap-v4", "kvm": "bitmap-v4", "linux": "hinting", "qemu": "reporting"}
 """What replaces ``pfn`` at each source."""

@@ -1,10 +1,10 @@
-"""Starts of a case, step by step, and estimates over them: a value with its interval."""
+"""The measured cases, step by step, what was published, and estimates over starts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ from ..datasets import published
 from ..measurement.ratio import LEAST_FOR_BOOTSTRAP
 from ..measurement.reading import pool
 from ..measurement.run import differing
-from ..measurement.tables import COLUMNS
+from ..measurement.tables import COLUMNS, as_frame
+from ..sizes import PAGE_BYTES
 
 STEPS = {
     "allocate": "allocate",
@@ -117,6 +118,62 @@ def _by_repeat(rows: pd.DataFrame) -> pd.DataFrame:
         values="ns", index=["run_id", "repeat"], columns="step", aggfunc="sum", fill_value=0.0
     )
     return table.reindex(columns=list(STEPS), fill_value=0.0)
+
+
+class Cases:
+    """The measured cases by source, protocol and memory; each is read once."""
+
+    def __init__(self, frames: Mapping[str, Any] | None) -> None:
+        given = {} if frames is None else {name: as_frame(one) for name, one in frames.items()}
+        if unknown := [name for name in given if name not in FOLDERS]:
+            raise ValueError(f"frames must be of {', '.join(FOLDERS)}, got {unknown[0]!r}")
+        self._frames = {name: given.get(name) for name in FOLDERS}
+        self._found: dict[tuple[str, str, str], Sample | None] = {}
+
+    def find(self, source: str, protocol: str, memory: str) -> Sample | None:
+        """Return a case, or None."""
+        key = source, protocol, memory
+        if key not in self._found:
+            frame = self._frames[source]
+            if frame is None:
+                frame = self._frames[source] = shipped(source)
+            self._found[key] = sample(frame, *key)
+        return self._found[key]
+
+    def __call__(self, source: str, protocol: str, memory: str) -> Sample:
+        """Return a case that must be there, else a ValueError."""
+        found = self.find(source, protocol, memory)
+        if found is None:
+            raise ValueError(
+                f"frames must hold {protocol} on {memory} memory of {source} at the paper's "
+                f"sizes, and do not: run balloonlab reproduce, or leave {source} to the data "
+                "that come along"
+            )
+        return found
+
+
+class Paper(NamedTuple):
+    """The published times of a protocol, in ns per page."""
+
+    stages_ns: dict[str, float]
+    total_ns: float
+    allocate_ns: float  # pfn's
+    n_pages: int
+
+
+def paper(protocol: str) -> Paper:
+    """Return what was published of a protocol of 2016."""
+    table = published()
+    rows = table[table["protocol"] == protocol]
+    n_pages = int(rows["balloon_bytes"].iloc[0]) // PAGE_BYTES
+    ns = rows.set_index("stage")["time_ms"] * 1e6 / n_pages
+    legacy = table[(table["protocol"] == "pfn") & (table["stage"] == "allocate")]
+    allocate_ns = float(legacy["time_ms"].iloc[0]) * 1e6 / n_pages
+    total = float(ns.sum())
+    stages = {"allocate": allocate_ns, "rest": total - allocate_ns}
+    if "total" not in ns:
+        stages = dict(ns.rename({"remainder": "unexplained"}))
+    return Paper(stages, total, allocate_ns, n_pages)
 
 
 def estimate(

@@ -1,17 +1,14 @@
-"""From 4126 and 590 ms to today: the times of 2016 taken apart, and why the gain is another."""
+"""From 4126 and 590 ms to today: the times of 2016 taken apart."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..datasets import published
-from ..measurement.tables import as_frame
-from ..sizes import PAGE_BYTES
-from .samples import FOLDERS, STATES, STEPS, Estimate, Sample, estimate, sample, shipped
+from .samples import STATES, STEPS, Cases, Estimate, Sample, estimate, paper
 
 PARTS = {
     "pfn": {
@@ -54,67 +51,6 @@ COLUMNS = [
     *("account", "protocol", "memory", "step", "time_ms", "low_ms", "high_ms"),
     *("page_ns", "low_ns", "high_ns", "interval", "source", "data", "note"),
 ]
-
-GAIN_COLUMNS = [
-    *("source", "allocation", "memory", "pfn_ms", "bitmap_ms"),
-    *("gain", "low", "high", "interval", "data"),
-]
-
-
-class Cases:
-    """The measured cases by source, protocol and memory; each is read once."""
-
-    def __init__(self, frames: Mapping[str, Any] | None) -> None:
-        given = {} if frames is None else {name: as_frame(one) for name, one in frames.items()}
-        if unknown := [name for name in given if name not in FOLDERS]:
-            raise ValueError(f"frames must be of {', '.join(FOLDERS)}, got {unknown[0]!r}")
-        self._frames = {name: given.get(name) for name in FOLDERS}
-        self._found: dict[tuple[str, str, str], Sample | None] = {}
-
-    def find(self, source: str, protocol: str, memory: str) -> Sample | None:
-        """Return a case, or None."""
-        key = source, protocol, memory
-        if key not in self._found:
-            frame = self._frames[source]
-            if frame is None:
-                frame = self._frames[source] = shipped(source)
-            self._found[key] = sample(frame, *key)
-        return self._found[key]
-
-    def __call__(self, source: str, protocol: str, memory: str) -> Sample:
-        """Return a case that must be there, else a ValueError."""
-        found = self.find(source, protocol, memory)
-        if found is None:
-            raise ValueError(
-                f"frames must hold {protocol} on {memory} memory of {source} at the paper's "
-                f"sizes, and do not: measure balloonlab reproduce, or leave {source} to the data "
-                "that come along"
-            )
-        return found
-
-
-class Paper(NamedTuple):
-    """The published times of a protocol, in ns per page."""
-
-    stages_ns: dict[str, float]
-    total_ns: float
-    allocate_ns: float  # pfn's
-    n_pages: int
-
-
-def paper(protocol: str) -> Paper:
-    """Return what was published of a protocol of 2016."""
-    table = published()
-    rows = table[table["protocol"] == protocol]
-    n_pages = int(rows["balloon_bytes"].iloc[0]) // PAGE_BYTES
-    ns = rows.set_index("stage")["time_ms"] * 1e6 / n_pages
-    legacy = table[(table["protocol"] == "pfn") & (table["stage"] == "allocate")]
-    allocate_ns = float(legacy["time_ms"].iloc[0]) * 1e6 / n_pages
-    total = float(ns.sum())
-    stages = {"allocate": allocate_ns, "rest": total - allocate_ns}
-    if "total" not in ns:
-        stages = dict(ns.rename({"remainder": "unexplained"}))
-    return Paper(stages, total, allocate_ns, n_pages)
 
 
 def since_2016(frames: Mapping[str, Any] | None = None) -> pd.DataFrame:
@@ -252,60 +188,3 @@ def _constant(ns: float) -> Estimate:
 def _row(key: list[str], found: Estimate, n_pages: int, about: Any) -> list[Any]:
     ns = np.array(found[:3])
     return [*key, *(ns * n_pages / 1e6), *ns, found.interval, *about]
-
-
-def gains(frames: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Say why ``bitmap-v4`` gains another factor than in 2016: by what allocation takes.
-
-    Parameters
-    ----------
-    frames : mapping of str to Run or pandas.DataFrame, optional
-        As for `since_2016`.
-
-    Returns
-    -------
-    pandas.DataFrame
-        First the ``paper``'s own gain. Then for each ``source`` (``lab``, ``kvm``), ``allocation``
-        and ``memory`` the times of ``pfn`` and ``bitmap-v4`` in ms and their ratio, ``gain``, with
-        its interval. The ``allocation`` is the source's ``own``, which takes no pages of a kernel,
-        or in its place that of ``linux``, or of the ``paper``; all else is the source's.
-
-    Examples
-    --------
-    >>> gains()["gain"].round(1).tolist()[0]
-    7.0
-    """
-    cases = Cases(frames)
-    old, new = (paper(protocol) for protocol in PARTS)
-    ms = (one.total_ns * one.n_pages / 1e6 for one in (old, new))
-    own = _constant(old.total_ns / new.total_ns)
-    rows = [["paper", "own", "idle", *ms, *own, "published.csv"]]
-    for source in ("lab", "kvm"):
-        for allocation in ("own", "linux", "paper"):
-            for memory in STATES:
-                rows.append([source, allocation, memory, *_gain(source, allocation, memory, cases)])
-    return pd.DataFrame(rows, columns=GAIN_COLUMNS)
-
-
-def _gain(source: str, allocation: str, memory: str, cases: Cases) -> list[Any]:
-    """Return both times in ms, their ratio with its interval, and the data they are of."""
-    allocate = list(STEPS).index("allocate")
-    known, own = paper("pfn"), [cases(source, protocol, memory) for protocol in PARTS]
-    # A start's total first, then the median over starts: as the headline has it.
-    samples = [one.summed(leave_out=None if allocation == "own" else allocate) for one in own]
-    if allocation == "linux":
-        samples.append(cases("linux", "pfn", memory))
-    instead_ns = known.allocate_ns if allocation == "paper" else 0.0
-
-    def times_ns(*ns: Any) -> tuple[Any, Any]:
-        more = ns[2][..., allocate] if allocation == "linux" else instead_ns
-        return ns[0][..., 0] + more, ns[1][..., 0] + more
-
-    def gain(*ns: Any) -> Any:
-        old, new = times_ns(*ns)
-        return old / new
-
-    medians = times_ns(*(np.median(one.ns, axis=0) for one in samples))
-    ms = [float(ns) * known.n_pages / 1e6 for ns in medians]
-    data = ", ".join(dict.fromkeys(one.data for one in samples))
-    return [*ms, *estimate(samples, gain), data + ", published.csv" * (allocation == "paper")]

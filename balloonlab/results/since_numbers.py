@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ..datasets import published
-from ..reproduction.inflations import inflations
-from ..reproduction.samples import STATES, STEPS, estimate
+from ..reproduction import gains, inflations, since_2016
+from ..reproduction.samples import STATES, STEPS, Cases, estimate, paper
 from ..reproduction.since_2016 import PARTS as STEPS_OF
-from ..reproduction.since_2016 import Cases, gains, paper, since_2016
 from .number import SHORT, Numbers, number
 
 PREFIX = "since_2016"
