@@ -14,7 +14,7 @@ from scipy.stats import bootstrap
 from .. import datasets
 from ..datasets import published
 from ..measurement.ratio import LEAST_FOR_BOOTSTRAP
-from ..measurement.reading import pool
+from ..measurement.reading import load
 from ..measurement.run import differing
 from ..measurement.tables import COLUMNS, as_frame
 from ..sizes import PAGE_BYTES
@@ -75,10 +75,8 @@ class Estimate(NamedTuple):
 
 
 def shipped(source: str) -> pd.DataFrame:
-    """Return the frame of the headline's cases of a source, of all starts that there are."""
-    name = FOLDERS[source]
-    starts = sorted(datasets.path().glob(f"{name}-[0-9]*"))
-    return pool(starts or [datasets.path(name)]).frame
+    """Return the frame of the headline's cases of a source that comes with balloonlab."""
+    return load(datasets.path(FOLDERS[source])).frame
 
 
 def sample(frame: pd.DataFrame, source: str, protocol: str, memory: str) -> Sample | None:
@@ -101,21 +99,22 @@ def sample(frame: pd.DataFrame, source: str, protocol: str, memory: str) -> Samp
             f"frames must hold one case of {source}, {protocol}, {memory}, got several that "
             f"differ in {', '.join(differ)}: select one"
         )
-    table = _by_repeat(rows)
-    starts = table.index.get_level_values("run_id")
-    kind = "starts" if len(starts.unique()) > 1 else "repeats"
+    start = ["run_id", *(["start"] if "start" in rows else [])]
+    table = _by_repeat(rows, start)
+    by_start = table.groupby(level=start).median()
+    kind = "starts" if len(by_start) > 1 else "repeats"
     if kind == "starts":
-        table = table.groupby(level="run_id").median()
+        table = by_start
     return Sample(source, FOLDERS[source], protocol, memory, kind, table.to_numpy(float))
 
 
-def _by_repeat(rows: pd.DataFrame) -> pd.DataFrame:
+def _by_repeat(rows: pd.DataFrame, start: list[str]) -> pd.DataFrame:
     """Return ns per page: a row for each repeat, a column for each step."""
     send = rows["part"].map({"notify": "notify"}).fillna("rest of send")
     step = rows["stage"].replace("remainder", "unexplained")
     step = step.where(rows["stage"] != "send", send)
     table = rows.assign(step=step, ns=rows["time_ns"] / rows["n_pages"]).pivot_table(
-        values="ns", index=["run_id", "repeat"], columns="step", aggfunc="sum", fill_value=0.0
+        values="ns", index=[*start, "repeat"], columns="step", aggfunc="sum", fill_value=0.0
     )
     return table.reindex(columns=list(STEPS), fill_value=0.0)
 
