@@ -408,6 +408,7 @@ def test_its_numbers_are_those_of_the_frames():
     backed = numbers["since_2016_backed_percent"].value / 100
     least, most = (numbers[f"since_2016_bitmap_{m}_explained_ms"].value for m in STATES)
     assert least + backed * (most - least) == pytest.approx(590, rel=1e-3)
+    assert numbers["paper_gain"].value == pytest.approx(4126 / 590)
     gain = gains().set_index(["source", "allocation", "memory"])["gain"]
     row = gain["kvm", "paper", "untouched"]
     assert numbers["since_2016_kvm_paper_untouched_gain"].value == pytest.approx(row)
