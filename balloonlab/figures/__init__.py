@@ -16,14 +16,15 @@ from .looks import panels, save, style
 from .page_maps import patterns
 from .predicted import predictions, validation
 from .share_bars import occupancy, traces
+from .since_bars import since_2016
 from .sliders import explore
 from .stage_bars import stages
 
 __all__ = [
     "crossover", "defect_rates", "density", "draw_all", "encodings", "explore", "frees",
     "give_back", "grid", "guests", "headline", "impact", "ladder", "occupancy", "page_strip",
-    "panels", "patterns", "predictions", "runs", "save", "scaling", "sizes", "stages", "style",
-    "timeline", "traces", "validation",
+    "panels", "patterns", "predictions", "runs", "save", "scaling", "since_2016", "sizes",
+    "stages", "style", "timeline", "traces", "validation",
 ]  # fmt: skip
 
 

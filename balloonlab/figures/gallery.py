@@ -35,6 +35,7 @@ from .looks import Axes, NoCasesError, save
 from .page_maps import patterns
 from .predicted import validation
 from .share_bars import occupancy, traces
+from .since_bars import since_2016
 
 QUANTITIES: dict[str, Quantity] = {
     "time": "time_ns",
@@ -80,6 +81,7 @@ def _measured_crossover(source: str) -> Axes:
 
 
 COMPUTED: dict[str, Callable[[], Axes]] = {
+    "since-2016": lambda: since_2016()[0],  # one of its Axes is enough to save it
     "patterns": lambda: patterns(pictured()),
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
@@ -96,7 +98,7 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "timeline-pfn": lambda: timeline(load_timeline(datasets.path("timeline-pfn")), until_us=3000),
     "timeline-bitmap": lambda: timeline(load_timeline(datasets.path("timeline-bitmap"))),
 }
-"""Figures of synthetic page sets, of recorded ones, of recorded timelines, of what is freed."""
+"""Figures of several folders, of synthetic page sets, of recorded ones, of timelines."""
 
 
 def draw_all(

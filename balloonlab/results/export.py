@@ -19,6 +19,7 @@ from . import (
     headline_numbers,
     kvm_numbers,
     model_numbers,
+    since_numbers,
     sweep_numbers,
 )
 from .number import Number
@@ -27,6 +28,7 @@ JSON, LATEX = "numbers.json", "numbers.tex"
 
 MODULES = (
     headline_numbers,
+    since_numbers,
     kvm_numbers,
     sweep_numbers,
     floor_numbers,

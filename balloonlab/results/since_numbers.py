@@ -1,0 +1,143 @@
+"""Numbers of the way from 2016 to today: both totals taken apart, and the gain by allocation."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from ..datasets import published
+from ..reproduction import gains, inflations, since_2016
+from ..reproduction.samples import STATES, STEPS, Cases, estimate, paper
+from ..reproduction.since_2016 import PARTS as STEPS_OF
+from .number import SHORT, Numbers, number
+
+PREFIX = "since_2016"
+ENDS = {"": "page", "_low": "low", "_high": "high"}
+LOW = ("low_ms", "high_ms")
+"""Ends of a name, and the columns of a value and of its interval's ends."""
+
+
+def _short(text: str) -> str:
+    return text.lower().replace("-", "_").replace(" ", "_")
+
+
+@cache
+def _frame() -> pd.DataFrame:
+    return since_2016()
+
+
+def _published() -> Numbers:
+    """Give the paper's stages, per page and kick, too, and what of 590 ms is not allocation."""
+    for row in _frame().query("account == 'published' and step != 'total'").to_dict("records"):
+        name, about = f"paper_{SHORT[row['protocol']]}_{_short(row['step'])}", row["protocol"]
+        for unit, column in (("ms", "time_ms"), ("ns", "page_ns")):
+            means = f"{row['step']}{' per page' * (unit == 'ns')}, 7 of 8 GiB idle, {about}"
+            yield number("paper", "published.csv", f"{name}_{unit}", row[column], unit, means)
+    send = published().query("protocol == 'pfn' and stage == 'send'").iloc[0]
+    us = send["time_ms"] * 1e3 / send["n_kicks"]
+    yield number("paper", "published.csv", "paper_kick_us", us, "us", "send per kick, pfn")
+
+
+def _steps() -> Numbers:
+    """Give each step of today, as measured, with its interval per page."""
+    rows = _frame().query("account == 'today' and step not in ('unexplained', 'total')")
+    for row in rows.to_dict("records"):
+        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_{_short(row['step'])}"
+        means = (f"7 of 8 GiB, {row['memory']}, {row['protocol']}", row["note"], row["interval"])
+        yield number(row["source"], row["data"], f"{name}_ms", row["time_ms"], "ms", *means)
+        for end, column in ENDS.items():
+            ns = row[f"{column}_ns"]
+            yield number(
+                row["source"], row["data"], f"{name}{end}_ns", ns, "ns", "per page", *means
+            )
+
+
+def _totals() -> Numbers:
+    """Give the sum of today's parts, what they account for of 2016, and what stays unexplained."""
+    rows = _frame().set_index(["account", "protocol", "memory", "step"]).sort_index()
+    for protocol, memory in product(STEPS_OF, STATES):
+        name = f"{PREFIX}_{SHORT[protocol]}_{memory}"
+        today = rows.loc["today", protocol, memory, "total"]
+        left = rows.loc["taken apart", protocol, memory, "unexplained"]
+        whole_ms = rows.loc["taken apart", protocol, memory, "total"]["time_ms"]
+        about = f"7 of 8 GiB, {memory}, {protocol}"
+        for end, column, other in (("", *["time_ms"] * 2), ("_low", *LOW), ("_high", *LOW[::-1])):
+            for what, ms, means, of in (
+                ("", today[column], f"{today['note']} ({today['source']})", today),
+                ("_unexplained", left[column], "2016 less its allocation, today's steps", left),
+                ("_explained", whole_ms - left[other], "2016's allocation, today's steps", left),
+            ):
+                means = f"{means}, {of['interval']}"
+                yield number("model", "kvm", f"{name}{what}{end}_ms", ms, "ms", about, means)
+        yield number("model", "kvm", f"{name}_ns", today["page_ns"], "ns", about, "per page")
+
+
+def _left() -> Numbers:
+    """Give what each published stage took more in 2016 than today."""
+    rows = _frame().query("account == 'left over' and step not in ('unexplained', 'total')")
+    for row in rows.to_dict("records"):
+        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_left_{_short(row['step'])}"
+        about = f"7 of 8 GiB, {row['memory']}, {row['protocol']}, {row['step']}"
+        for end, column in (("", "time_ms"), ("_low", LOW[0]), ("_high", LOW[1])):
+            means = (about, f"{row['note']} ({row['source']})", row["interval"])
+            yield number("model", "kvm", f"{name}{end}_ms", row[column], "ms", *means)
+
+
+def _kick() -> Numbers:
+    """Give what exits and wake-ups take per kick today."""
+    cases = Cases(None)
+    known = published().query("protocol == 'pfn'").iloc[0]
+    pages = paper("pfn").n_pages / known["n_kicks"]
+    for memory in ("untouched", "touched"):
+        at = list(STEPS).index("notify")
+        found = estimate([cases("kvm", "pfn", memory)], lambda ns, at=at: ns[..., at] * pages / 1e3)
+        about = f"exits and wake-ups per kick, 7 of 8 GiB, {memory}, pfn"
+        for end, us in zip(ENDS, found[:3], strict=True):
+            name = f"{PREFIX}_kick_{memory}{end}_us"
+            yield number("kvm", "kvm", name, us, "us", about, found.interval)
+
+
+def _backed() -> Numbers:
+    """Give the share of 2016's balloon that must be touched for today's discards to take 590 ms."""
+    cases, known = Cases(None), paper("bitmap-v4")
+    samples = [cases("kvm", "bitmap-v4", memory) for memory in ("untouched", "touched")]
+    allocate = list(STEPS).index("allocate")
+
+    def percent(untouched: np.ndarray, touched: np.ndarray) -> np.ndarray:
+        least, most = (one.sum(axis=-1) - one[..., allocate] for one in (untouched, touched))
+        share: np.ndarray = 100 * (known.stages_ns["rest"] - least) / (most - least)
+        return share
+
+    found = estimate(samples, percent)
+    about = "of the balloon touched, for 590 ms by today's discards", found.interval
+    for end, value in zip(ENDS, found[:3], strict=True):
+        yield number("model", "kvm", f"{PREFIX}_backed{end}_percent", value, "%", *about)
+
+
+def _gains() -> Numbers:
+    """Give the gain with Linux's or the paper's allocation in place of the lab's."""
+    table = gains()
+    own = table.query("source == 'paper'")["gain"].iloc[0]
+    yield number("paper", "published.csv", "paper_gain", own, "times", "pfn over bitmap-v4")
+    rows = table.query("source != 'paper' and allocation != 'own'")
+    for row in rows.to_dict("records"):
+        name = f"{PREFIX}_{row['source']}_{row['allocation']}_{row['memory']}_gain"
+        about = f"7 of 8 GiB, {row['memory']}, pfn over bitmap-v4", row["interval"]
+        means = f"all of {row['source']} but allocation, of {row['allocation']}"
+        data = row["data"].split(", ")[0]
+        for end, column in (("", "gain"), ("_low", "low"), ("_high", "high")):
+            yield number("model", data, f"{name}{end}", row[column], "times", means, *about)
+
+
+def _rates() -> Numbers:
+    """Give the published rates of whole inflations."""
+    for row in inflations().query("source == 'paper'").to_dict("records"):
+        name = f"paper_{_short(row['system']).replace('_+_', '_')}_{row['memory']}_gib_per_s"
+        about = f"reclaiming {row['memory']} memory, {row['system']}"
+        yield number("paper", row["data"], name, row["gib_per_s"], "GiB/s", about)
+
+
+PARTS = (_published, _steps, _totals, _left, _kick, _backed, _gains, _rates)
