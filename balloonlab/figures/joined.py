@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .looks import GIVEN, style
+from .looks import DASH_LENGTH, GIVEN, style
 
 
 def panels(
@@ -93,7 +93,7 @@ def join(axes: Any, titles: Sequence[str], title: str = "") -> Any:
             figure.suptitle(title, fontsize=11)
         across = max(1, int(figure.get_figwidth() // 1.4))
         figure.legend(
-            handles=list(handles.values()), loc="outside lower center",
+            handles=list(handles.values()), loc="outside lower center", handlelength=DASH_LENGTH,
             ncols=min(across, -(-len(handles) // (1 + (len(handles) > across)))),
         )  # fmt: skip
     return axes

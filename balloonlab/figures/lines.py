@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..measurement.tables import as_frame
 from ..sizes import GIB, format_size
-from .looks import PROTOCOLS, Axes, canvas, check_cases, legend_below, rank
+from .looks import DASH_LENGTH, PROTOCOLS, Axes, canvas, check_cases, legend_below, rank
 
 MARKS = (
     ("o-", "#16304f"),
@@ -155,9 +155,9 @@ def scaling(
         ax.set_ylabel(f"{QUANTITIES[y]} (stage {stage})" if timed else QUANTITIES[y])
         ax.set_title(title)
         if len(groups) <= 2:  # their legend finds a place among the lines
-            ax.legend()
+            ax.legend(handlelength=DASH_LENGTH)
         else:
-            legend_below(ax, 2)
+            legend_below(ax, 2, handlelength=DASH_LENGTH)
     return ax
 
 

@@ -43,6 +43,9 @@ PROTOCOLS = {"pfn": ("#16304f", "o"), "bitmap-v4": ("#c0762a", "s")}
 PFN_END_BYTES, PFN_END_TEXT = PAGE_BYTES << 32, "pfn ends: 32 bits"
 """Memory that page numbers of 32 bits reach, and how its end is marked."""
 
+DASH_LENGTH = 3.2
+"""Length of a line in a legend, in font sizes: shorter, its dashes are behind the marker."""
+
 GIVEN: WeakKeyDictionary[Axes, dict[str, Any]] = WeakKeyDictionary()
 """Axes of a figure that was there before, each with the options of its legend below."""
 

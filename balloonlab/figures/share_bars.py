@@ -135,6 +135,6 @@ def traces(sets: Sets | None = None, ax: Axes | None = None) -> Axes:
         {n: f"{format_number(bits)} bits, {format_number(runs)} runs" for n, bits, runs in numbers},
         ax,
         heading="set bits per word,\nruns per GiB",
-        xlabel="share of the balloon's pages",
-        title="How bitmap-v4 encodes real guests' pages (trace)",
+        xlabel="share of the balloon's pages (trace)",
+        title="How bitmap-v4 encodes real guests' pages",
     )
