@@ -36,15 +36,14 @@ def policies(frame: Any, ax: Axes | None = None) -> Axes:
     -------
     matplotlib.axes.Axes
         A line per policy (those that are the same on this backing share one), a point per source
-        and kind of guest: the median on the range of the repeats, on a logarithmic scale. Behind
-        the name is the least and greatest gain over a call per page, of all that were measured.
+        and kind of guest: the median on the range of the repeats, on a logarithmic scale.
     """
     table = policy_times(as_frame(frame))
     lines = _lines(table) if len(table) else []
     if len(lines) < 2:
         raise NoCasesError("frame must have cases of several host policies to be drawn")
     kinds = list(table.groupby(["source", "pattern"], sort=False))
-    with canvas(ax, 7.2, 1.2 + 0.62 * len(lines)) as ax:
+    with canvas(ax, 7.2, 1.2 + 0.5 * len(lines)) as ax:
         for number, ((source, pattern), mine) in enumerate(kinds):
             below = 0.7 * ((number + 0.5) / len(kinds) - 0.5)
             marker, colour = MARKS[number % len(MARKS)]
@@ -56,7 +55,7 @@ def policies(frame: Any, ax: Axes | None = None) -> Axes:
             ax.plot(rows["page_ns"], y, marker, color=colour, mec="black", ls="", label=label)
         log_numbers(ax)
         _full_ticks(ax)
-        name_bars(ax, [_named(table, names) for names in lines])
+        name_bars(ax, [", ".join(names) for names in lines])
         ax.set_xlabel("time per page, ns, log scale (median and range of the repeats)")
         ax.set_title("What a host makes of today's message, no guest changed")
         legend_below(ax, 3)
@@ -70,14 +69,6 @@ def _lines(table: pd.DataFrame) -> list[list[str]]:
     for name in dict.fromkeys(table["policy"]):
         lines.setdefault(tuple(times.loc[name].fillna(-1)), []).append(name)
     return list(lines.values())
-
-
-def _named(table: pd.DataFrame, names: list[str]) -> str:
-    gains = table[table["policy"] == names[0]]["gain"]
-    text = ", ".join(names)
-    if names[0] == "qemu":
-        return text
-    return f"{text}\n{gains.min():.1f} to {gains.max():.1f} times as fast"
 
 
 def _kind(pattern: str) -> str:
