@@ -59,15 +59,12 @@ ANSWERS = """
   {encodings_traces_sorted_bitmaps_percent}, else runs; `pfn` alone takes longer (`kvm`).
 - **Memory size** (`lab`, 1 to 16 GiB, touched). Times are proportional to memory: per page
   {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} with `pfn`,
-  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`,
-  {sizes_touched_thp_bitmap_least_ns} to {sizes_touched_thp_bitmap_most_ns} over huge pages.
+  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`.
 - **Fragmentation** (`lab`, half of 2 GiB, touched). `pfn` takes {runs_4096_ratio} as long as
   `bitmap-v4` for runs of 4096 pages on average, {runs_4_ratio} for 4, {runs_1_ratio} for 1.
-- **The real driver** (`linux`, 7 of 8 GiB). Linux's own driver takes {linux_untouched_pfn_ms}
-  untouched, {linux_untouched_allocate_percent} of it to allocate and {linux_untouched_send_percent}
-  to send; touched, when its pages are a shared file's in its page tables, too,
-  {linux_touched_pfn_ms}, {linux_touched_discard_percent} of it discarding. Asked for hints it gives
-  all free blocks in {linux_untouched_hinting_ms} and {linux_touched_hinting_ms}.
+- **The real driver** (`linux`, 7 of 8 GiB, a shared file). Linux's own takes
+  {linux_untouched_pfn_ms} untouched, {linux_untouched_send_percent} of it to send, and
+  {linux_touched_pfn_ms} touched, {linux_touched_discard_percent} of it discarding.
 - **What is freed.** On a shared file (memfd) `MADV_DONTNEED` frees
   {frees_memfd_dontneed_small_freed}, a hole all, for {frees_memfd_punch_huge_ns} per page in large
   pieces (`lab`); of hugetlb QEMU frees {qemu_hugetlb_pfn_touched_freed} with `pfn` and
