@@ -57,11 +57,10 @@ ANSWERS = """
 - **Encodings**. Of {encodings_traces_list_n} recorded inflations (`trace`) bits are shortest in
   {encodings_traces_list_bitmaps_percent} in the guest's order, sorted in
   {encodings_traces_sorted_bitmaps_percent}, else runs; `pfn` alone takes longer (`kvm`).
-- **Memory size** (`lab`, 1 to 16 GiB, touched). Times are proportional to memory: per page
-  {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} with `pfn`,
-  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`.
-- **Fragmentation** (`lab`, half of 2 GiB, touched). `pfn` takes {runs_4096_ratio} as long as
-  `bitmap-v4` for runs of 4096 pages on average, {runs_4_ratio} for 4, {runs_1_ratio} for 1.
+- **Size and fragmentation** (`lab`, touched). From 1 to 16 GiB a page takes
+  {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} with `pfn` and
+  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`; `pfn` takes
+  {runs_4096_ratio} as long for runs of 4096 pages, {runs_1_ratio} for 1.
 - **The real driver** (`linux`, 7 of 8 GiB, a shared file). Linux's own takes
   {linux_untouched_pfn_ms} untouched, {linux_untouched_send_percent} of it to send, and
   {linux_touched_pfn_ms} touched, {linux_touched_discard_percent} of it discarding.
