@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +12,7 @@ __all__ = ["path", "published", "published_rates", "stacked"]
 
 PACKAGED = Path(__file__).parent / "data"
 IN_TREE = Path(__file__).parents[1] / "data"
+_FIRST: list[Path] = []
 
 
 def path(name: str = "") -> Path:
@@ -30,10 +33,20 @@ def path(name: str = "") -> Path:
     >>> path("headline").name
     'headline'
     """
-    for folder in (PACKAGED, IN_TREE):
+    for folder in (*_FIRST, PACKAGED, IN_TREE):
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(f"balloonlab comes with no data of the name {name!r}")
+
+
+@contextmanager
+def first(folder: Path) -> Iterator[None]:
+    """Take what a folder has from there, such as a campaign that is to become the next data."""
+    _FIRST.insert(0, folder)
+    try:
+        yield
+    finally:
+        _FIRST.pop(0)
 
 
 def stacked(pattern: str, name: str) -> pd.DataFrame:

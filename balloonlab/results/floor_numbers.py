@@ -13,7 +13,7 @@ from ..host import POLICIES
 from ..ladder import rung_times, starts_of
 from ..measurement.ratio import ratio_of
 from ..measurement.reading import load, pool
-from ..measurement.run import repeat_totals
+from ..measurement.starts import unit_times
 from .number import Numbers, number
 
 LADDERS = ("ladder-1", "ladder-2", "ladder-3")
@@ -54,7 +54,7 @@ def policy_times(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _policy_rows(frame: pd.DataFrame) -> Iterator[tuple[object, ...]]:
-    times = repeat_totals(frame).groupby("run_id", sort=False).apply(np.asarray)
+    times = unit_times(frame)
     cases = frame.drop_duplicates("run_id").set_index("run_id")
     for (source, pattern), group in cases.groupby(["source", "pattern"], sort=False):
         found = {}

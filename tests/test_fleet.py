@@ -1,4 +1,4 @@
-"""Campaigns over executors: one case at a time on a machine, and what is lost is one case."""
+"""Fleets, sweeps over executors: one case at a time on a machine, and what is lost is one case."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import balloonlab as bl
-from balloonlab.measurement import campaign
+from balloonlab.measurement import fleet
 
 pytestmark = [pytest.mark.once, pytest.mark.filterwarnings("default")]
 
@@ -63,14 +63,14 @@ def test_a_lost_worker_loses_the_case_in_hand_and_the_next_call_measures_it(tmp_
 
 def test_unlike_machines_are_never_pooled(monkeypatch):
     kernels = iter(["Linux 1", "Linux 2", "Linux 2", "Linux 1"])
-    measure_one = campaign.measure_one
+    measure_one = fleet.measure_one
 
     def on_another(case, **options):
         run = measure_one(case, **options)
         run.meta["kernel"] = next(kernels)
         return run
 
-    monkeypatch.setattr(campaign, "measure_one", on_another)
+    monkeypatch.setattr(fleet, "measure_one", on_another)
     found = bl.sweep(**CASES, executor=Here(), progress=False)
     assert len(found.runs) == 2
     with pytest.raises(ValueError, match=r"unlike in kernel .*draw rows by machine"):
