@@ -58,10 +58,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "bench", "calibrate", "campaign", "capture", "collapse", "compare", "datasets", "encodings",
-    "figures", "freeing", "frees", "give_back", "harness", "host_policies", "host_policy", "impact", "ladder",
-    "linux", "load", "load_timeline", "measure", "model", "patterns", "pool", "predict", "qemu",
-    "ratios", "reproduce", "reproduction", "results", "selftest", "sizes", "sweep", "timeline",
-    "totals", "traces", "vcpu", "wire",
+    "figures", "freeing", "frees", "give_back", "harness", "host_policies", "host_policy", "impact",
+    "ladder", "linux", "load", "load_timeline", "measure", "model", "patterns", "pool", "predict",
+    "qemu", "ratios", "reproduce", "reproduction", "results", "selftest", "sizes", "sweep",
+    "timeline", "totals", "traces", "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {

@@ -70,6 +70,7 @@ RECORDED = (
 )
 ONCE = {"repeats": 1}
 SMALL = {"memory": "256MiB"}
+GIB_ONCE = {"memory": "1GiB", "repeats": 1}
 
 
 def _recorded(memory: str) -> list[str]:
@@ -173,7 +174,7 @@ PLAN = (
     ),
     Row(
         "drivers", "Linux's driver, and the lab's on its guests' pages", "compare",
-        {"cases": _drivers("2GiB"), "protocol": "pfn", **ONCE},
+        {"cases": _drivers("2GiB"), "protocol": "pfn", "discard": "page", **ONCE},
     ),
     Row(
         "ladder", "from the legacy driver to the floor", "bench",
@@ -223,12 +224,8 @@ PLAN = (
         "give-back-kept-linux", "first touch of what Linux reported", guests=["linux"],
         deflate=False,
     ),
-    Row(
-        "collapse", "huge pages broken and collapsed", "collapse", {"memory": "1GiB", **ONCE}, SMALL,
-    ),
-    Row(
-        "impact", "another thread beside an inflation", "impact", {"memory": "1GiB", **ONCE}, SMALL,
-    ),
+    Row("collapse", "huge pages broken and collapsed", "collapse", GIB_ONCE, SMALL),
+    Row("impact", "another thread beside an inflation", "impact", GIB_ONCE, SMALL),
     _encodings(
         "encodings", "every format on five patterns", {"repeats": 1},
         patterns=["idle", "random", "geometric:4", "geometric:64", "aged"], memory="256MiB",

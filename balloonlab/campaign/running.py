@@ -185,7 +185,7 @@ class _Runner:
                 self.say(f"once more: {len(todo)} starts that failed or were noisy")
             for done, unit in enumerate(todo):
                 self._watch_drift()
-                self._measure(unit, f"{done + 1} of {len(todo)}")
+                self._measure(unit, f"{done + 1} of {len(todo)}: ")
             if todo:
                 self._watch_drift(at_once=True)
 
@@ -197,7 +197,8 @@ class _Runner:
         row, number = unit
         there = self.stored(row, number)
         tries = there.mark.get("tries", 1) + 1 if there else 1
-        name = f"{place}: {row.name}, start {number + 1} of {row.starts_of(self.quick)}"
+        of = "" if row is REFERENCE else f" of {row.starts_of(self.quick)}"
+        name = f"{place}{row.name}, start {number + 1}{of}"
         try:
             done = measure(
                 self._folder_of(row, number), row.function, row.arguments_of(self.quick), number,
@@ -223,7 +224,7 @@ class _Runner:
         due = last is None or at_once or now - last > REFERENCE_EVERY_S[self.quick]
         if due:
             number = 1 + max(self.references(), default=-1)
-            self._measure(Unit(REFERENCE, number), "reference")
+            self._measure(Unit(REFERENCE, number), "")
             self.last_reference = time.monotonic()
 
     def join(self, rows: list[Row]) -> Campaign:

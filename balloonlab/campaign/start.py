@@ -125,10 +125,17 @@ def _run_child(
 
 
 def run_start(function: str, arguments: dict[str, Any], number: int, run: str, folder: str) -> None:
-    """Call a public function of balloonlab as one of several starts; what a child does."""
+    """Measure a start in this process, which is a child of its own for that."""
+    _end_with_parent()
+    call_as_start(function, arguments, number, run, folder)
+
+
+def call_as_start(
+    function: str, arguments: dict[str, Any], number: int, run: str, folder: str
+) -> None:
+    """Call a public function of balloonlab as one of several starts of a run."""
     import balloonlab
 
-    _end_with_parent()
     call = reduce(getattr, function.split("."), balloonlab)
     with as_start(number, run):
         call(**arguments, out=folder, progress=False)  # type: ignore[operator]

@@ -60,7 +60,7 @@ FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "guests": ("guests", guests),
     **{
         f"ladder-{name.replace(', ', '-').replace(' ', '-')}": (
-            "ladder-*",
+            "ladder*",
             partial(ladder, scenario=name),
         )
         for name in SCENARIOS
@@ -86,8 +86,8 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
     "traces": traces,
-    "frees-small": lambda: frees(datasets.stacked("frees-*", "frees.csv")),
-    "frees-huge": lambda: frees(datasets.stacked("frees-*", "frees.csv"), HUGE_BYTES),
+    "frees-small": lambda: frees(datasets.stacked("frees*", "frees.csv")),
+    "frees-huge": lambda: frees(datasets.stacked("frees*", "frees.csv"), HUGE_BYTES),
     "give-back": lambda: give_back(datasets.stacked("give-back*", "give-back.csv")),
     "impact": lambda: impact(pd.read_csv(datasets.path("impact/impact.csv"))),
     "validation": lambda: validation(validated()),
