@@ -50,10 +50,9 @@ def summary(table: pd.DataFrame) -> list[dict[str, Any]]:
         row |= {"median_ms": float(np.median(ms)), "least_ms": ms.min(), "greatest_ms": ms.max()}
         row["spread_percent"] = 100 * float(ms.std(ddof=1) / ms.mean()) if ms.size > 1 else None
         trend = dict.fromkeys(("percent_per_hour", "low", "high"))
-        if ms.size >= LEAST_FOR_TREND:
-            hours = pd.to_datetime(rows["utc_time"]).astype("int64").to_numpy() / 3.6e12
-            unit = pd.to_datetime(rows["utc_time"]).dt.unit
-            hours = hours * {"s": 1e9, "ms": 1e6, "us": 1e3, "ns": 1.0}[unit]
+        if rows["utc_time"].nunique() == ms.size >= LEAST_FOR_TREND:
+            times = pd.to_datetime(rows["utc_time"])
+            hours = (times - times.iloc[0]).dt.total_seconds().to_numpy() / 3600
             slope = theilslopes(100 * ms / np.median(ms), hours)
             names = ("percent_per_hour", "low", "high")
             trend = dict(zip(names, (slope.slope, slope.low_slope, slope.high_slope), strict=True))
