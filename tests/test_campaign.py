@@ -283,6 +283,7 @@ def test_a_start_that_fails_is_told_and_measured_again(copied, monkeypatch, tmp_
 
 
 def test_noise_makes_a_start_be_measured_again(copied, monkeypatch, tmp_path):
+    monkeypatch.setattr(running._Runner, "_watch_drift", lambda *_, **__: None)
     noise = {"first": Noise(50.0, 0.0, 1.0), "second": Noise(0.1, 1.5, 2.0)}
     monkeypatch.setattr(NoiseMeter, "since", lambda *_: noise["first"])
     done = running.run(tmp_path, only="small")
