@@ -505,6 +505,9 @@ MACHINE = {
     "sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n",
     "sys/bus/virtio/devices/virtio0/device": "0x0005\n",
     "sys/bus/virtio/devices/virtio0/features": "01100100" + "0" * 56 + "\n",
+    "sys/kernel/mm/damon/admin/kdamonds/0/state": "on\n",
+    "sys/kernel/mm/damon/admin/kdamonds/0/contexts/0/schemes/0/action": "pageout\n",
+    "sys/kernel/mm/damon/admin/kdamonds/1/state": "off\n",
     "proc/cmdline": "root=/dev/vda quiet mitigations=off init=/x console=ttyS0 -- secret\n",
     "proc/loadavg": "0.50 0.25 0.10 1/100 4242\n",
     "proc/stat": "cpu  1 2 3 4 5 6 7 8 9 10\ncpu0 1\n",
@@ -522,6 +525,8 @@ def test_the_machine_is_described(tmp_path):
     assert found["halt_poll_ns"] == "200000"
     assert found["free_page_reporting"] == "yes"
     assert found["page_reporting_order"] == "9"
+    assert found["damon"] == "on: pageout"
+    assert found["ksm"].startswith("unknown: no such file")
     assert found["thp"]["enabled"] == "always [madvise] never"
     assert found["thp"]["defrag"].startswith("unknown: no such file, /sys/kernel/mm/")
     assert found["flags"] == ["quiet", "mitigations=off"], "no places, nothing of others"

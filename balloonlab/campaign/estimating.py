@@ -12,7 +12,7 @@ import pandas as pd
 from .. import datasets
 from ..measurement.reading import META, TIMINGS, load
 from ..measurement.run import repeat_totals
-from ..sizes import GIB
+from ..sizes import GIB, PAGE_BYTES, parse_pages
 from .plan import REFERENCE, Row
 from .start import MARK
 
@@ -49,7 +49,9 @@ def seconds_of(row: Row, quick: bool, folder: Path | None = None) -> float | Non
     known = [one["seconds"] for one in meta.get("sessions", []) if "seconds" in one]
     if known:
         return float(median(known))
-    return _from_repeats(load(shipped[0]).frame) if (shipped[0] / TIMINGS).exists() else None
+    if not (shipped[0] / TIMINGS).exists():
+        return None
+    return _from_repeats(*_of_sizes(load(shipped[0]).frame, row.arguments.get("memory")))
 
 
 def _shipped(row: Row) -> list[Path]:
@@ -62,16 +64,27 @@ def _shipped(row: Row) -> list[Path]:
     return found
 
 
-def _from_repeats(frame: pd.DataFrame) -> float:
+def _of_sizes(frame: pd.DataFrame, memory: Any) -> tuple[pd.DataFrame, float]:
+    """Return the cases of the sizes that are measured, else all, and by what to scale them."""
+    sizes = memory if isinstance(memory, list) else [memory]
+    wanted = {parse_pages(one, "memory") * PAGE_BYTES for one in sizes if one is not None}
+    there = frame["memory_bytes"]
+    if there.isin(wanted).any():
+        return frame[there.isin(wanted)], 1.0
+    return frame, max(wanted) / float(there.max()) if wanted else 1.0
+
+
+def _from_repeats(frame: pd.DataFrame, scale: float) -> float:
     """Add up one repeat of each case, a warm-up of each way, and what is around them."""
     cases = frame.drop_duplicates("run_id").set_index("run_id")
-    medians = repeat_totals(frame).groupby("run_id").median() / 1e9
-    touched_gib = (cases["memory_bytes"] * cases["touched"]) / GIB
+    medians = scale * repeat_totals(frame).groupby("run_id").median() / 1e9
+    touched_gib = scale * (cases["memory_bytes"] * cases["touched"]) / GIB
     fresh = cases["source"].isin(["qemu", "linux"])  # a process for each repeat
     touch_s = fresh.map({True: FIRST_S, False: TOUCH_S})
     around = cases["source"].map(CASE_S) + touch_s * touched_gib
     each = medians + around
-    ways = cases.assign(each=each).groupby(["source", "protocol", "discard", "backing"])["each"]
+    warm = each.where(cases["source"] != "linux", CASE_S["linux"])  # a small guest's
+    ways = cases.assign(warm=warm).groupby(["source", "protocol", "discard", "backing"])["warm"]
     first = cases.assign(gib=touched_gib)[~fresh].groupby(GROUP)["gib"].max().sum() * FIRST_S
     return float(PROCESS_S + each.sum() + ways.mean().sum() + first)
 

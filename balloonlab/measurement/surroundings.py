@@ -32,9 +32,10 @@ def describe_surroundings(root: Path = Path("/")) -> dict[str, Any]:
 
     ``hypervisor`` that this machine runs in; ``clock``; ``governor`` of its processors; ``idle``
     (driver and governor); ``halt_poll_ns`` of its KVM; ``thp`` and ``khugepaged`` settings;
-    ``free_page_reporting`` by this machine to its host, with its ``page_reporting_order``: memory
-    that is given back is faulted in anew at its next use; ``flags`` of the kernel's command line;
-    ``load_average`` and ``steal_ticks`` so far.
+    ``ksm`` and ``damon``, which merge and page out memory meanwhile; ``free_page_reporting`` by
+    this machine to its host, with its ``page_reporting_order``: memory that is given back is
+    faulted in anew at its next use; ``flags`` of the kernel's command line; ``load_average`` and
+    ``steal_ticks`` so far.
     """
     text = _Reader(root)
     idle = "sys/devices/system/cpu/cpuidle"
@@ -47,6 +48,8 @@ def describe_surroundings(root: Path = Path("/")) -> dict[str, Any]:
         "halt_poll_ns": text("sys/module/kvm/parameters/halt_poll_ns"),
         "thp": {name: text(f"{huge}/{name}") for name in ("enabled", "defrag", "shmem_enabled")},
         "khugepaged_defrag": text(f"{huge}/khugepaged/defrag"),
+        "ksm": text("sys/kernel/mm/ksm/run"),
+        "damon": _damon(text),
         "free_page_reporting": _reporting(text),
         "page_reporting_order": text("sys/module/page_reporting/parameters/page_reporting_order"),
         "flags": _flags(text),
@@ -119,6 +122,20 @@ def _reporting(text: _Reader) -> str:
     if not (text.root / "sys/bus/virtio").exists():
         return f"{UNKNOWN}: no such file, /sys/bus/virtio"
     return "yes" if any(found) else "no" if found else "no: no virtio balloon"
+
+
+def _damon(text: _Reader) -> str:
+    """Return whether the kernel watches memory (DAMON), and what it does with what is cold."""
+    place = "sys/kernel/mm/damon/admin/kdamonds"
+    threads = sorted((text.root / place).glob("[0-9]*"))
+    if not threads:
+        return "off" if (text.root / place).exists() else f"{UNKNOWN}: no such file, /{place}"
+    actions: list[str] = []
+    for thread in threads:
+        if text(f"{place}/{thread.name}/state") == "on":
+            schemes = sorted(thread.glob("contexts/*/schemes/*/action"))
+            actions += [text(str(one.relative_to(text.root))) for one in schemes] or ["nothing"]
+    return f"on: {', '.join(actions)}" if actions else "off"
 
 
 def _flags(text: _Reader) -> list[str] | str:
