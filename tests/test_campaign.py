@@ -218,6 +218,11 @@ def test_starts_become_folders_that_statistics_can_read(whole):
     assert bl.ratios(run)["n"].tolist() == [2]
     assert [one["start"] for one in run.meta["sessions"]] == [0, 1]
     assert run.meta["starts"] == 2
+    assert run.meta["surroundings"]["halt_poll_ns"] == describe_surroundings()["halt_poll_ns"]
+    assert all(
+        "load_average" in one and "load_average" in one["surroundings"]
+        for one in run.meta["sessions"]
+    )
     assert run.meta["campaign"]["limits"] == start.LIMITS
     table = pd.read_csv(folder / "zeroes" / "zero-pages.csv")
     assert table["start"].unique().tolist() == [0, 1, 2]

@@ -59,9 +59,7 @@ def _join_folders(folders: Mapping[int, Path], out: Path, meta: dict[str, Any]) 
     metas = {number: read_meta(folder) for number, folder in folders.items()}
     named = {f"start {number} ({machine_name(one)})": one for number, one in metas.items()}
     check_alike(named, "measure all of them again, into another folder")
-    first, *others = metas.values()
-    common = {k: v for k, v in first.items() if all(one.get(k) == v for one in others)}
-    whole = common | {"utc_time": first["utc_time"], "starts": len(folders)} | meta
+    whole = _common([*metas.values()]) | {"starts": len(folders)} | meta
     store, any_folder = Store(out), next(iter(folders.values()))
     if (any_folder / TIMINGS).exists():
         store.write_run(_join_runs({number: load(one) for number, one in folders.items()}))
@@ -73,6 +71,15 @@ def _join_folders(folders: Mapping[int, Path], out: Path, meta: dict[str, Any]) 
             inner = {number: one / NESTED / nested.name for number, one in folders.items()}
             _join_folders(inner, out / NESTED / nested.name, meta)
     store.write_meta(whole)
+
+
+def _common(metas: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what metadata agree in, and when the first is of; what does not is in the sessions."""
+    first, *others = metas
+    common = {k: v for k, v in first.items() if all(one.get(k) == v for one in others)}
+    around = [one.get("surroundings", {}) for one in metas]
+    alike = {k: v for k, v in around[0].items() if all(one.get(k) == v for one in around)}
+    return common | {"utc_time": first["utc_time"], "surroundings": alike}
 
 
 def _join_runs(runs: Mapping[int, Run]) -> Run:
