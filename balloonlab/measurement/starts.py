@@ -50,7 +50,7 @@ def unit_times(frame: pd.DataFrame) -> pd.Series:
     """Return an array of ns for each ``run_id``: the units over which statistics are taken.
 
     The median total of each start; of a case of a single start the totals of its repeats, which
-    say nothing of other starts.
+    say nothing of other starts. A frame without ``start`` is of one.
 
     Examples
     --------
@@ -58,6 +58,7 @@ def unit_times(frame: pd.DataFrame) -> pd.Series:
     >>> unit_times(frame.assign(time_ns=[1, 3, 7]))["a"].tolist()
     [2.0, 7.0]
     """
+    frame = frame if "start" in frame else frame.assign(start=0)
     by_repeat = frame.groupby(["run_id", "start", "repeat"], sort=False)["time_ns"].sum()
     by_start = by_repeat.groupby(["run_id", "start"], sort=False).median()
     several = by_start.groupby("run_id", sort=False).transform("size") > 1
