@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import balloonlab as bl
-from balloonlab.figures.sliders import PROTOCOLS, QUANTITIES, scattered
+from balloonlab.figures.sliders import HATCHES, QUANTITIES, scattered
 from balloonlab.model import COUNTS, load_model
 from balloonlab.sizes import format_number
 
@@ -36,7 +36,7 @@ def labels(ax):
 def test_both_protocols_are_counted_on_the_same_pages(model, density, mean_run):
     found, frame = scattered(model, "16MiB", density, mean_run)
     pages = bl.patterns.geometric("16MiB", round(4096 * density) * 4096, found)
-    for protocol in PROTOCOLS:
+    for protocol in HATCHES:
         row = frame.query("protocol == @protocol")[list(COUNTS)].iloc[0].to_dict()
         assert row == bl.model.counts(pages, protocol)
     assert found == pytest.approx(mean_run, rel=0.1)
@@ -50,10 +50,10 @@ def test_the_picture_holds_the_counts_and_the_predictions(model):
     top, bottom = bl.figures.explore(model, "256MiB", 0.25, 4).draw().axes
     _, frame = scattered(model, "256MiB", 0.25, 4)
     table = frame.groupby("protocol")[list(COUNTS)].first()
-    assert labels(top) == [f"{int(table.loc[p, q]):,}" for p in PROTOCOLS for q in QUANTITIES]
+    assert labels(top) == [f"{int(table.loc[p, q]):,}" for p in HATCHES for q in QUANTITIES]
     assert "25 % ballooned in runs of 4 pages" in top.get_title(loc="left")
     assert bottom.get_title(loc="left") == "Predicted stages (model)"
-    assert [text.get_text() for text in bottom.get_yticklabels()] == list(PROTOCOLS)
+    assert [text.get_text() for text in bottom.get_yticklabels()] == list(HATCHES)
     ms = frame.query("protocol == 'pfn'")["time_ns"].sum() / 1e6
     assert labels(bottom)[0] == f"{format_number(ms)} ms"
 

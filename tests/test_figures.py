@@ -11,6 +11,7 @@ from hypothesis import given, settings
 import balloonlab as bl
 from balloonlab.figures.how_it_works import MAX_WORDS
 from balloonlab.figures.lines import median_interval
+from balloonlab.sizes import format_number
 
 from .strategies import few_words
 
@@ -201,6 +202,61 @@ def test_panels_are_axes_row_by_row(closed):
     assert not axes[0].spines["top"].get_visible()
 
 
+def test_joined_panels_have_a_title_each_and_one_legend(closed):
+    run = bl.load(bl.datasets.path("runs"))
+    axes = bl.figures.panels(2, 2, size=(4, 3))
+    assert axes[0].figure.get_size_inches().tolist() == [8, 6]
+    for ax, y in zip(axes, ("page_ns", "n_kicks", "wire_bytes", "n_discards"), strict=True):
+        bl.figures.runs(run, y, ax=ax)
+    axes[3].set_xlim(1, 10_000)
+    titles = ["time", "kicks", "message", "discards"]
+    assert bl.figures.join(axes, titles, "By run length") is axes
+    assert [ax.get_title(loc="left") for ax in axes] == titles
+    assert [ax.get_legend() for ax in axes] == [None] * 4
+    (legend,) = axes[0].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "lab, pfn, touched",
+        "lab, bitmap-v4, touched",
+    ]
+    assert len({ax.get_xlim() for ax in axes}) == 1
+    assert [bool(ax.get_xlabel()) for ax in axes] == [False, False, True, True]
+    with pytest.raises(ValueError, match="titles must be one for each of 4 Axes, got 2"):
+        bl.figures.join(axes, titles[:2])
+
+
+def test_panels_of_bars_are_joined_with_the_legend_of_their_stages(closed):
+    frame = bl.load(bl.datasets.path("patterns"))
+    axes = bl.figures.panels(2, 1)
+    for ax, pattern in zip(axes, ("idle", "random"), strict=True):
+        bl.figures.grid(frame, pattern, ax=ax)
+    bl.figures.join(axes, ["idle", "random"])
+    (legend,) = axes[0].figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["a allocate", "b send", "c translate", "d discard", "remainder"]
+    assert axes[0].get_xlim() == axes[1].get_xlim()
+
+
+def ratio_table(*ends, **columns):
+    rows = [dict(zip(("ratio", "low", "high"), end, strict=True)) for end in ends]
+    return pd.DataFrame(rows).assign(protocol="pfn", **columns)
+
+
+def test_ratios_that_overlap_with_the_largest_are_filled(closed):
+    table = ratio_table((7, 5, 9), (4, 3, 5), (2.46, 1, 4), pattern=["idle", "random", "huge"])
+    ax = bl.figures.ratios(table, title="known")
+    faces = [line.get_markerfacecolor() for line in ax.lines if line.get_marker() == "o"]
+    assert [face == "white" for face in faces] == [False, False, True]
+    assert texts(ax) == ["7 (5 to 9)", "4 (3 to 5)", "2.5 (1 to 4)"]
+    assert labels(ax) == ["idle", "random", "huge"]
+    sizes = bl.figures.ratios(table.assign(n=[1 << 30, 2 << 30, 3 << 30]), "n")
+    assert labels(sizes) == ["1 GiB", "2 GiB", "3 GiB"]
+    other = table.assign(protocol=["pfn", "pfn", "bitmap-v4"])
+    with pytest.raises(ValueError, match="one protocol, got pfn, bitmap-v4: select one"):
+        bl.figures.ratios(other)
+    with pytest.raises(ValueError, match="must have rows"):
+        bl.figures.ratios(table[:0])
+
+
 def labels(ax):
     return [text.get_text() for text in ax.get_yticklabels()]
 
@@ -346,6 +402,28 @@ def test_the_headline_of_another_size_is_per_gib_as_the_papers(closed):
     assert texts(small)[0] == "589 ms/GiB"
     shares = [[bar.get_width() for c in ax.containers for bar in c] for ax in (whole, small)]
     assert [7 * width for width in shares[1]] == pytest.approx(shares[0])
+
+
+def test_the_headline_has_a_panel_per_page_where_it_is_a_figure_of_its_own(closed):
+    run = bl.reproduction.Reproduction.load(bl.datasets.path("headline"))
+    ax = bl.figures.headline(run)
+    _, pages = ax.figure.axes
+    assert pages.get_xscale() == "log"
+    table = run.table()
+    ns = 1e6 * table.loc["total, ms"] / (7 << 18)
+    drawn = [float(line.get_xdata()[0]) for line in pages.lines if line.get_marker() == "o"]
+    assert drawn == pytest.approx(ns.tolist())
+    assert texts(ax) == [f"{format_number(ms)} ms" for ms in table.loc["total, ms"]]
+    ranges = [line.get_xdata() for line in pages.lines if line.get_marker() == "|"]
+    assert len(ranges) == len(ns)
+    assert all(low <= middle <= high for (low, high), middle in zip(ranges, drawn, strict=True))
+    times = [re.search(r"ns(?:  (.*))?$", text)[1] for text in texts(pages)]
+    assert [time is None for time in times] == [name[1] == "pfn" for name in table]
+    assert times[1] == "7x"  # published once
+    least, most = re.fullmatch(r"(\S+)(?: to (\S+))?x", times[3]).groups()
+    ratio = ns["lab, untouched", "pfn"] / ns["lab, untouched", "bitmap-v4"]
+    assert float(least) * 0.95 <= ratio <= float(most or least) * 1.05
+    assert len(bl.figures.headline(run, ax=plt.subplots()[1]).figure.axes) == 1
 
 
 def test_figures_take_a_run_and_name_what_else_they_got(closed):

@@ -7,7 +7,9 @@ from typer.testing import CliRunner
 import balloonlab as bl
 from balloonlab import datasets
 from balloonlab.cli.commands import app
-from balloonlab.figures import gallery
+from balloonlab.figures import gallery, names
+from balloonlab.figures.looks import PROTOCOLS
+from balloonlab.linux.states import STATES
 
 pytestmark = pytest.mark.once
 
@@ -33,7 +35,8 @@ def test_a_run_gives_its_own_figures_and_no_others(own, tmp_path):
     drawn = {name for name, problem in outcome.items() if problem is None}
     assert drawn == {"sizes-time", "sizes-rate"}
     assert "several cases" in outcome["runs-time"]  # of two memory sizes
-    assert outcome["density-time"] == outcome["guests"] == "the run has no such cases"
+    for name in ("density-time", "guests", "guests-ratio", "policies"):
+        assert outcome[name] == "the run has no such cases"
     names = {f"{name}.{ending}" for name in drawn for ending in ("svg", "pdf", "png")}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
@@ -117,6 +120,51 @@ def test_measured_lines_come_before_predicted_ones_and_pfn_first(own):
         ]
 
 
+def test_a_model_has_its_protocols_look_and_its_own_line(own):
+    frame = bl.load(own).frame.query("pattern == 'idle'")
+    large = ["16TiB", "4TiB"]
+    model = bl.predict(large, protocol=["pfn", "bitmap-v4"], extrapolate=True).frame
+    ax = bl.figures.sizes(pd.concat([frame, model]))
+    lines = {container.get_label(): container[0] for container in ax.containers}
+    for protocol in ("pfn", "bitmap-v4"):
+        measured, predicted = (lines[f"{name}, {protocol}, touched"] for name in ("lab", "model"))
+        assert measured.get_color() == predicted.get_color() == PROTOCOLS[protocol][0]
+        assert measured.get_marker() == predicted.get_marker() == PROTOCOLS[protocol][1]
+        assert (measured.get_linestyle(), predicted.get_linestyle()) == ("-", "--")
+        assert predicted.get_markerfacecolor() == "white" != measured.get_markerfacecolor()
+    assert [text.get_text() for text in ax.texts] == ["pfn ends: 32 bits"]
+    assert 2**44 in [line.get_xdata()[0] for line in ax.lines]
+    assert not bl.figures.sizes(frame).texts
+
+
+def test_what_hosts_gain_is_a_line_per_policy():
+    frame = bl.load(datasets.path("policies")).frame
+    ax = bl.figures.policies(frame)
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels[0] == "qemu, cloud-hypervisor"  # one and the same on this backing
+    table = bl.ladder.policy_times(frame)
+    assert [name for label in labels for name in label.split(", ")] == [*table["policy"].unique()]
+    drawn = [x for line in ax.lines for x in line.get_xdata()]
+    alone = table[table["policy"] != "cloud-hypervisor"]
+    assert sorted(drawn) == pytest.approx(sorted(alone["page_ns"]))
+    assert (table["least_ns"] <= table["page_ns"]).all()
+    assert (table["page_ns"] <= table["greatest_ns"]).all()
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "idle (lab)" in legend
+    assert len(legend) == len(table.groupby(["source", "pattern"]))
+    with pytest.raises(ValueError, match="several host policies"):
+        bl.figures.policies(frame.query("discard == 'page'"))
+
+
+def test_every_state_of_a_guest_has_a_name():
+    assert set(names.STATES) == set(STATES)
+    assert names.pattern_name("trace:linux-anon-2GiB-85-inflate-s3") == "anonymous, half freed"
+    assert names.pattern_name("geometric:4096") == "runs of 4,096"
+    assert names.pattern_name("geometric:1") == "single pages"
+    assert names.pattern_name("idle") == "idle"
+    assert names.state_name("my own") == "my own"
+
+
 def test_shipped_data_are_found():
     assert datasets.path("published.csv").is_file()
     with pytest.raises(FileNotFoundError, match="no data of the name 'moon'"):
@@ -142,7 +190,7 @@ def test_a_stored_timeline_is_drawn_as_it_was_recorded(tmp_path):
 def test_guests_are_drawn_by_state(own):
     ax = bl.figures.guests(bl.load(datasets.path("guests")).frame)
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels[:2] == ["anon, pfn", "anon, bitmap-v4"]
+    assert labels[:2] == ["anonymous, half freed, pfn", "anonymous, half freed, bitmap-v4"]
     assert len(labels) == 18
     with pytest.raises(ValueError, match="pattern is a trace"):
         bl.figures.guests(bl.load(own).frame)

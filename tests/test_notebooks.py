@@ -11,6 +11,7 @@ from nbclient import NotebookClient
 pytestmark = [pytest.mark.once, pytest.mark.notebook]
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
+MOST_CELLS = 15
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
 
@@ -63,13 +64,43 @@ def test_opening_it_in_jupyterlab_leaves_it_unmodified(name):
     nbformat.validate(notebook)
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_it_ends_with_at_most_three_sentences(name):
+def answer_of(name):
+    """The text from the last heading on: what is rendered, its numbers by name."""
     cells = nbformat.read(FOLDER / name, as_version=4).cells
     start = next(n for n, cell in enumerate(cells) if cell.source.startswith("## Answer"))
     said = [cell.source for cell in cells[start:] if cell.cell_type == "markdown"]
     said += [cell.source for cell in cells[start:] if "results.render(" in cell.source]
-    assert 1 <= len(re.findall(r"\.(?:\s|$)", " ".join(said))) <= 3
+    return "\n".join(said)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_ends_with_at_most_three_sentences(name):
+    answer = answer_of(name).partition("What to do")[0]
+    assert 1 <= len(re.findall(r"\.(?:\s|$)", answer)) <= 3
+
+
+def test_only_the_last_one_ends_with_what_to_do_for_each_reader():
+    advice = {name: answer_of(name).partition("What to do")[2] for name in NOTEBOOKS}
+    assert [name for name in NOTEBOOKS if advice[name]] == NOTEBOOKS[-1:]
+    paragraphs = advice[NOTEBOOKS[-1]].split("\n\n")[1:]
+    readers = ["The author of a VMM", "The author of a driver", "An operator"]
+    assert [re.match(r"\*\*(.*?)\*\*", text)[1] for text in paragraphs] == readers
+    assert all("{" in text for text in paragraphs)  # numbers by name
+    assert not re.search(r"\d (?:ms|ns|us|times|%)", advice[NOTEBOOKS[-1]])
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_it_has_at_most_fifteen_cells(name):
+    assert len(nbformat.read(FOLDER / name, as_version=4).cells) <= MOST_CELLS
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS[:-2])
+def test_it_leads_to_the_one_before_and_the_next(name):
+    links = re.findall(
+        r"\]\(([^)]+\.ipynb)\)", nbformat.read(FOLDER / name, as_version=4).cells[0].source
+    )
+    place = NOTEBOOKS.index(name)
+    assert links == [*NOTEBOOKS[max(0, place - 1) : place], NOTEBOOKS[place + 1]]
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

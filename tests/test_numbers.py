@@ -83,6 +83,30 @@ def test_numbers_are_those_of_the_table():
         median_ms(frame, protocol="pfn")
 
 
+def test_intervals_hold_their_ratio_and_what_overlaps_is_counted():
+    numbers = {name: number.value for name, number in bl.results.all_numbers().items()}
+    ends = {
+        name[:-4] for name in numbers if name.endswith("_low") and f"{name[:-4]}_high" in numbers
+    }
+    rounding = 1.05  # to two digits
+    for name in (name for name in ends if name.startswith(("runs_", "density_", "guests_"))):
+        if name != "guests_alike":
+            low, ratio, high = (numbers[name + end] for end in ("_low", "_ratio", "_high"))
+            assert low / rounding <= ratio <= high * rounding, name
+    states = {name for name in ends if re.fullmatch("guests_[a-z]+[0-9]*", name)} - {"guests_alike"}
+    assert len(states) == numbers["guests_states"]
+    largest = max(states, key=lambda name: numbers[f"{name}_ratio"])
+    alike = [name for name in states if numbers[f"{name}_high"] >= numbers[f"{largest}_low"]]
+    assert len(alike) == numbers["guests_alike"]
+    assert min(numbers[f"{name}_low"] for name in alike) == numbers["guests_alike_low"]
+    assert max(numbers[f"{name}_high"] for name in alike) == numbers["guests_alike_high"]
+    for state in ("touched", "untouched", "touched_thp", "untouched_thp"):
+        low, high = (numbers[f"sizes_{state}_ratio_{end}"] for end in ("low", "high"))
+        short = state.replace("_thp", "_thp_").rstrip("_")
+        for size in (1, 2, 4, 8, 16):
+            assert low / rounding <= numbers[f"sizes_{short}_{size}gib_ratio"] <= high * rounding
+
+
 def test_the_committed_files_hold_them():
     numbers = bl.results.all_numbers()
     advice = "python -m tests.readme writes them anew"

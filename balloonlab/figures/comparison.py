@@ -9,7 +9,8 @@ import pandas as pd
 from ..measurement.tables import as_frame
 from ..pages.traces import PREFIX
 from .lines import TIMES, Quantity, scaling
-from .looks import Axes, NoCasesError, rank
+from .looks import PFN_END_BYTES, PFN_END_TEXT, Axes, NoCasesError, mark_limit, rank
+from .names import state_name
 from .stage_bars import stages
 
 
@@ -24,10 +25,15 @@ def sizes(frame: Any, y: Quantity = "time_ns", thp: bool = False, ax: Axes | Non
         As in `scaling`; so are the result and the errors.
     thp : bool
         With huge pages or without; they are never in one figure.
+
+    The end of page numbers of 32 bits, at 16 TiB, is marked where the sizes reach it.
     """
     rows = _plain(frame, thp).query("pattern == 'idle'")
     title = f"Inflating a balloon in an idle guest, {'huge pages' if thp else 'no huge pages'}"
-    return _lines(rows, "memory_bytes", y, title, ax)
+    drawn = _lines(rows, "memory_bytes", y, title, ax)
+    if rows["memory_bytes"].max() >= PFN_END_BYTES:
+        mark_limit(drawn, PFN_END_BYTES, PFN_END_TEXT)
+    return drawn
 
 
 def runs(frame: Any, y: Quantity = "time_ns", ax: Axes | None = None) -> Axes:
@@ -56,7 +62,7 @@ def grid(frame: Any, pattern: str = "idle", ax: Axes | None = None) -> Axes:
         Of which cases.
     """
     rows, by = _plain(frame).query("pattern == @pattern"), ("touched", "protocol", "discard")
-    return stages(rows, by, f"Message and discard apart, pattern {pattern}", ax=ax)
+    return stages(rows, by, f"Message and discard apart, pattern {pattern}", "page", ax)
 
 
 def guests(frame: Any, ax: Axes | None = None) -> Axes:
@@ -72,7 +78,7 @@ def guests(frame: Any, ax: Axes | None = None) -> Axes:
     """
     frame = as_frame(frame)
     state = frame["pattern"].str.extract(rf"^{PREFIX}(\w+)-", expand=False)
-    rows = frame.assign(state=state)[state.notna()]
+    rows = frame.assign(state=state.map(state_name, na_action="ignore"))[state.notna()]
     if rows.empty:
         raise NoCasesError("frame has not a single case whose pattern is a trace")
     return stages(rows, ["state", "protocol"], "Inflating by the pages of real guests", "page", ax)
@@ -98,6 +104,6 @@ def _lines(plain: pd.DataFrame, x: str, y: Quantity, title: str, ax: Axes | None
         drawn = [f"{name} by {discards[name]}" for name in sorted(discards.index, key=rank)]
         title += f"\n(drawn: {', '.join(drawn)})"
     if y not in TIMES:
-        return scaling(rows[rows["touched"]], x, y, title=title, ax=ax)
+        rows = rows[rows["touched"]]
     rows = rows.assign(memory=rows["touched"].map({True: "touched", False: "untouched"}))
     return scaling(rows, x, y, ("source", "protocol", "memory"), title=title, ax=ax)

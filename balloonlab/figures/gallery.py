@@ -16,6 +16,7 @@ import pandas as pd
 from .. import datasets
 from ..harness import counted
 from ..ladder import SCENARIOS
+from ..measurement.ratio import ratios as measured_ratios
 from ..measurement.reading import load, pool
 from ..measurement.timelines import TIMELINE, load_timeline
 from ..model import validated
@@ -33,7 +34,9 @@ from .lanes import timeline
 from .lines import Quantity
 from .looks import Axes, NoCasesError, save
 from .page_maps import patterns
+from .policy_dots import policies
 from .predicted import validation
+from .ratio_dots import ratios
 from .share_bars import occupancy, traces
 from .since_bars import since_2016
 
@@ -43,6 +46,16 @@ QUANTITIES: dict[str, Quantity] = {
     "bytes": "wire_bytes",
     "calls": "n_discards",
 }
+
+
+def _guest_ratios(frame: pd.DataFrame) -> Axes:
+    """Draw how many times as long ``pfn`` takes as ``bitmap-v4`` on recorded guests' pages."""
+    rows = frame[frame["pattern"].str.startswith("trace:")]
+    if rows.empty:
+        raise NoCasesError("frame must have cases whose pattern is a trace, and has none")
+    table = measured_ratios(rows, over="bitmap-v4", by="pattern")
+    return ratios(table, title="Real guests' pages: pfn over bitmap-v4")
+
 
 FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "headline": ("headline", headline),
@@ -58,6 +71,8 @@ FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "grid-random": ("patterns", partial(grid, pattern="random")),
     "grid-aged": ("patterns", partial(grid, pattern="aged")),
     "guests": ("guests", guests),
+    "guests-ratio": ("guests", _guest_ratios),
+    "policies": ("policies", policies),
     **{
         f"ladder-{name.replace(', ', '-').replace(' ', '-')}": (
             "ladder*",

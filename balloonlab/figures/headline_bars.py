@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ..measurement.on_lab import FLOOR
 from ..measurement.options import check_choice
+from ..measurement.ratio import ratio_of
 from ..measurement.tables import as_frame
 from ..reproduction.reproduction import (
     PAPER,
@@ -18,8 +20,22 @@ from ..reproduction.reproduction import (
     sizes_of,
     source_of,
 )
-from ..sizes import GIB, format_number, format_size
-from .looks import Axes, beside, canvas, explain_stages, name_bars, stack
+from ..sizes import GIB, PAGE_BYTES, format_number, format_size
+from .joined import join
+from .looks import PROTOCOLS as COLOURS
+from .looks import (
+    Axes,
+    beside,
+    canvas,
+    explain_stages,
+    log_numbers,
+    name_bars,
+    stack,
+    style,
+    two_digits,
+)
+
+NAMES = {PAPER: "paper, idle guest", FLOOR: "one madvise"}
 
 
 def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> Axes:
@@ -31,7 +47,8 @@ def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> A
         Cases of `balloonlab.reproduce`, touched and untouched. Of each the repeat with the
         median total is drawn; the line on it is the range of its repeats' totals.
     ax : matplotlib.axes.Axes, optional
-        Where to draw; a new figure by default.
+        Where to draw the bars alone; a new figure by default, which has the same cases in ns per
+        page at the right, on a logarithmic scale.
     source : str, optional
         Whose cases: ``lab``, ``kvm``, ``qemu`` or ``linux``; by default the frame's. Beside others
         than the lab's stand those of the lab's shipped run, if of the same sizes.
@@ -39,9 +56,10 @@ def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> A
     Returns
     -------
     matplotlib.axes.Axes
-        Each bar carries its total in ms and how many times faster it is than ``pfn`` of
-        the same source and memory. Where balloons differ in size, from the paper's 7 GiB
-        or from each other, all times are per GiB of balloon.
+        Each bar carries its total in ms. Where balloons differ in size, from the paper's 7 GiB
+        or from each other, all times are per GiB of balloon. At the right stands how many times
+        faster a case is than ``pfn`` of the same source and memory, with the interval of
+        `balloonlab.ratios` where there are repeats.
 
     Examples
     --------
@@ -53,35 +71,80 @@ def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> A
     frame = as_frame(frame)
     source = source_of(frame) if source is None else source
     check_choice("source", source, PROTOCOLS)
-    return _draw(list(cases_beside_lab(frame, source)), frame, ax)
+    bars = [*paper_cases(), *cases_beside_lab(frame, source)]
+    height = 0.66 + 0.42 * len(bars)
+    if ax is not None:
+        with canvas(ax, 7.2, height) as ax:
+            _draw_stages(ax, bars, frame)
+        return ax
+    import matplotlib.pyplot as plt
+
+    with style():
+        _, (ax, right) = plt.subplots(
+            1, 2, sharey=True, width_ratios=(1.5, 1), figsize=(9.2, height), layout="constrained"
+        )
+        _draw_stages(ax, bars, frame)
+        _draw_pages(right, bars)
+    join([ax, right], [ax.get_title("left"), "Per page, and how much faster than pfn"])
+    return ax
 
 
-def _draw(measured: list[Case], frame: pd.DataFrame, ax: Axes | None) -> Axes:
-    bars = [*paper_cases(), *measured]
+def _draw_stages(ax: Axes, bars: list[Case], frame: pd.DataFrame) -> None:
     balloons_gib = [bar.about["balloon_bytes"] / GIB for bar in bars]
     per_gib = len(set(balloons_gib)) > 1
-    legacy: dict[str, float] = {}
-    with canvas(ax, 7.2, 0.66 + 0.42 * len(bars)) as ax:
-        for y, bar in enumerate(bars):
-            unit, size = ("ms/GiB", balloons_gib[y]) if per_gib else ("ms", 1)
-            end = total = stack(ax, y, bar.stages_ms / size)
-            if len(bar.totals_ms):
-                end = max(total, bar.totals_ms.max() / size)
-                ax.plot([bar.totals_ms.min() / size, end], [y, y], "k|-", linewidth=1)
-            text = f"{format_number(total)} {unit}"
-            if bar.protocol == "pfn":
-                legacy[bar.group] = total
-            elif bar.group in legacy:
-                text += f"  ({format_number(legacy[bar.group] / total)}x)"
-            beside(ax, text, end, y)
-        names = {PAPER: "paper, idle guest", FLOOR: "one madvise"}
-        pairs = [(bar.group, bar.protocol) for bar in bars]
-        name_bars(ax, [": ".join(names.get(part, part) for part in pair) for pair in pairs])
-        ax.set_xlim(0, ax.dataLim.xmax * 1.2)
-        sources = ", ".join(dict.fromkeys(bar.group.split(", ")[0] for bar in measured))
-        what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
-        ax.set_xlabel(f"{what} ({sources}: median repeat; line: range of the repeats)")
-        memory, balloon = map(format_size, sizes_of(frame))
-        ax.set_title(f"Inflating {balloon} of {memory} (paper: 7 GiB of 8 GiB)")
-        explain_stages(ax, {stage for bar in bars for stage in bar.stages_ms.index})
-    return ax
+    for y, bar in enumerate(bars):
+        unit, size = ("ms/GiB", balloons_gib[y]) if per_gib else ("ms", 1)
+        end = total = stack(ax, y, bar.stages_ms / size)
+        if len(bar.totals_ms):
+            end = max(total, bar.totals_ms.max() / size)
+            ax.plot([bar.totals_ms.min() / size, end], [y, y], "k|-", linewidth=1)
+        beside(ax, f"{format_number(total)} {unit}", end, y)
+    pairs = [(bar.group, bar.protocol) for bar in bars]
+    name_bars(ax, [": ".join(NAMES.get(part, part) for part in pair) for pair in pairs])
+    ax.set_xlim(0, ax.dataLim.xmax * (1.3 if per_gib else 1.2))
+    sources = ", ".join(dict.fromkeys(bar.group.split(", ")[0] for bar in bars[2:]))
+    what = "time per GiB of balloon, ms" if per_gib else "time of the inflation, ms"
+    ax.set_xlabel(f"{what} ({sources}: median and range)")
+    memory, balloon = map(format_size, sizes_of(frame))
+    ax.set_title(f"Inflating {balloon} of {memory} (paper: 7 GiB of 8 GiB)")
+    explain_stages(ax, {stage for bar in bars for stage in bar.stages_ms.index})
+
+
+def _draw_pages(ax: Axes, bars: list[Case]) -> None:
+    """Draw the totals per page, so that a case of milliseconds is seen beside one of seconds."""
+    legacy: dict[str, Any] = {}
+    least, most = np.inf, 0.0
+    for y, bar in enumerate(bars):
+        scale = 1e6 * PAGE_BYTES / bar.about["balloon_bytes"]
+        total = bar.stages_ms.sum() * scale
+        repeats = (bar.totals_ms if len(bar.totals_ms) else pd.Series([total / scale])) * scale
+        ax.plot([repeats.min(), repeats.max()], [y, y], "k|-", linewidth=1)
+        ax.plot(total, y, "o", ms=5, mfc=_colour(bar.protocol), mec="black")
+        text = f"{format_number(total)} ns"
+        if bar.protocol == "pfn":
+            legacy[bar.group] = repeats.to_numpy()
+        elif bar.group in legacy:
+            text += _gain(legacy[bar.group], repeats.to_numpy())
+        beside(ax, text, repeats.max(), y)
+        least, most = min(least, repeats.min()), max(most, repeats.max())
+    log_numbers(ax)
+    ax.set_xlim(least / 2, most * 60)
+    ax.set_xticks(10.0 ** np.arange(np.floor(np.log10(least)), np.log10(most)))
+    ax.set_xlabel("time per page, ns, log scale")
+    ax.tick_params(axis="y", labelleft=False, length=0)
+
+
+def _colour(protocol: str) -> str:
+    """Return a protocol's colour: that of the bitmap for whatever sends more than single pages."""
+    if protocol == FLOOR:
+        return "white"
+    return COLOURS["pfn" if protocol == "pfn" else "bitmap-v4"][0]
+
+
+def _gain(legacy: Any, repeats: Any) -> str:
+    """Write how many times faster, as an interval where there are several repeats."""
+    ratio, low, high, n, _ = ratio_of(legacy, repeats)
+    if n < 2:
+        return f"  {two_digits(ratio)}x"
+    least, most = two_digits(low), two_digits(high)
+    return f"  {least}x" if least == most else f"  {least} to {most}x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ import pandas as pd
 
 from ..measurement.tables import as_frame
 from ..sizes import GIB, format_size
-from .looks import Axes, canvas, check_cases, legend_below, rank
+from .looks import DASH_LENGTH, PROTOCOLS, Axes, canvas, check_cases, legend_below, rank
 
 MARKS = (
     ("o-", "#16304f"),
@@ -25,12 +26,17 @@ MARKS = (
 )
 """Marker and line, colour of each series: distinct without colour."""
 
+DASHES = "-", "--", "-.", ":"
+"""Lines of series that are of one protocol, and have its colour and marker."""
+
 LABELS = {
     "memory_bytes": "memory of the guest",
     "balloon_bytes": "size of the balloon",
     "balloon_percent": "share of the guest's memory that is ballooned, %",
     "mean_run_pages": "mean length of a run, pages",
     "steps": "equal steps in which the balloon is inflated",
+    "kick_pages": "pages per message",
+    "in_flight": "messages under way",
 }
 
 
@@ -100,7 +106,8 @@ def scaling(
     Returns
     -------
     matplotlib.axes.Axes
-        A line per series: medians over the repeats, with 95 % bootstrap intervals.
+        A line per series: medians over the repeats, with 95 % bootstrap intervals. A protocol has
+        one colour and marker throughout; the dash tells what else differs, hollow is ``model``.
 
     Raises
     ------
@@ -126,12 +133,12 @@ def scaling(
         totals.groupby(list(series), sort=False), key=lambda group: [*map(rank, group[0])]
     )
     with canvas(ax, 5.2, 3.4) as ax:
-        for number, (name, times) in enumerate(groups):
+        looks = _looks(series, [name for name, _ in groups])
+        for look, (name, times) in zip(looks, groups, strict=True):
             points = times.groupby(level=x).agg(list).sort_index()
             low, middle, high = np.array([median_interval(sample) for sample in points]).T
-            mark, colour = MARKS[number % len(MARKS)]
             label, yerr = ", ".join(map(str, name)), (middle - low, high - middle)
-            ax.errorbar(points.index, middle, yerr, fmt=mark, color=colour, capsize=2, label=label)
+            ax.errorbar(points.index, middle, yerr, capsize=2, label=label, **look)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         low, high = ax.get_ylim()
@@ -148,10 +155,31 @@ def scaling(
         ax.set_ylabel(f"{QUANTITIES[y]} (stage {stage})" if timed else QUANTITIES[y])
         ax.set_title(title)
         if len(groups) <= 2:  # their legend finds a place among the lines
-            ax.legend()
+            ax.legend(handlelength=DASH_LENGTH)
         else:
-            legend_below(ax, 2)
+            legend_below(ax, 2, handlelength=DASH_LENGTH)
     return ax
+
+
+def _looks(series: Sequence[str], names: Sequence[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Return the look of each line: colour and marker by protocol, dash and fill by the rest."""
+    if "protocol" not in series:
+        return [{"fmt": mark, "color": colour} for (mark, colour), _ in zip(cycle(MARKS), names)]
+    place = list(series).index("protocol")
+    rests = list(dict.fromkeys((*name[:place], *name[place + 1 :]) for name in names))
+    others = (name[place] for name in names if name[place] not in PROTOCOLS)
+    spare = dict(zip(dict.fromkeys(others), cycle(MARKS[2:]), strict=False))
+    looks = []
+    for name in names:
+        rest = (*name[:place], *name[place + 1 :])
+        if name[place] in PROTOCOLS:
+            colour, marker = PROTOCOLS[name[place]]
+        else:
+            marker, colour = spare[name[place]][0][0], spare[name[place]][1]
+        dash = DASHES[rests.index(rest) % len(DASHES)]
+        look: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dash}
+        looks.append(look | ({"mfc": "white"} if "model" in rest else {}))
+    return looks
 
 
 def _quantity(repeats: Any, y: str) -> pd.Series:

@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 
+from ..sizes import PAGE_BYTES, format_number
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Axes
 else:  # annotations alone do not load matplotlib
@@ -35,8 +37,17 @@ LOOKS = {
 SOURCES = {"lab": ("#1f5a99", "o"), "kvm": ("#e8a33d", "s"), "linux": ("black", "D")}
 """Colour and marker of each source that stands beside others in a figure."""
 
-_GIVEN: WeakKeyDictionary[Axes, dict[str, Any]] = WeakKeyDictionary()
-"""The user's Axes that are drawn on, each with the options of its legend below."""
+PROTOCOLS = {"pfn": ("#16304f", "o"), "bitmap-v4": ("#c0762a", "s")}
+"""Colour and marker of the protocols that most figures compare, measured or predicted alike."""
+
+PFN_END_BYTES, PFN_END_TEXT = PAGE_BYTES << 32, "pfn ends: 32 bits"
+"""Memory that page numbers of 32 bits reach, and how its end is marked."""
+
+DASH_LENGTH = 3.2
+"""Length of a line in a legend, in font sizes: shorter, its dashes are behind the marker."""
+
+GIVEN: WeakKeyDictionary[Axes, dict[str, Any]] = WeakKeyDictionary()
+"""Axes of a figure that was there before, each with the options of its legend below."""
 
 
 class NoCasesError(ValueError):
@@ -75,10 +86,10 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
         if _is_fixed(figure.get_layout_engine()):
             yield ax
             return
-        _GIVEN[ax] = {}
+        GIVEN[ax] = {}
         yield ax
-        drawn = [one for one in figure.axes if one in _GIVEN]  # the earlier ones: narrower by now
-        legends = [one.get_legend() for one in drawn if _GIVEN[one]]
+        drawn = [one for one in figure.axes if one in GIVEN]  # the earlier ones: narrower by now
+        legends = [one.get_legend() for one in drawn if GIVEN[one]]
         for legend in filter(None, legends):
             legend.set_in_layout(False)  # or it would make the Axes narrower still
         _lay_out(ax, figure)
@@ -123,7 +134,7 @@ def _fit(ax: Axes) -> None:
             room = width - text.get_window_extent().width - 10
             if text.xycoords == "data" and text.xy[0] < end and room > 0:
                 ax.set_xlim(right=max(ax.get_xlim()[1], text.xy[0] * width / room))
-    if options := dict(_GIVEN[ax]):
+    if options := dict(GIVEN[ax]):
         options["borderaxespad"] += 1.2 * label.get_text().count("\n")
         for n_columns in range(options.pop("ncols"), 0, -1):
             legend = ax.legend(ncols=n_columns, **options)
@@ -131,26 +142,26 @@ def _fit(ax: Axes) -> None:
                 break
 
 
-def panels(n_rows: int, n_columns: int, share_y: bool = False) -> Any:
-    """Make Axes for a figure of several parts, each drawn with ``ax=``.
+def log_numbers(ax: Axes) -> None:
+    """Make x logarithmic, with ticks that are written in full."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    Parameters
-    ----------
-    n_rows, n_columns : int
-    share_y : bool
-        Whether the Axes of a row have one scale.
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_number(x)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
-    Returns
-    -------
-    array of matplotlib.axes.Axes, shape (n_rows * n_columns,)
-        Row by row.
-    """
-    import matplotlib.pyplot as plt
 
-    with style():
-        figure = plt.figure(figsize=(4.6 * n_columns, 3.2 * n_rows), layout="constrained")
-        scales: Literal["row", "none"] = "row" if share_y else "none"
-        return figure.subplots(n_rows, n_columns, sharey=scales, squeeze=False).ravel()
+def two_digits(ratio: float) -> str:
+    """Write a ratio with what is known of it: two significant digits."""
+    return format_number(float(f"{ratio:.2g}"), 2)
+
+
+def mark_limit(ax: Axes, x: float, text: str) -> None:
+    """Draw a line where something ends, with a text at its left."""
+    ax.axvline(x, color="black", linestyle=(0, (1, 2)), linewidth=1)
+    place: dict[str, Any] = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
+    ax.annotate(text, (x, 0.03), (-4, 0), ha="right", va="bottom", size=8, **place)
 
 
 def check_cases(frame: pd.DataFrame, columns: Sequence[str], argument: str, of: str = "") -> None:
@@ -208,8 +219,8 @@ def legend_below(ax: Axes, n_columns: int = 6, **options: Any) -> None:
     look = {"loc": "upper center", "bbox_to_anchor": (0.4, 0), "borderaxespad": 4.5}
     look |= {"ncols": n_columns, **options}
     ax.legend(**look)
-    if ax in _GIVEN:
-        _GIVEN[ax] = look
+    if ax in GIVEN:
+        GIVEN[ax] = look
 
 
 def beside(ax: Axes, text: str, x: float, y: float, **options: Any) -> None:

@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 
 from ..measurement.tables import check_columns
-from .looks import Axes, NoCasesError, canvas, legend_below
+from .looks import (
+    PFN_END_BYTES,
+    PFN_END_TEXT,
+    PROTOCOLS,
+    Axes,
+    NoCasesError,
+    canvas,
+    legend_below,
+    mark_limit,
+)
 
 LEFT_OUT = {
     "memory_bytes": ("a size", "o", "#1f5a99"),
@@ -18,8 +27,8 @@ LEFT_OUT = {
 }
 """What was left out of the fit: label, marker, colour."""
 
-PROTOCOLS = {"pfn": ("-", "#1f5a99"), "bitmap-v4": ("--", "#e8a33d")}
-OTHERS = (":", "black")
+OTHERS = ("black", "D")
+"""Colour and marker of protocols that have none."""
 
 
 def validation(checked: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -93,17 +102,20 @@ def predictions(totals: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_yscale("log")
         for protocol, rows in totals.groupby("protocol", sort=False):
             mine = rows.sort_values("memory_bytes")
-            dash, colour = PROTOCOLS.get(str(protocol), OTHERS)
+            colour, marker = PROTOCOLS.get(str(protocol), OTHERS)
             gib = mine["memory_bytes"] / 2**30
             ax.fill_between(
                 gib, mine["low_ns"] / 1e9, mine["high_ns"] / 1e9, color=colour, alpha=0.25
             )
-            ax.plot(gib, mine["time_ns"] / 1e9, dash, color=colour, label=f"{protocol} (model)")
+            line: dict[str, Any] = {"color": colour, "label": f"{protocol} (model)", "ls": "--"}
+            ax.plot(gib, mine["time_ns"] / 1e9, marker=marker, mfc="white", **line)
             beyond = mine["extrapolated"] != ""
             for flagged, face in ((False, colour), (True, "white")):
                 at = beyond == flagged
                 seconds = mine.loc[at, "time_ns"] / 1e9
-                ax.plot(gib[at], seconds, "o", color=colour, mfc=face, ls="")
+                ax.plot(gib[at], seconds, marker, color=colour, mfc=face, ls="")
+        if totals["memory_bytes"].max() >= PFN_END_BYTES:
+            mark_limit(ax, PFN_END_BYTES / 2**30, PFN_END_TEXT)
         ticks = [size for size in 4.0 ** np.arange(9) if gib.min() <= size <= 65536]
         ax.set_xticks(ticks, [_size(size) for size in ticks])
         ax.set_xlabel("memory of the guest, 7/8 of it ballooned; hollow: beyond what was fitted")

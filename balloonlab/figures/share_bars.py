@@ -12,6 +12,7 @@ from ..pages import metrics
 from ..pages import traces as recorded
 from ..sizes import format_number
 from .looks import Axes, beside, canvas, legend_below
+from .names import state_name
 
 PARTS = {
     "blocks_share": ("in blocks of 128 pages and more", "#16304f", ""),
@@ -109,7 +110,7 @@ def largest() -> dict[str, npt.NDArray[np.uint64]]:
     frame = recorded.index().query("operation == 'inflate' and guest == 'qemu'")
     frame = frame.sort_values(["memory_bytes", "share", "cycle"])
     names = frame.drop_duplicates("state", keep="last").set_index("state")["name"]
-    return {f"{name} (trace)": recorded.load(name) for name in names.sort_index()}
+    return {state_name(state): recorded.load(name) for state, name in names.sort_index().items()}
 
 
 def traces(sets: Sets | None = None, ax: Axes | None = None) -> Axes:
@@ -134,6 +135,6 @@ def traces(sets: Sets | None = None, ax: Axes | None = None) -> Axes:
         {n: f"{format_number(bits)} bits, {format_number(runs)} runs" for n, bits, runs in numbers},
         ax,
         heading="set bits per word,\nruns per GiB",
-        xlabel="share of the balloon's pages",
+        xlabel="share of the balloon's pages (trace)",
         title="How bitmap-v4 encodes real guests' pages",
     )

@@ -12,15 +12,15 @@ import pandas as pd
 from ..model import COUNTS, CostModel, predict
 from ..pages import patterns
 from ..sizes import MIB, PAGE_BYTES, Size, format_number, format_size, parse_pages
-from .looks import style
+from .looks import PROTOCOLS, style
 from .stage_bars import stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PROTOCOLS = {"pfn": ("#16304f", ""), "bitmap-v4": ("#c0762a", "////")}
-"""Colour and hatch of each protocol's bars."""
+HATCHES = {"pfn": "", "bitmap-v4": "////"}
+"""Of each protocol's bars."""
 
 QUANTITIES = {
     "n_records": "records",
@@ -51,18 +51,19 @@ def scattered(
     n_runs = min(max(1, round(n_pages / mean_run)), memory_pages - n_pages + 1)
     pages = patterns.geometric(memory, n_pages * PAGE_BYTES, n_pages / n_runs)
     found = predict(
-        memory=memory, pattern=pages, protocol=list(PROTOCOLS), model=model, extrapolate=True
+        memory=memory, pattern=pages, protocol=list(HATCHES), model=model, extrapolate=True
     )
     return n_pages / n_runs, found.frame
 
 
 def compare_counts(table: pd.DataFrame, ax: Axes) -> None:
     """Draw records, kicks, wire bytes and calls of `scattered` as bars, logarithmic."""
-    height = 0.8 / len(PROTOCOLS)
-    for number, (protocol, (colour, hatch)) in enumerate(PROTOCOLS.items()):
+    height = 0.8 / len(HATCHES)
+    for number, (protocol, hatch) in enumerate(HATCHES.items()):
         y = np.arange(len(QUANTITIES)) + (number - 0.5) * height
         values = [int(table.loc[protocol, name]) for name in QUANTITIES]
-        ax.barh(y, values, height, color=colour, hatch=hatch, edgecolor="white", label=protocol)
+        look: dict[str, Any] = {"color": PROTOCOLS[protocol][0], "hatch": hatch}
+        ax.barh(y, values, height, edgecolor="white", label=protocol, **look)
         for at, value in zip(y, values, strict=True):
             ax.annotate(f"{value:,}", (value, at), (4, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(QUANTITIES)), list(QUANTITIES.values()))

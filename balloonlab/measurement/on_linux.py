@@ -107,6 +107,7 @@ def operate_in_linux(case: Case, guest: LinuxGuest, run_id: str, number: int) ->
     slopes = _rehearse(case, guest) if case.protocol == PFN else {}
     if case.operation == "deflate":
         guest.set_balloon(case.balloon_pages)
+        guest.queues["inflate"].settle()  # else what is held is read below, and so backed again
     seen = _Seen(guest, case.protocol)
     for queue in guest.queues.values():
         queue.clear()
@@ -169,6 +170,8 @@ def _rehearse(case: Case, guest: LinuxGuest) -> dict[str, Slope]:
                     queue.clear()
                 target += sign * STEPS[i]
                 begin_ns, end_ns = guest.set_balloon(target)
+                for queue in queues:
+                    queue.settle()
                 logs = [queue.log for queue in queues]
                 busy_ns = sum(host_ns(log.rows[: int(log.length[0])]) for log in logs)
                 row[i] = end_ns - begin_ns - busy_ns

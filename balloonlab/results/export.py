@@ -12,6 +12,7 @@ from string import Formatter
 
 from .. import datasets
 from . import (
+    apart_numbers,
     encoding_numbers,
     floor_numbers,
     freed_numbers,
@@ -36,6 +37,7 @@ MODULES = (
     encoding_numbers,
     model_numbers,
     guest_numbers,
+    apart_numbers,
 )
 
 

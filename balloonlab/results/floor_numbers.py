@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
 
 from .. import datasets
-from ..host import POLICIES
-from ..ladder import rung_times, starts_of
-from ..measurement.ratio import ratio_of
+from ..ladder import policy_times, rung_times
 from ..measurement.reading import load, pool
-from ..measurement.starts import unit_times
 from .number import Numbers, number
 
 
@@ -39,34 +34,6 @@ def _ladder() -> Numbers:
             for end in ("", "_low", "_high"):
                 gain, means = getattr(row, f"gain{end}"), "over a madvise per page"
                 yield number(row.source, _data(), f"{name}_gain{end}", gain, "times", about, means)
-
-
-def policy_times(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return ns per page and gain over ``page`` of each host policy, by source and pattern.
-
-    Columns ``source``, ``pattern``, ``policy``, ``page_ns``, ``gain``, ``low``, ``high``.
-    """
-    return pd.DataFrame(
-        _policy_rows(frame),
-        columns=["source", "pattern", "policy", "page_ns", "gain", "low", "high"],
-    )
-
-
-def _policy_rows(frame: pd.DataFrame) -> Iterator[tuple[object, ...]]:
-    times = unit_times(frame)
-    cases = frame.drop_duplicates("run_id").set_index("run_id")
-    for (source, pattern), group in cases.groupby(["source", "pattern"], sort=False):
-        found = {}
-        for name, (policy, _, _) in POLICIES.items():
-            like = group[["discard", "threads", "collect"]] == [
-                policy.discard, policy.threads, policy.collect,
-            ]  # fmt: skip
-            fitting = group[like.all(axis="columns")]
-            if len(fitting):
-                found[name] = starts_of(times[fitting.index]) / fitting["n_pages"].iloc[0]
-        for name, ns in found.items():
-            ratio, low, high, _, _ = ratio_of(found["qemu"], ns)
-            yield source, pattern, name, np.median(ns), ratio, low, high
 
 
 def _policies() -> Numbers:
