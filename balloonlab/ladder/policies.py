@@ -11,6 +11,7 @@ import pandas as pd
 from ..host import POLICIES
 from ..measurement.ratio import ratio_of
 from ..measurement.run import Run
+from ..measurement.starts import unit_times
 from ..measurement.tables import as_frame
 from .rungs import starts_of
 
