@@ -272,6 +272,8 @@ NOT_PART = {
     "encodings-traces": "counts of all recorded inflations, the same on every machine: "
     "`bl.encodings([...], repeats=1)`",
     "model": "fitted to the other folders: `python -m balloonlab.model data/model`",
+    "since-2016.png": "drawn from the other folders: `balloonlab figures`",
+    "since-2016.svg": "drawn from the other folders: `balloonlab figures`",
     "numbers.json": "computed from the other folders: `python -m tests.readme`",
     "numbers.tex": "computed from the other folders: `python -m tests.readme`",
 }
