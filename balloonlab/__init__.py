@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import (
+        campaign,
         capture,
         datasets,
         figures,
@@ -56,11 +57,11 @@ if TYPE_CHECKING:
     from .pages import patterns, traces
 
 __all__ = [
-    "bench", "calibrate", "capture", "collapse", "compare", "datasets", "encodings", "figures",
-    "freeing", "frees", "give_back", "harness", "host_policies", "host_policy", "impact", "ladder",
-    "linux", "load", "load_timeline", "measure", "model", "patterns", "pool", "predict", "qemu",
-    "ratios", "reproduce", "reproduction", "results", "selftest", "sizes", "sweep", "timeline",
-    "totals", "traces", "vcpu", "wire",
+    "bench", "calibrate", "campaign", "capture", "collapse", "compare", "datasets", "encodings",
+    "figures", "freeing", "frees", "give_back", "harness", "host_policies", "host_policy", "impact",
+    "ladder", "linux", "load", "load_timeline", "measure", "model", "patterns", "pool", "predict",
+    "qemu", "ratios", "reproduce", "reproduction", "results", "selftest", "sizes", "sweep",
+    "timeline", "totals", "traces", "vcpu", "wire",
 ]  # fmt: skip
 
 _HOMES = {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["path", "published", "published_rates", "stacked"]
+__all__ = ["folders", "path", "published", "published_rates", "stacked"]
 
 PACKAGED = Path(__file__).parent / "data"
 IN_TREE = Path(__file__).parents[1] / "data"
+_FIRST: list[Path] = []
 
 
 def path(name: str = "") -> Path:
@@ -30,10 +33,45 @@ def path(name: str = "") -> Path:
     >>> path("headline").name
     'headline'
     """
-    for folder in (PACKAGED, IN_TREE):
+    for folder in (*_FIRST, PACKAGED, IN_TREE):
         if (folder / name).exists():
             return folder / name
     raise FileNotFoundError(f"balloonlab comes with no data of the name {name!r}")
+
+
+@contextmanager
+def first(folder: Path) -> Iterator[None]:
+    """Take what a folder has from there, such as a campaign that is to become the next data."""
+    _FIRST.insert(0, folder)
+    try:
+        yield
+    finally:
+        _FIRST.pop(0)
+
+
+def folders(name: str) -> list[Path]:
+    """Return the folder of a measurement; where each start has one of its own, all of them.
+
+    Parameters
+    ----------
+    name : str
+        Of the measurement; its starts are ``name-1``, ``name-2`` and so on.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is neither.
+
+    Examples
+    --------
+    >>> [folder.name for folder in folders("headline")]
+    ['headline']
+    """
+    try:
+        return [path(name)]
+    except FileNotFoundError:
+        numbered = sorted(path(f"{name}-1").parent.glob(f"{name}-[0-9]*"))
+        return [folder for folder in numbered if folder.is_dir()]
 
 
 def stacked(pattern: str, name: str) -> pd.DataFrame:
@@ -42,26 +80,28 @@ def stacked(pattern: str, name: str) -> pd.DataFrame:
     Parameters
     ----------
     pattern : str
-        Which folders: process starts, or kinds of a measurement.
+        Which folders, as a shell has it: kinds of a measurement.
     name : str
         The table, a CSV file in each of them.
 
     Returns
     -------
     pandas.DataFrame
-        Their rows, and ``start``, the folder that each is of.
+        Their rows, and ``folder``, which each is of. A process start is a folder and a ``start``
+        of it, 0 where it has but one.
 
     Examples
     --------
-    >>> stacked("frees-*", "frees.csv")["start"].unique().tolist()[:2]
-    ['frees-1', 'frees-2']
+    >>> stacked("give-back*", "give-back.csv")["folder"].unique().tolist()[:2]
+    ['give-back', 'give-back-kept']
     """
-    folders = sorted(folder for folder in path().glob(pattern) if (folder / name).exists())
-    if not folders:
+    found = sorted(folder for folder in path().glob(pattern) if (folder / name).exists())
+    if not found:
         raise FileNotFoundError(f"balloonlab comes with no {name} in folders {pattern!r}")
-    tables = [pd.read_csv(folder / name, na_filter=False) for folder in folders]
-    names = [folder.name for folder in folders]
-    return pd.concat(tables, keys=names, names=["start"]).reset_index("start", drop=False)
+    tables = [pd.read_csv(folder / name, na_filter=False) for folder in found]
+    tables = [table if "start" in table else table.assign(start=0) for table in tables]
+    names = [folder.name for folder in found]
+    return pd.concat(tables, keys=names, names=["folder"]).reset_index("folder", drop=False)
 
 
 def published() -> pd.DataFrame:

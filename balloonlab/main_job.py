@@ -10,6 +10,7 @@ from .measurement.options import Guest, Host, PathLike, check_number
 from .measurement.resources import available_bytes, largest_guest
 from .measurement.runner import run_cases
 from .measurement.setups import make_case
+from .measurement.starts import current
 from .measurement.store import FIGURE, check_out
 from .qemu.protocols import PAGEBLOCK_ORDER
 from .reproduction import Reproduction
@@ -82,7 +83,7 @@ def reproduce(
         cases, "reproduce", common | sizes, out=folder, progress=progress, set_aside=True,
         scaled_down_from_bytes=DEFAULT_MEMORY if scaled else None,
     )  # fmt: skip
-    if folder is not None:
+    if folder is not None and current() is None:
         ax = headline(run.frame)
         save(ax, folder / FIGURE)
         plt.close(ax.get_figure(root=True))

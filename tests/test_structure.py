@@ -30,6 +30,7 @@ WAY = (
     "model",
     "figures",
     "results",
+    "campaign",
     "cli",
 )
 """The way of a page number: a part imports only from those before it, and single modules."""

@@ -75,7 +75,7 @@ FROM_RUNS: dict[str, tuple[str, Callable[[pd.DataFrame], Axes]]] = {
     "policies": ("policies", policies),
     **{
         f"ladder-{name.replace(', ', '-').replace(' ', '-')}": (
-            "ladder-*",
+            "ladder*",
             partial(ladder, scenario=name),
         )
         for name in SCENARIOS
@@ -101,8 +101,8 @@ COMPUTED: dict[str, Callable[[], Axes]] = {
     "occupancy": lambda: occupancy(pictured()),
     "strip": lambda: page_strip(range(100, 500)),
     "traces": traces,
-    "frees-small": lambda: frees(datasets.stacked("frees-*", "frees.csv")),
-    "frees-huge": lambda: frees(datasets.stacked("frees-*", "frees.csv"), HUGE_BYTES),
+    "frees-small": lambda: frees(datasets.stacked("frees*", "frees.csv")),
+    "frees-huge": lambda: frees(datasets.stacked("frees*", "frees.csv"), HUGE_BYTES),
     "give-back": lambda: give_back(datasets.stacked("give-back*", "give-back.csv")),
     "impact": lambda: impact(pd.read_csv(datasets.path("impact/impact.csv"))),
     "validation": lambda: validation(validated()),

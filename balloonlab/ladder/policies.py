@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..host import POLICIES
 from ..measurement.ratio import ratio_of
-from ..measurement.run import Run, repeat_totals
+from ..measurement.run import Run
+from ..measurement.starts import unit_times
 from ..measurement.tables import as_frame
 from .rungs import starts_of
 
@@ -48,7 +49,7 @@ def policy_times(data: Run | pd.DataFrame) -> pd.DataFrame:
 def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     if frame.empty:
         return
-    times = repeat_totals(frame).groupby("run_id", sort=False).apply(np.asarray)
+    times = unit_times(frame)
     cases = frame.drop_duplicates("run_id").set_index("run_id")
     for (source, pattern), group in cases.groupby(["source", "pattern"], sort=False):
         found = {}

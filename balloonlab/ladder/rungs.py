@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..measurement.on_lab import FLOOR
 from ..measurement.ratio import ratio_of
-from ..measurement.run import Run, repeat_totals
+from ..measurement.run import Run
+from ..measurement.starts import unit_times
 from ..measurement.tables import as_frame
 from ..sizes import GIB
 
@@ -74,13 +75,13 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         In order of the ladder: ``scenario``, ``source``, ``rung``, ``who`` must change for it,
         ``repeats``, their ``median_ms``, ``least_ms`` and ``greatest_ms``, ``page_ns`` per page,
-        ``gib_per_s``; of several starts (`balloonlab.pool`) each counts as one, by its median.
+        ``gib_per_s``; of several starts (`balloonlab.campaign`) each counts as one, by its median.
         ``gain`` is how many times faster than the first rung, ``gain_low`` to ``gain_high`` its
         interval, a ``95 %`` bootstrap or with fewer than five repeats the ``range``. No rows where
         nothing fits.
     """
     frame = as_frame(data)
-    times = repeat_totals(frame).groupby("run_id", sort=False).apply(np.asarray)
+    times = unit_times(frame)
     cases = frame.drop_duplicates("run_id").set_index("run_id")
     rows = []
     for scenario, setting in SCENARIOS.items():

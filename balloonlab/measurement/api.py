@@ -10,8 +10,8 @@ from typing import Any, Never, Unpack
 import numpy as np
 
 from ..sizes import PAGE_BYTES, parse_pages
-from .campaign import run_campaign
 from .case import digest
+from .fleet import run_on_fleet
 from .options import TABLE, Options, PathLike, check_number, takes_options
 from .run import Run
 from .runner import run_cases
@@ -153,7 +153,7 @@ def sweep(
     -------
     Run
         All finished cases, those of earlier calls too, and in ``skipped`` all without a result.
-        With an `executor` a `balloonlab.measurement.campaign.Campaign`: a run for each machine.
+        With an `executor` a `balloonlab.measurement.fleet.Fleet`: a run for each machine.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def sweep(
         for name, values in axes.items()
     } | {"seed": seed}
     if executor is not None:
-        return run_campaign(cases, "sweep", executor, out=out, seed=seed, progress=progress)
+        return run_on_fleet(cases, "sweep", executor, out=out, seed=seed, progress=progress)
     return run_cases(cases, "sweep", arguments, out=out, seed=seed, strict=False, progress=progress)
 
 

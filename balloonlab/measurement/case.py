@@ -184,6 +184,13 @@ class Case:
         return *pages, self.order, self._merged
 
     @property
+    def way(self) -> Case:
+        """What is left of the case without its pages and its memory: the code that it runs."""
+        pages: dict[str, Any] = {"memory_pages": 0, "balloon_pages": 0, "pattern": "", "order": ""}
+        memory: dict[str, Any] = {"touched": False, "thp": False, "sized_by_pattern": False}
+        return replace(self, **pages, **memory, given=None, start=None)
+
+    @property
     def memory_bytes(self) -> int:
         """RAM of the guest."""
         return self.memory_pages * PAGE_BYTES

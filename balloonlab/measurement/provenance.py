@@ -17,6 +17,7 @@ from numba import config
 from .. import kernels
 from ..host.ram import thp_state
 from ..kernels.compile import digest
+from .surroundings import describe_surroundings
 
 PACKAGES = ("balloonlab", "numba", "llvmlite", "numpy", "pandas")
 
@@ -66,6 +67,7 @@ def describe_machine() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "commit": commit(),
         "kernels": digest(Path(kernels.__path__[0])),
+        "surroundings": describe_surroundings(),
     }
 
 

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import bootstrap
 
-from .run import Run, differing, repeat_totals
+from .run import Run, differing
+from .starts import unit_times
 from .tables import as_frame
 
 LEAST_FOR_BOOTSTRAP = 5  # repeats of either case; below, the interval is the range of all ratios
@@ -37,9 +38,9 @@ def ratios(
     -------
     pandas.DataFrame
         Columns `by`, ``protocol``, ``discard`` where it differs, ``ratio`` (below 1: faster than
-        `over`), ``low`` and ``high``, ``n`` (repeats, the fewer of both cases) and ``interval``:
-        ``95 %`` of the bootstrap over the repeats of both, or with fewer than five repeats
-        ``range``, the least and greatest ratio of any two repeats.
+        `over`), ``low`` and ``high``, ``n`` (process starts, or repeats of a single one; the fewer
+        of both cases) and ``interval``: ``95 %`` of the bootstrap over the starts (repeats) of
+        both, or with fewer than five ``range``, the least and greatest ratio of any two.
 
     Raises
     ------
@@ -64,7 +65,7 @@ def ratios(
         raise ValueError(f"over must be a protocol of the frame ({known}), got {over!r}")
     own = [name for name in differing(frame) if name not in (*by, "protocol")]
     shown = [*by, "protocol", *own]
-    by_case = repeat_totals(frame).groupby("run_id", sort=False).apply(np.asarray)
+    by_case = unit_times(frame)
     cases = frame.drop_duplicates("run_id")
     rows = []
     for _, group in cases.groupby(by, sort=False) if by else [((), cases)]:

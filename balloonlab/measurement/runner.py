@@ -5,7 +5,8 @@ huge pages, touched or not), each of which is mapped once, since the first touch
 five times as long as later ones; on each kind the cases take turns, one repeat of every case per
 round, in another order each round. Cases with the same pages are neighbours in a round: page sets
 are made when their turn comes, and one is held at a time. A case is warmed up right before its
-first repeat, and again when a run goes on with it.
+first repeat, and again when a run goes on with it. Where this process is one of several starts of
+a run, the first case of each way is: of cases that differ in their pages and their memory alone.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from .resources import check_available, check_facilities, needed_bytes
 from .run import Run
 from .setups import check_rules, setup_of
 from .stages import WARM_UP, Repeat
+from .starts import current
 from .store import Store, check_out
 from .tables import CHECK_COLUMNS, COLUMNS, OWN_CHECKS, SKIPPED_COLUMNS, empty, stack
 
@@ -79,7 +81,9 @@ def run_cases(
     hosts = (setup_of(case).describe(case).items() for case in kinds.values())  # QEMU's version ...
     machine = describe_machine() | dict(chain.from_iterable(hosts))
     meta = {**machine, "command": command, "arguments": arguments, **meta}
-    meta |= {"id": uuid.uuid4().hex, "sessions": [machine], "finished": False}
+    start = current()
+    meta |= {"id": start.run if start else uuid.uuid4().hex}
+    meta |= {"sessions": [machine], "finished": False}
     own = (name for source in kinds for name in OWN_CHECKS.get(source, []))
     columns = list(dict.fromkeys([*CHECK_COLUMNS, *own]))
     with alone(), ExitStack() as stack:
@@ -115,6 +119,7 @@ class _Runner:
         self.cases, self.strict, self.rng = cases, strict, np.random.default_rng(seed)
         self.pages_key: Any = None
         self.start: Buddy | None = None  # the allocator with the pages that were asked for last
+        self.warm: set[Case] = set()
         if strict:
             for case in cases:
                 check_rules(case)
@@ -163,27 +168,27 @@ class _Runner:
             for case in kind:
                 self._leave_out(case, error)
             return
-        warm: set[Case] = set()
         for number in range(max(case.repeats for case in kind)):
             there = [case for case in kind if case in self.left]
             for neighbours in self._shuffled_groups(there, "pages_key"):
                 for case in neighbours:
                     if number in self.left.get(case, ()):
-                        self._take_turn(case, shared, number, warm)
+                        self._take_turn(case, shared, number)
 
-    def _take_turn(self, case: Case, shared: Any, number: int, warm: set[Case]) -> None:
-        """Measure a repeat, after a warm-up if it is the first of the case."""
+    def _take_turn(self, case: Case, shared: Any, number: int) -> None:
+        """Measure a repeat, after a warm-up if it is the first of the case, or of its way."""
+        way = case.way if current() else case
         try:
             check_rules(case)
             ready = self._with_pages(case)
         except (MemoryError, ValueError) as error:
             return self._leave_out(case, error)
         try:
-            if case not in warm:
+            if way not in self.warm:
                 first = setup_of(case).warm_up(ready)
                 take_turn(first, shared, self.ids[case], WARM_UP, self.bar)
                 self.bar.advance()
-                warm.add(case)
+                self.warm.add(way)
             repeat = take_turn(ready, shared, self.ids[case], number, self.bar)
         except (MemoryError, RuntimeError, ValueError) as error:  # or the guest has not as much
             return self._leave_out(case, error)

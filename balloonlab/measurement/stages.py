@@ -12,6 +12,7 @@ import pandas as pd
 from ..guest import Operation
 from ..kernels import clock
 from .case import Case
+from .starts import current
 from .tables import COLUMNS
 
 Times = dict[tuple[str, str], int]
@@ -58,13 +59,14 @@ class Repeat:
         cls, case: Case, run_id: str, number: int, work: Work, times: Times, **check: Any
     ) -> Repeat:
         """Return a repeat: a row per stage part (`COLUMNS`), and its row of the checks."""
+        start = current()
         common = {"run_id": run_id, **case.described(), "repeat": number, **asdict(work)}
-        common["n_pages"] = case.balloon_pages
+        common |= {"start": start.number if start else 0, "n_pages": case.balloon_pages}
         rows = [
             {**common, "stage": stage, "part": part, "time_ns": time_ns}
             for (stage, part), time_ns in times.items()
         ]
-        kept = ("run_id", "protocol", "operation", "touched", "repeat")
+        kept = ("run_id", "protocol", "operation", "touched", "start", "repeat")
         whole = {name: common[name] for name in kept} | {"wall_ns": sum(times.values())}
         return cls(pd.DataFrame(rows, columns=COLUMNS), whole | check)
 

@@ -75,7 +75,7 @@ class Store:
 
     def write(self, frame: pd.DataFrame, name: str) -> None:
         """Write a whole table, replacing it in one step."""
-        self._replace(name, frame.to_csv(index=False))
+        self.replace(name, frame.to_csv(index=False))
 
     def write_run(self, run: Run) -> None:
         """Write all tables of a run; each is replaced in one step."""
@@ -84,9 +84,10 @@ class Store:
 
     def write_meta(self, meta: dict[str, Any]) -> None:
         """Write ``meta.json``, replacing it in one step."""
-        self._replace(META, json.dumps(meta, indent=2) + "\n")
+        self.replace(META, json.dumps(meta, indent=2) + "\n")
 
-    def _replace(self, name: str, text: str) -> None:
+    def replace(self, name: str, text: str) -> None:
+        """Write a file of text, replacing it in one step."""
         path = self.folder / name
         draft = path.with_suffix(f"{path.suffix}.tmp")
         try:

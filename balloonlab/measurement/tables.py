@@ -39,12 +39,14 @@ _RUN = Column("run_id", str, "Names a case of one run.")
 _SOURCE = Column(
     "source", str, "Who measured: lab, kvm, linux or qemu (a guest and a host make a source)."
 )
-_REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0.")
+_START = Column("start", np.int64, "Number of the process start that measured it, from 0.")
+_REPEAT = Column("repeat", np.int64, "Number of the repeat, from 0; unique over the starts.")
 
 FRAME = (
     _RUN,
     _SOURCE,
     *(_of_option(row) for row in _CHOSEN if not row.skipped_only),
+    _START,
     _REPEAT,
     Column("stage", str, "Stage that the time is of: allocate or release, send, translate, ..."),
     Column("part", str, "Part of the stage: pack, notify or decode of send, else all."),
@@ -66,6 +68,7 @@ CHECKS = (
     Column("protocol", str, "As in the frame."),
     Column("operation", str, "As in the frame."),
     Column("touched", bool, "As in the frame."),
+    _START,
     _REPEAT,
     Column("wall_ns", np.int64, "Wall time of the operation: what the stages sum to."),
     Column("rss_fall_bytes", np.int64, "Fall of the host process's resident memory meanwhile."),
@@ -168,6 +171,7 @@ OWN_CHECKS = {
 
 EARLIER: dict[str, Any] = {
     **{"vectors": 0, "threads": 1, "collect": 1, "allocation": "page"},
+    "start": 0,
     **{"kick_pages": PFNS_PER_BUFFER, "in_flight": 1, "backing": "anonymous", "verb": "dontneed"},
 }
 """What columns were that runs of earlier versions lack: there was no other way."""

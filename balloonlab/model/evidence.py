@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,10 @@ from .counting import count
 
 RUNS = (
     *("headline", "sizes", "runs", "density", "patterns", "guests", "drivers", "kick-pages"),
-    *("kvm", "kvm-sizes", "vms", "ladder-1", "ladder-2", "ladder-3", "policies", "threads"),
+    *("kvm", "kvm-sizes", "vms", "ladder", "policies", "threads"),
     "backings",
 )
-"""Shipped runs of balloonlab's own driver and device, each a process start."""
+"""Shipped runs of balloonlab's own driver and device."""
 
 FILE = "model/evidence.csv"
 
@@ -125,7 +126,8 @@ def _count_again(case: Case) -> dict[str, int]:
 
 def gather_shipped(runs: Iterable[str] = RUNS) -> pd.DataFrame:
     """Return the evidence of shipped runs, counted anew: what ``data/model/evidence.csv`` holds."""
-    return gather({name: load(datasets.path(name)) for name in runs})
+    folders = chain.from_iterable(map(datasets.folders, runs))
+    return gather({folder.name: load(folder) for folder in folders})
 
 
 @cache

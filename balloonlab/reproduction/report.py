@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -105,6 +106,13 @@ def _span(least: float, greatest: float) -> str:
     return f"{format_number(least)} to {format_number(greatest)}"
 
 
+def _times(meta: dict[str, Any]) -> str:
+    """Return how often each case was measured."""
+    if (n := meta.get("starts", 1)) > 1:
+        return f"{n} process starts"
+    return f"{meta['arguments']['repeats']} repeats"
+
+
 def findings(result: Reproduction) -> list[str]:
     """Return what the run showed, one sentence per line; numbers are of the run's own source."""
     arguments = result.meta["arguments"]
@@ -112,7 +120,7 @@ def findings(result: Reproduction) -> list[str]:
     other = f"{OTHERS[source]} {result.meta[source]}, " if source in OTHERS else ""
     memory, balloon = (format_size(arguments[f"{of}_bytes"]) for of in ("memory", "balloon"))
     lines = [
-        f"Guest of {memory}, balloon of {balloon}, {arguments['repeats']} repeats after a "
+        f"Guest of {memory}, balloon of {balloon}, {_times(result.meta)} after a "
         f"warm-up, no huge pages; {other}{result.meta['cpu_model']}, {result.meta['kernel']}. "
         "The paper's guest: 8 GiB, balloon of 7 GiB."
     ]
@@ -170,7 +178,7 @@ def _qemu_notes(result: Reproduction) -> list[str]:
     return [
         "qemu: an unmodified QEMU, kicked over a socket. Its send, translate and discard are "
         "differences (rehearsed round trips and processor time), so a stage can come out below "
-        f"zero; with {result.meta['arguments']['repeats']} repeats we report only the range.",
+        f"zero; with {_times(result.meta)} we report only the range.",
         "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
     ]
 
@@ -181,7 +189,7 @@ def _linux_notes(result: Reproduction) -> list[str]:
     notes = [
         "linux: the unmodified driver of Linux in User-Mode Linux, at balloonlab's device over "
         "vhost-user; its memory is a shared file, in which a discard makes a hole. A repeat is a "
-        f"boot; with {result.meta['arguments']['repeats']} repeats we report only the range.",
+        f"boot; with {_times(result.meta)} we report only the range.",
         f"linux: the driver logs nothing. Steps of {STEPS[0]} to {STEPS[-1]} pages split its time: "
         "allocate is their slope (allocate, list and write a page) times the pages; the rest is in "
         "send, which can come out below zero.",
@@ -211,7 +219,7 @@ def _kvm_notes(result: Reproduction) -> list[str]:
         f"driver running {us['answer']} (medians of the repeats' quartiles); {_exits(checks)}.",
         f"kvm: madvise of a page takes {mapped} where the guest has it mapped, "
         f"{unmapped} where only the host has (rehearsed, medians).",
-        f"kvm: with {result.meta['arguments']['repeats']} repeats we report only the range.",
+        f"kvm: with {_times(result.meta)} we report only the range.",
     ]
 
 

@@ -11,13 +11,14 @@ from ..ladder import policy_times, rung_times
 from ..measurement.reading import load, pool
 from .number import Numbers, number
 
-LADDERS = ("ladder-1", "ladder-2", "ladder-3")
-"""Starts of one campaign."""
-
 
 def ladder_frame() -> pd.DataFrame:
     """Return the frame of all starts of the shipped ladder."""
-    return pool(datasets.path(name) for name in LADDERS).frame
+    return pool(datasets.folders("ladder")).frame
+
+
+def _data() -> str:
+    return datasets.folders("ladder")[0].name
 
 
 def _short(text: str) -> str:
@@ -28,13 +29,11 @@ def _ladder() -> Numbers:
     for row in rung_times(ladder_frame()).itertuples():
         name = f"ladder_{_short(row.scenario)}_{_short(row.rung)}_{row.source}"
         about = f"1 GiB, {row.scenario}, {row.rung}"
-        yield number(row.source, LADDERS[0], f"{name}_ns", row.page_ns, "ns", about, "per page")
+        yield number(row.source, _data(), f"{name}_ns", row.page_ns, "ns", about, "per page")
         if row.interval:
             for end in ("", "_low", "_high"):
                 gain, means = getattr(row, f"gain{end}"), "over a madvise per page"
-                yield number(
-                    row.source, LADDERS[0], f"{name}_gain{end}", gain, "times", about, means
-                )
+                yield number(row.source, _data(), f"{name}_gain{end}", gain, "times", about, means)
 
 
 def _policies() -> Numbers:
@@ -55,9 +54,9 @@ def _allocation() -> Numbers:
     by_way = ns.groupby(rows["allocation"]).median()
     for way, value in by_way.items():
         name, about = f"allocate_{way}_ns", "to allocate a page of an idle guest"
-        yield number("lab", LADDERS[0], name, value, "ns", about, f"allocation={way}")
+        yield number("lab", _data(), name, value, "ns", about, f"allocation={way}")
     gain = by_way["page"] / by_way["chunk"]
-    yield number("lab", LADDERS[0], "allocate_gain", gain, "times", "page over chunk, idle")
+    yield number("lab", _data(), "allocate_gain", gain, "times", "page over chunk, idle")
 
 
 def _threads() -> Numbers:

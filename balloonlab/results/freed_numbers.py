@@ -26,19 +26,18 @@ def _short(text: str) -> str:
 
 
 def _frees() -> Numbers:
-    rows = frees_summary(datasets.stacked("frees-*", "frees.csv"))
+    rows = frees_summary(datasets.stacked("frees*", "frees.csv"))
+    data = datasets.folders("frees")[0].name
     for row in rows[rows["freed"].notna()].itertuples():
         name = f"frees_{_short(behind(row))}_{row.verb}_{SIZES[row.piece_bytes]}"
         about = f"{behind(row)}, {row.verb}, pieces of {row.piece_bytes} bytes"
-        yield number("lab", "frees-1", f"{name}_ns", row.page_ns, "ns", about, "per page")
-        yield number(
-            "lab", "frees-1", f"{name}_back_ns", row.touch_ns, "ns", about, "touched again"
-        )
-        yield number("lab", "frees-1", f"{name}_freed", 100 * row.freed, "%", about, "freed")
+        yield number("lab", data, f"{name}_ns", row.page_ns, "ns", about, "per page")
+        yield number("lab", data, f"{name}_back_ns", row.touch_ns, "ns", about, "touched again")
+        yield number("lab", data, f"{name}_freed", 100 * row.freed, "%", about, "freed")
         later = 100 * row.later
-        yield number("lab", "frees-1", f"{name}_later", later, "%", about, "when memory is short")
+        yield number("lab", data, f"{name}_later", later, "%", about, "when memory is short")
         maps = row.mappings_after
-        yield number("lab", "frees-1", f"{name}_mappings", maps, "", about, "mappings afterwards")
+        yield number("lab", data, f"{name}_mappings", maps, "", about, "mappings afterwards")
 
 
 def qemu_backings() -> pd.DataFrame:

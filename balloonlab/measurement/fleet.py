@@ -35,8 +35,8 @@ LOCK = "balloonlab-measuring.lock"
 
 
 @dataclass(frozen=True, repr=False)
-class Campaign:
-    """What a campaign gave.
+class Fleet:
+    """What the machines of a fleet gave.
 
     Attributes
     ----------
@@ -70,7 +70,7 @@ class Campaign:
         parts = [
             f"{name}: {run.frame['run_id'].nunique()} cases" for name, run in self.runs.items()
         ]
-        return f"<Campaign: {'; '.join(parts)}; {len(self.lost)} lost>"
+        return f"<Fleet: {'; '.join(parts)}; {len(self.lost)} lost>"
 
 
 def machine_name(meta: dict[str, Any]) -> str:
@@ -97,7 +97,7 @@ def measure_one(case: Case, command: str, seed: int) -> Run:
     return Run(run.frame, {**run.meta, "node": platform.node()}, run.checks, run.skipped)
 
 
-def run_campaign(
+def run_on_fleet(
     cases: list[Case],
     command: str,
     executor: Any,
@@ -105,10 +105,10 @@ def run_campaign(
     out: PathLike | None = None,
     seed: int = 0,
     progress: bool = True,
-) -> Campaign:
+) -> Fleet:
     """Measure cases over an executor, or what is missing of them in `out`.
 
-    Errors of a case are rows of its run's skipped cases, or of `Campaign.lost`.
+    Errors of a case are rows of its run's skipped cases, or of `Fleet.lost`.
     """
     check_executor(executor)
     if out is not None:
@@ -133,7 +133,7 @@ def run_campaign(
                 _keep(runs[case], out, folders[case])
             bar.advance()
     ordered = [runs[case] for case in folders if case in runs]
-    return Campaign(_by_machine(ordered), pd.DataFrame(lost, columns=["case", "reason"]))
+    return Fleet(_by_machine(ordered), pd.DataFrame(lost, columns=["case", "reason"]))
 
 
 def _has_resource(executor: Any) -> bool:

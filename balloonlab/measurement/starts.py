@@ -1,0 +1,67 @@
+"""Process starts, the unit of inference: which one this process is, and times by start.
+
+Repeats within a process share its memory, its page tables and its luck; other starts differ more
+than they do. A campaign measures each row of its plan in several processes (`balloonlab.campaign`);
+their tables stand below each other in one run, and the column ``start`` tells them apart. Whatever
+was measured in one process has ``start`` 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+
+class Start(NamedTuple):
+    """A process start of a run that has several; ``run_id`` of a case are the same in all."""
+
+    number: int
+    run: str  # id of the whole run
+
+
+_CURRENT: ContextVar[Start | None] = ContextVar("start", default=None)
+
+
+def current() -> Start | None:
+    """Return which start of a run this process is; None where it is a run by itself."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def as_start(number: int, run: str) -> Iterator[None]:
+    """Measure as one of several starts of a run.
+
+    Rows get its number. Only the first case of each way to inflate is warmed up (see
+    `balloonlab.measurement.runner`): with one repeat per start, warm-ups would be half of the time.
+    """
+    token = _CURRENT.set(Start(number, run))
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+
+
+def unit_times(frame: pd.DataFrame) -> pd.Series:
+    """Return an array of ns for each ``run_id``: the units over which statistics are taken.
+
+    The median total of each start; of a case of a single start the totals of its repeats, which
+    say nothing of other starts. A frame without ``start`` is of one.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"run_id": "a", "start": [0, 0, 1], "repeat": [0, 1, 2]})
+    >>> unit_times(frame.assign(time_ns=[1, 3, 7]))["a"].tolist()
+    [2.0, 7.0]
+    """
+    frame = frame if "start" in frame else frame.assign(start=0)
+    by_repeat = frame.groupby(["run_id", "start", "repeat"], sort=False)["time_ns"].sum()
+    by_start = by_repeat.groupby(["run_id", "start"], sort=False).median()
+    several = by_start.groupby("run_id", sort=False).transform("size") > 1
+    repeats = by_repeat.groupby("run_id", sort=False).apply(np.asarray)
+    starts = by_start[several].groupby("run_id", sort=False).apply(np.asarray)
+    return repeats.where(~repeats.index.isin(starts.index), starts.reindex(repeats.index))
