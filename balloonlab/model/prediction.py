@@ -99,7 +99,8 @@ class _Asked:
         spoken = "" if case.protocol == FLOOR else case.protocol
         common = about | {name: units[name] for name in COUNTS}
         common |= {
-            "source": "model", "measured_as": case.source, "machine": row["machine"], "repeat": 0,
+            "source": "model", "measured_as": case.source, "machine": row["machine"],
+            "start": 0, "repeat": 0,
             "run_id": digest(repr((case, sorted(self.given.items()), row["machine"])).encode()),
             "negotiated_protocol": spoken, "n_bitmaps": 0 if spoken in ("", "pfn") else MAX_BITMAPS,
             "extrapolated": "; ".join(beyond),
