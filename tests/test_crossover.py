@@ -46,6 +46,18 @@ def test_a_protocol_is_compared_over_the_cells():
     assert (row["low"], row["high"]) == pytest.approx((0.25, 1))
 
 
+def test_own_work_is_what_formats_differ_in():
+    frame = frame_of({"pfn": [100, 100], "bitmap-v4": [90, 90], "adaptive": [300, 300]})
+    sent = frame.assign(stage="send", time_ns=frame["protocol"].map(
+        {"pfn": 30, "bitmap-v4": 8, "adaptive": 10}
+    ))  # fmt: skip
+    row = harness.excess(pd.concat([frame.assign(stage="discard"), sent])).iloc[0]
+    assert row["other"] == "bitmap-v4"
+    assert row["excess"] == pytest.approx(2 / 98)
+    with pytest.raises(ValueError, match="stage"):
+        harness.excess(frame.drop(columns="stage", errors="ignore"))
+
+
 @pytest.mark.once
 def test_the_bytes_of_a_cell_are_those_of_its_messages():
     frame = harness.counted("8MiB")

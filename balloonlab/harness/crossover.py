@@ -31,6 +31,9 @@ PROPOSED = tuple(name for name in wire.spoken() if name not in ("bitmap-v4-poste
 
 _MADE = ("frame", "harness.crossover")
 
+OWN_STAGES = ("send", "translate")
+"""Stages whose time depends on the format."""
+
 N_DRAWS = 4000
 ALIKE = 1.05
 """By bytes, two formats are not apart within this ratio."""
@@ -183,6 +186,43 @@ def compared(frame: Run | pd.DataFrame, protocol: str = "adaptive") -> pd.DataFr
             row = {"source": source, "other": other, "ratio": np.exp(logs.mean())}
             found.append(row | {"low": low, "high": high, "n_cells": logs.size})
     return pd.DataFrame(found)
+
+
+def excess(frame: Run | pd.DataFrame, protocol: str = "adaptive") -> pd.DataFrame:
+    """Return what a protocol's own work takes above the best other's, as a share of the inflation.
+
+    Own is what formats differ in: to pack, to kick and to decode (``send``), and to look up
+    (``translate``). Allocation and discards, of which most of the time and its scatter are, are
+    those of the pages, whatever the format.
+
+    Parameters
+    ----------
+    frame : Run or pandas.DataFrame
+        What `crossover` returned.
+    protocol : str
+        Whose work it is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per source and cell: ``source``, ``touched``, ``balloon_bytes``, ``pattern``,
+        ``other`` (whose own work is least), ``excess`` (of medians, over the shortest inflation of
+        the others; negative where the protocol's own work is least).
+    """
+    rows, cell = as_frame(frame), ["source", "touched", "balloon_bytes", "pattern"]
+    check_columns(rows, [*cell, "protocol", "repeat", "stage", "time_ns"], *_MADE)
+    check_choice("protocol", protocol, rows["protocol"].unique())
+    rows = rows.assign(own_ns=rows["time_ns"].where(rows["stage"].isin(OWN_STAGES), 0))
+    by = [*cell, "protocol", "repeat"]
+    totals = rows.groupby(by)[["own_ns", "time_ns"]].sum().reset_index()
+    own, whole = (
+        totals.pivot_table(index=cell, columns="protocol", values=name, aggfunc="median")
+        for name in ("own_ns", "time_ns")
+    )
+    others = own.drop(columns=protocol)
+    above = own[protocol] - others.min(axis=1)
+    share = above / whole.drop(columns=protocol).min(axis=1)
+    return pd.DataFrame({"other": others.idxmin(axis=1), "excess": share}).reset_index()
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from .. import datasets
-from ..harness.crossover import PROPOSED, best, compared
+from ..harness.crossover import PROPOSED, best, compared, excess
 from ..harness.zero_pages import summary as zero_summary
 from ..measurement.reading import load
 from ..pages.traces import NATIVE, PREFIX
@@ -15,7 +15,7 @@ BITMAPS = ("bitmap-v3", "bitmap-v4", "bitmap-v4-wide")
 SLACK_BYTES = 64
 
 
-def _table(folder: str) -> pd.DataFrame:
+def stored(folder: str) -> pd.DataFrame:
     """Return a stored table of encodings, of several process starts the medians."""
     table = pd.read_csv(datasets.path(f"{folder}/encodings.csv"))
     if "start" not in table:
@@ -30,7 +30,7 @@ def recorded() -> pd.DataFrame:
     A row per trace and order: ``pattern``, ``order``, ``kernel`` (``pc`` or ``native``), a column
     per protocol, ``best`` (of those that were proposed to the list).
     """
-    rows = _table("encodings-traces")
+    rows = stored("encodings-traces")
     table = rows.pivot_table(index=["pattern", "order"], columns="protocol", values="wire_bytes")
     table["best"] = table[list(PROPOSED)].idxmin(axis=1)
     table = table.reset_index()
@@ -65,7 +65,7 @@ def _recorded() -> Numbers:
 
 
 def _kernels() -> Numbers:
-    rows = _table("encodings")
+    rows = stored("encodings")
     for pattern, order in (("idle", "list"), ("random", "sorted")):
         mine = rows[(rows["pattern"] == pattern) & (rows["order"] == order)]
         for row in mine.dropna(subset=["encode_ns"]).itertuples():
@@ -108,6 +108,17 @@ def _compared() -> Numbers:
                 yield number(source, "crossover", f"{name}_{end}", worst[end], "", about, end)
 
 
+def _own_work() -> Numbers:
+    table = excess(load(datasets.path("crossover")))
+    for source, rows in table.groupby("source"):
+        about = f"adaptive's own work above the least, of the inflation, {len(rows)} cells"
+        for name, value in (("", rows["excess"].max()), ("_median", rows["excess"].median())):
+            key = f"crossover_{source}_adaptive_excess{name}_percent"
+            yield number(
+                source, "crossover", key, 100 * value, "%", about, name.strip("_") or "most"
+            )
+
+
 def _zero() -> Numbers:
     table = zero_summary(pd.read_csv(datasets.path("zero-pages/zero-pages.csv")))
     for row in table.itertuples():
@@ -119,4 +130,4 @@ def _zero() -> Numbers:
             yield number("lab", "zero-pages", key, value, "ns", about, f"{name}, per page")
 
 
-PARTS = (_recorded, _kernels, _crossover, _compared, _zero)
+PARTS = (_recorded, _kernels, _crossover, _compared, _own_work, _zero)
