@@ -2,8 +2,8 @@
 
 The notebooks and the checks of the project's files do not depend on the mode and
 run once (tests marked ``once``). Two runs go beside each other, for two processors.
-``python -m tests oldest`` runs the compiled suite with the oldest dependencies that
-``pyproject.toml`` allows instead. Extra arguments go to pytest.
+``python -m tests oldest`` runs what leans on others' libraries, compiled, with the oldest
+of them that ``pyproject.toml`` allows instead. Extra arguments go to pytest.
 """
 
 import os
@@ -28,7 +28,7 @@ RUNS = {
 }
 """Settings of each run of the suite, and which tests it is of; the longest first."""
 
-OLDEST = "not once or libraries"
+OLDEST = "libraries"
 """Which tests run with the oldest dependencies."""
 
 LANES = 2
@@ -66,7 +66,7 @@ def oldest() -> list[str]:
 
 
 def run_oldest(arguments: list[str]) -> int:
-    """Make an environment of the oldest dependencies, and run the compiled suite in it."""
+    """Make an environment of the oldest dependencies, and run the tests of them in it."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         python, pins = f"{folder}/bin/python", f"{folder}/oldest.txt"
@@ -93,7 +93,7 @@ def main() -> int:
     if sys.argv[1:2] == ["oldest"]:
         return run_oldest(sys.argv[2:])
     failed = run_checks()
-    print("== the suite, which takes some fifteen minutes", flush=True)
+    print("== the suite, which takes some twenty minutes", flush=True)
     with ThreadPoolExecutor(LANES) as lanes:
         failed += filter(None, lanes.map(run_suite, RUNS))
     for name in failed:

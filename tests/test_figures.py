@@ -433,7 +433,7 @@ def test_figures_take_a_run_and_name_what_else_they_got(closed):
     assert costs[0].drop(columns="group").equals(costs[1].drop(columns="group"))
     assert costs[1]["group"].str.startswith("machine=unknown, unknown,").all()  # a frame says none
     for function in (bl.figures.stages, bl.figures.density, bl.figures.headline, bl.model.fit):
-        with pytest.raises(TypeError, match="frame must be a run or its tidy frame, got list"):
+        with pytest.raises(TypeError, match=r"(frame|data) must be a run or its .* got list"):
             function([1, 2])
     with pytest.raises(ValueError, match=r"must be as of balloonlab\.timeline"):
         bl.figures.timeline(run.frame)

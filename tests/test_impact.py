@@ -72,6 +72,7 @@ def test_steps_are_those_of_the_plain_twin(state, pages, n_steps):
     assert states.tolist() == [state]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("guest", GUESTS)
 def test_both_phases_of_every_way_are_counted(guest, tmp_path):
     frame = bl.impact(ways(), "64MiB", guest, repeats=1, out=tmp_path, progress=False)

@@ -153,7 +153,7 @@ SMALLEST = {  # pages, pages before, failing sends: at most
 }
 
 
-@pytest.mark.slow_interpreted
+@pytest.mark.once
 @pytest.mark.parametrize("defect", bl.wire.DEFECTS)
 def test_the_search_finds_the_smallest_example_by_itself(defect):
     found = bl.wire.smallest(defect)

@@ -18,7 +18,7 @@ from balloonlab.cli.commands import app
 from balloonlab.measurement import reading, runner, store
 from balloonlab.sizes import MIB
 
-pytestmark = pytest.mark.once
+pytestmark = [pytest.mark.once, pytest.mark.libraries]
 
 GRID = {"memory": "8MiB", "protocol": ["pfn", "bitmap-v4"], "touched": False, "repeats": 2}
 ARGUMENTS = {**GRID, "progress": False}

@@ -16,6 +16,8 @@ from . import naive
 from .kvm import MARKS
 from .strategies import FAITHFUL, page_sets, strewn_pages
 
+pytestmark = pytest.mark.libraries
+
 
 def words():
     """Words of a bitmap: empty, full, of few runs, of any bits."""
