@@ -5,6 +5,7 @@ from functools import partialmethod
 from inspect import signature
 
 import matplotlib as mpl
+import matplotlib.pyplot
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -51,6 +52,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(large)
         elif item.name == "balloonlab.wire.register":
             item.add_marker(compiled)
+
+
+@pytest.fixture(autouse=True)
+def no_figure_is_left():
+    """Matplotlib warns of more than twenty, which is an error, in whichever test opens the last."""
+    yield
+    mpl.pyplot.close("all")
 
 
 @pytest.fixture
