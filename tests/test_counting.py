@@ -1,6 +1,8 @@
 """Counts without a measurement: as measured, and of guests whose pages nobody can list."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -206,3 +208,18 @@ def test_what_cannot_be_counted_is_refused_with_the_reason():
         counts(np.array([1, 1], np.uint64), "pfn")
     with pytest.raises(ValueError, match=r"below 2\*\*36"):
         counts(np.array([2**40], np.uint64), "bitmap-v4")
+
+
+@pytest.mark.once
+def test_one_message_that_names_all_of_a_large_guest_takes_no_memory_for_it():
+    """4,096 runs of 16 GiB: the bits of 64 TiB would take 2 GiB."""
+    code = (
+        "import resource; from balloonlab.model import counts;"
+        "found = counts('idle', 'adaptive', memory='64TiB', discard='range');"
+        "used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"
+        "print(found['n_kicks'], found['n_discards'], used >> 20)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    n_kicks, n_discards, used_gib = map(int, done.stdout.split())
+    assert (n_kicks, used_gib) == (1, 0)
+    assert n_discards >= 1

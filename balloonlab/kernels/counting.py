@@ -13,7 +13,10 @@ from .compile import kernel
 from .crew import HUGE_BYTES, LEAST_BYTES, LEAST_EXTENTS, split
 from .discard import Discard, complete, sort_extents
 from .formats import decode
+from .syscalls import advise
 from .translate import PAGE_BYTES, translate
+
+MADV_DONTNEED = 4  # of Linux; `mmap` has it there alone
 
 
 @kernel
@@ -71,10 +74,20 @@ def count_held(device, partial):
 
 
 @kernel
-def count_messages(memory, device, data, message_bytes, partial):
+def _forget_before(balloon, page):
+    """Give back the memory of the bits before a page of the mapping, which is not told again."""
+    n_bytes = page // 8 // PAGE_BYTES * PAGE_BYTES
+    if n_bytes > 0:
+        advise(balloon.ctypes.data, n_bytes, MADV_DONTNEED)
+
+
+@kernel
+def count_messages(memory, device, data, message_bytes, partial, forgets):
     """Take messages that follow each other in `data` (uint8), of so many bytes but the last.
 
     Look-ups, extents and calls are added to the device's state, `partial` is as of `count_held`.
+    With `forgets` the bits of a message's pages go while it is carried out: no page comes twice,
+    and one message may name tens of TiB.
     """
     state, room = device.state[0], device.words.view(np.uint8)
     at = 0
@@ -90,6 +103,10 @@ def count_messages(memory, device, data, message_bytes, partial):
         while state["range"] < n_ranges:
             state["held"] = translate(memory, device, device.ranges[:n_ranges])
             if state["range"] < n_ranges:
+                n = state["held"]
+                if forgets and n > 0:
+                    end = device.extents[n - 1, 0] + device.extents[n - 1, 1]
+                    _forget_before(device.balloon, end // PAGE_BYTES)
                 count_held(device, partial)
         state["n_translations"] += state["n_lookups"]
         state["n_collected"] += 1

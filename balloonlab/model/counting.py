@@ -91,10 +91,17 @@ class Host:
         self.is_settled = policy.collect == 1
         """Whether nothing is left of a message when it was counted."""
 
-    def take(self, messages: bytes | npt.NDArray[np.uint8], message_bytes: int) -> None:
-        """Count what messages make it do: one after the other, each of so many bytes."""
+    def take(
+        self, messages: bytes | npt.NDArray[np.uint8], message_bytes: int, forgets: bool = False
+    ) -> None:
+        """Count what messages make it do: one after the other, each of so many bytes.
+
+        With `forgets` no page may come twice: what one message names may be more than fits memory.
+        """
         data = np.frombuffer(messages, np.uint8)
-        kernels.count_messages(self._memory, self.device, data, message_bytes, self._partial)
+        kernels.count_messages(
+            self._memory, self.device, data, message_bytes, self._partial, forgets
+        )
 
     def calls(self, ranges: npt.NDArray[np.void]) -> Iterator[npt.NDArray[np.int64]]:
         """Yield the calls for a message's ranges: first page of the mapping, and pages."""
@@ -361,7 +368,7 @@ def _count_going_on(host: Host, wire_format: Format, pages: Pages) -> dict[str, 
     for stream, so_far in split_windows(windows(), wire_format.encoding):
         n_records = so_far
         for message in stream:
-            host.take(message, len(message))
+            host.take(message, len(message), forgets=True)
         n_kicks, n_bytes = n_kicks + len(stream), n_bytes + sum(map(len, stream))
     n_runs = n_runs if pages.list_runs is None else pages.list_runs
     found = [pages.balloon_pages, n_kicks, n_bytes, n_records, *host.finish().tolist(), n_runs]
