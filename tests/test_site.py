@@ -89,7 +89,7 @@ def public():
 def test_the_start_page_is_the_readme(pages):
     text = re.sub(r"^(<!--|!\[|```).*", "", (TOP / "README.md").read_text(), flags=re.MULTILINE)
     assert absent(pages["index.html"], text.splitlines()) == []
-    assert any("headline" in picture for picture in pages["index.html"].pictures)
+    assert any("since-2016" in picture for picture in pages["index.html"].pictures)
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING", "CHANGELOG", "data/README"])

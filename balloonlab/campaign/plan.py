@@ -251,6 +251,7 @@ PLAN = (
     _timeline("pfn"),
     _timeline("bitmap-v4"),
 )  # fmt: skip
+"""What a campaign measures, a row per folder of ``data/``."""
 
 REFERENCE = Row(
     "reference", "drift: one lab case, again and again", "compare",
