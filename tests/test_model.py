@@ -196,5 +196,5 @@ def test_the_shipped_costs_are_those_of_the_shipped_evidence():
 def test_predictions_hold_for_runs_sizes_patterns_and_traces_left_out():
     found = summary(validated(), "left_out")
     assert (found["median_error_percent"] < 10).all()
-    assert (found["covered_percent"].round() >= 90).all()  # of 199 patterns 179: 89.95
+    assert (found["covered_percent"] >= 90).all()
     assert set(found.index) == {"memory_bytes", "pattern", "run", "traces"}

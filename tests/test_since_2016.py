@@ -52,7 +52,9 @@ def known(source, factors=(1, 1.01, 1.02), n_starts=1, named=False):
         for repeat, factor in enumerate(factors)
     ]
     table = pd.concat(tables, ignore_index=True)
-    return table if named else table.assign(run_id=table["run_id"] + table.pop("start").astype(str))
+    if named:
+        return table
+    return table.assign(run_id=table["run_id"] + table["start"].astype(str), start=0)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from .. import datasets
 from ..measurement.reading import META, TIMINGS, load
 from ..measurement.run import repeat_totals
 from ..sizes import GIB, PAGE_BYTES, parse_pages
-from .plan import REFERENCE, Row
+from .plan import Row
 from .start import MARK
 
 PROCESS_S = 4.0
@@ -102,8 +102,3 @@ def plan_table(rows: list[Row], quick: bool, folder: Path | None = None) -> pd.D
         found[-1] |= {"seconds": seconds, "minutes": None if seconds is None else n * seconds / 60}
     table = pd.DataFrame(found)
     return table.astype({"seconds": float, "minutes": float})
-
-
-def reference_seconds(quick: bool, folder: Path | None = None) -> float | None:
-    """Estimate the reference case likewise."""
-    return seconds_of(REFERENCE, quick, folder)

@@ -170,11 +170,11 @@ def _rehearse(case: Case, guest: LinuxGuest) -> dict[str, Slope]:
                     queue.clear()
                 target += sign * STEPS[i]
                 begin_ns, end_ns = guest.set_balloon(target)
-                for queue in queues:
-                    queue.settle()
                 logs = [queue.log for queue in queues]
                 busy_ns = sum(host_ns(log.rows[: int(log.length[0])]) for log in logs)
                 row[i] = end_ns - begin_ns - busy_ns
+                for queue in queues:  # after the answer, and no part of the step
+                    queue.settle()
         slopes[operation] = Slope.of(steps_ns)
     for queue in queues:
         queue.rehearse(False)

@@ -17,7 +17,7 @@ from ..measurement.tables import as_frame
 from ..sizes import format_number
 from .evidence import evidence, gather
 from .fitting import Floats, Sample, fit_part, identified, resampled
-from .terms import COSTS, KICK, KICK_PARTS, PARTS, derived, group_of, names_of
+from .terms import COSTS, KICK, KICK_PARTS, PARTS, derived, group_of, measured_part, names_of
 
 FILE = "model/costs.json"
 N_DRAWS = 50
@@ -189,6 +189,7 @@ class CostModel:
         """
         rng, times = np.random.default_rng(0), []
         peculiar = rng.standard_normal(SIMULATED)  # of the run, alike in all its parts
+        own: dict[tuple[str, str], Floats] = {}  # of the case, alike in what is measured as one
         for part in self.parts_of(case):
             units = np.array([case[COSTS[name].unit] for name in part.names], float)
             mine = np.array([name in given for name in part.names])
@@ -202,7 +203,10 @@ class CostModel:
             between = 0.0 if run in part.effects else part.between
             degrees = max(3, len(part.effects) - 1)
             heavy = np.sqrt(degrees / rng.chisquare(degrees, SIMULATED))
-            error = between * peculiar * heavy + part.within * rng.standard_normal(SIMULATED)
+            measured = measured_part(part.stage, part.part)
+            if measured not in own:
+                own[measured] = rng.standard_normal(SIMULATED)
+            error = between * peculiar * heavy + part.within * own[measured]
             fitted_ns = float(np.array(part.ns) @ units * np.exp(log_run))
             times.append(
                 PartTime(
@@ -378,7 +382,8 @@ def _pool_spreads(parts: list[PartCosts], prior: CostModel | None) -> None:
         alike = [one for one in parts if (one.stage, one.part) == (stage, part)]
         if not alike:
             continue
-        degrees = [max(1, one.n_cases - len(one.effects)) for one in alike]
+        n_fitted = [len(one.effects) + int(np.count_nonzero(one.most)) for one in alike]
+        degrees = [max(1, one.n_cases - n) for one, n in zip(alike, n_fitted, strict=True)]
         pooled = sum(one.within**2 for one in alike) / sum(degrees)
         several = [one for one in alike if len(one.effects) > 1] or alike
         apart = float(np.median([one.between**2 for one in several]))

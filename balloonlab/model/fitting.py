@@ -59,7 +59,8 @@ def fit_part(sample: Sample, n_runs: int) -> Fit:
     between2 = within2 = 0.0
     ns = np.zeros(units.shape[1])
     present = np.bincount(run, minlength=n_runs) > 0
-    dof = max(1, len(run) - int(present.sum()))
+    n_fitted = int(present.sum()) + int(units.any(axis=0).sum())  # a factor per run, the costs
+    dof = max(1, len(run) - n_fitted)
     for _ in range(ROUNDS):
         ns = _solve(units * (np.exp(effects[run]) * weight)[:, None], time_ns * weight)
         fitted = units @ ns

@@ -20,9 +20,9 @@ from ..measurement.options import TABLE, Options, PathLike, check_choice, takes_
 from ..measurement.setups import make_case
 from ..measurement.tables import COLUMNS
 from ..sizes import format_number
-from .cost import LEVEL, CostModel, PartTime, load_model
+from .cost import LEVEL, CostModel, load_model
 from .counting import COUNTS, count
-from .terms import COSTS, KICK, KICK_PARTS, derived
+from .terms import COSTS, KICK, derived, measured_part
 
 OWN = ("machine", "measured_as", "low_ns", "high_ns", "given_ns", "extrapolated")
 """Columns that a predicted frame has besides."""
@@ -85,7 +85,7 @@ class _Asked:
             )
         times = self.model.times(known, self.given)
         rows = []
-        for (stage, part), together in groupby(times, _measured_part):
+        for (stage, part), together in groupby(times, lambda time: measured_part(*time[:2])):
             same = list(together)
             given_ns = sum(time.given_ns for time in same)
             low, high = _interval(sum(time.draws for time in same) + given_ns)
@@ -109,11 +109,6 @@ class _Asked:
         low, high = _interval(sum(time.draws + time.given_ns for time in times))
         total = common | {name: float(frame[name].sum()) for name in ("time_ns", "given_ns")}
         return frame[[*COLUMNS, *OWN]], total | {"low_ns": low, "high_ns": high}
-
-
-def _measured_part(time: PartTime) -> tuple[str, str]:
-    """Return the part of a measured frame that has a predicted one: exits are of ``notify``."""
-    return time.stage, KICK_PARTS[-1] if time.part in KICK_PARTS else time.part
 
 
 def _interval(draws: Any) -> tuple[float, float]:

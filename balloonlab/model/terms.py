@@ -71,6 +71,11 @@ def names_of(stage: str, part: str) -> list[str]:
     return [name for name, term in COSTS.items() if (term.stage, term.part) == (stage, part)]
 
 
+def measured_part(stage: str, part: str) -> tuple[str, str]:
+    """Return the stage and part of a measured frame: exits are of ``notify``."""
+    return stage, KICK_PARTS[-1] if part in KICK_PARTS else part
+
+
 def group_of(stage: str, part: str, case: Mapping[str, Any]) -> str:
     """Return what the costs of a part depend on for a case, as text."""
     names = GROUPS[stage if part == "all" else part]
