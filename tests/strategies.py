@@ -29,9 +29,9 @@ def page_sets(draw, limit=3 * BITMAP, highest=None):
     for start, length in draw(_runs(limit)):
         pages |= set(range(start, start + length))
     pages |= set(draw(st.lists(st.integers(0, limit), max_size=20)))
-    word = draw(st.integers(0, limit // 64))
-    bits = draw(st.integers(0, 2**64 - 1))
-    pages |= {64 * word + i for i in range(64) if bits >> i & 1}
+    word = draw(st.integers(0, max(0, limit // 64 - 7)))
+    bits = draw(st.one_of(st.integers(0, 2**64 - 1), st.integers(0, 2**400 - 1)))  # of one, of many
+    pages |= {64 * word + i for i in range(bits.bit_length()) if bits >> i & 1}
     offset = draw(st.sampled_from([0, 0, 1, 64, 1 << 20, (1 << 32) - 4 * BITMAP]))
     ordered = sorted(page + offset for page in pages)
     if highest is not None:

@@ -71,7 +71,7 @@ class Encoder(NamedTuple):
     block_order: int  # of BLOCKS: each has 2**block_order pages; else 0
     block_bytes: int  # of BLOCKS: what each descriptor says
     bitmaps: np.ndarray  # uint64, shape (n * 4096,): the bitmaps there is memory for, n >= 1
-    lowest: np.ndarray  # uint64, one per 64 pages: scratch of `survey`
+    blocks: np.ndarray  # uint64, a row per 64 pages: scratch of `survey`
     sorted: np.ndarray  # uint64: room for the pages where they exceed one window, else empty
     ends: np.ndarray  # int64, one per window: scratch of `split_by_window`
     chosen: np.ndarray  # uint8, one per bitmap word: the plan of SEGMENTS, else empty
@@ -129,8 +129,8 @@ def encode_batch(encoder, pages, ring):
 
 
 @kernel
-def open_window(encoder, pages, lowest, start_pfn, high):
-    """Set the bits of a window's pages; `lowest` and `high` are `survey`'s."""
+def open_window(encoder, pages, blocks, start_pfn, high):
+    """Set the bits of a window's pages; `blocks` and `high` are `survey`'s."""
     state = encoder.state[0]
     state["start_pfn"] = start_pfn
     state["n_words"] = (high - start_pfn) // WORD + 1
@@ -140,7 +140,7 @@ def open_window(encoder, pages, lowest, start_pfn, high):
     words = encoder.bitmaps[: state["n_words"]]
     words[:] = ZERO
     encoder.own[:] = 0
-    set_bits(pages, lowest, start_pfn, words)
+    set_bits(pages, blocks, start_pfn, words)
     if encoder.encoding == Encoding.SEGMENTS:
         plan(words, start_pfn, encoder.chosen[: state["n_words"]])
 
@@ -149,8 +149,8 @@ def open_window(encoder, pages, lowest, start_pfn, high):
 def _begin_records(encoder, pages):
     """Open the only window, or sort the pages by window."""
     state = encoder.state[0]
-    lowest = encoder.lowest[: (pages.size + WORD - 1) // WORD]
-    low, top = survey(pages, lowest)
+    blocks = encoder.blocks[: (pages.size + WORD - 1) // WORD]
+    low, top = survey(pages, blocks)
     state["first_pfn"] = np.int64(low) // WORD * WORD
     window_pages = encoder.bitmaps.size * WORD
     n_windows = (np.int64(top) - state["first_pfn"]) // window_pages + 1
@@ -162,7 +162,7 @@ def _begin_records(encoder, pages):
     state["n_listed"] = 0
     if n_windows == 1:
         state["next_window"] = 1
-        open_window(encoder, pages, lowest, state["first_pfn"], np.int64(top))
+        open_window(encoder, pages, blocks, state["first_pfn"], np.int64(top))
     else:
         state["next_window"] = 0
         ends = encoder.ends[:n_windows]
@@ -177,10 +177,10 @@ def _open_next_window(encoder):
     state["next_window"] = window + 1
     state["begin"] = encoder.ends[window]
     if part.size > 0:
-        lowest = encoder.lowest[: (part.size + WORD - 1) // WORD]
-        _, top = survey(part, lowest)
+        blocks = encoder.blocks[: (part.size + WORD - 1) // WORD]
+        _, top = survey(part, blocks)
         start_pfn = state["first_pfn"] + window * encoder.bitmaps.size * WORD
-        open_window(encoder, part, lowest, start_pfn, np.int64(top))
+        open_window(encoder, part, blocks, start_pfn, np.int64(top))
 
 
 @kernel

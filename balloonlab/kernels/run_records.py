@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from .bitmap import FULL, GROUP, ONE, TOP, WORD, ZERO
+from .bitmap import FULL, GROUP, ONE, TOP, WORD, ZERO, bit_length
 from .compile import kernel
 from .faults import BUFFER_LENGTH, RECORD_COUNT, RECORD_RANGE, record_fault
 from .intrinsics import clear_lowest, popcount, trailing_zeros
@@ -75,15 +75,6 @@ def _put_long(kind, area, n, first_pfn, start, end):
         n_records += 1
         start += part
     return n, n_records, start
-
-
-@kernel
-def _first_of_top(word):
-    """Return where the run begins that reaches the top of a word."""
-    below = ~word
-    for shift in (1, 2, 4, 8, 16, 32):
-        below |= below >> np.uint64(shift)
-    return popcount(below)
 
 
 @kernel
@@ -155,7 +146,7 @@ def fill_runs(kind, words, first_pfn, state, area):
                 starts, ends = clear_lowest(starts), clear_lowest(ends)
                 at = end if n + MOST_WORDS > area.size else -1
         if at < 0 and bits >> TOP != ZERO:
-            start = base + _first_of_top(bits)
+            start = base + bit_length(~bits)
     if at < 0:
         at = words.size * WORD
         if start >= 0:  # a run to the last bit

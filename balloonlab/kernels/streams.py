@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from .bitmap import WORD
+import numpy as np
+
+from .bitmap import FULL, ONE, WORD, ZERO
 from .compile import kernel
 from .encode import begin, message_pages, next_message
 from .formats import decode
+from .intrinsics import clear_lowest, popcount, trailing_zeros
 from .pfn import write_pfns
 from .run_records import MOST_WORDS, Runs, most_pages, run_words
 from .translate import APART, side_of
+
+LINKS = FULL >> ONE  # between 64 pages
 
 
 @kernel
@@ -93,6 +98,37 @@ def _ascends_from(block, first):
 
 
 @kernel
+def _links(block, step):
+    """Return which pages of a block the next one follows by `step`, as 63 bits; no branches."""
+    links = ZERO
+    for j in range(WORD - 1):
+        links |= np.uint64(block[j + 1] - block[j] == step) << np.uint64(j)
+    return links
+
+
+@kernel
+def _put_block(kind, block, area, n):
+    """Write the runs that end within a block before its last page; return words, pages and runs.
+
+    Only where nothing in it descends, or nothing ascends, and where a run does end: else none.
+    """
+    up, down = _links(block, 1), _links(block, -1)
+    links = up | down
+    if links == LINKS or (up != ZERO and down != ZERO):
+        return n, 0, 0
+    first, left = 0, ~links & LINKS
+    n_runs = popcount(left)
+    while left != ZERO:
+        last = trailing_zeros(left)
+        left = clear_lowest(left)
+        lowest = min(block[first], block[last])
+        area[n], area[n + 1], size = run_words(kind, lowest, last - first + 1)
+        n += size
+        first = last + 1
+    return n, first, n_runs
+
+
+@kernel
 def encode_listed(kind, pages, at, area):
     """Write runs of a list as records, in its order, until the area is full.
 
@@ -100,12 +136,21 @@ def encode_listed(kind, pages, at, area):
     `run_records.Runs`, `pages` int64, `at` where to go on in it. Return where the next message
     begins and the words of this one.
 
-    Flat on purpose, as `translate`. Whole blocks are compared once a run has 64 pages: at the
-    speed of memory.
+    Of 64 pages the runs are found at once where they can be, from a mask of who follows whom: half
+    a random set takes 8 ns a page where each is looked at, a guess of it being wrong half the
+    time. Flat on purpose, as `translate`. Whole blocks are compared once a run has 64 pages: at
+    the speed of memory.
     """
     header = 1 if kind == Runs.CHUNK_V7 else 0
-    n, n_records, most = header, 0, most_pages(kind)
+    n, n_records, most, untried = header, 0, most_pages(kind), at
     while at < pages.size and n + MOST_WORDS <= area.size:
+        if at >= untried and at + WORD <= pages.size and n + MOST_WORDS * WORD <= area.size:
+            n, n_pages, n_runs = _put_block(kind, pages[at : at + WORD], area, n)
+            if n_runs > 0:
+                at += n_pages
+                n_records += n_runs
+                continue
+            untried = at + WORD
         first, length, left = pages[at], 1, min(pages.size - at, most)
         step = pages[at + 1] - first if left > 1 else 0
         if step == 1 or step == -1:

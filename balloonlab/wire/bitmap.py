@@ -43,23 +43,23 @@ def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
     pages = as_pfns(pfns)
     if pages.size == 0:
         raise ValueError("pfns must hold at least one page: an empty set has no bitmap")
-    lowest, low, high = _survey(pages)
-    return _fill(pages, lowest, low & -kernels.WORD, high)
+    blocks, low, high = _survey(pages)
+    return _fill(pages, blocks, low & -kernels.WORD, high)
 
 
 def _survey(pages: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], int, int]:
-    lowest = np.empty(-(-pages.size // kernels.WORD), np.uint64)
-    low, high = kernels.survey(pages, lowest)
+    blocks = np.empty((-(-pages.size // kernels.WORD), 1 + kernels.NEAR_WORDS), np.uint64)
+    low, high = kernels.survey(pages, blocks)
     if high >= PFN_LIMIT:
         raise ValueError(f"pfns must be below 2**52 ({PFN_LIMIT}), got {int(high)}")
-    return lowest, int(low), int(high)
+    return blocks, int(low), int(high)
 
 
 def _fill(
-    pages: npt.NDArray[np.uint64], lowest: npt.NDArray[np.uint64], first_pfn: int, high: int
+    pages: npt.NDArray[np.uint64], blocks: npt.NDArray[np.uint64], first_pfn: int, high: int
 ) -> tuple[int, npt.NDArray[np.uint64]]:
     words = np.zeros((high - first_pfn) // kernels.WORD + 1, np.uint64)
-    kernels.set_bits(pages, lowest, first_pfn, words)
+    kernels.set_bits(pages, blocks, first_pfn, words)
     if kernels.count_bits(words) != pages.size:
         raise ValueError(duplicates_message(pages))
     return first_pfn, words
@@ -74,17 +74,17 @@ def pack_windows(pages: npt.NDArray[np.uint64]) -> Iterator[tuple[int, npt.NDArr
     """
     if pages.size == 0:
         return
-    lowest, low, high = _survey(pages)
+    blocks, low, high = _survey(pages)
     base = low & -kernels.WORD
     if (high - base) // kernels.WORD < max(pages.size, WINDOW_WORDS):
-        yield _fill(pages, lowest, base, high)
+        yield _fill(pages, blocks, base, high)
         return
     pages = np.sort(pages)
     window = (pages - np.uint64(base)) // np.uint64(WINDOW_WORDS * kernels.WORD)
     cuts = np.flatnonzero(np.diff(window)) + 1
     for part, number in zip(np.split(pages, cuts), window[np.r_[0, cuts]], strict=True):
-        lowest, _, high = _survey(part)
-        yield _fill(part, lowest, base + int(number) * WINDOW_WORDS * kernels.WORD, high)
+        blocks, _, high = _survey(part)
+        yield _fill(part, blocks, base + int(number) * WINDOW_WORDS * kernels.WORD, high)
 
 
 def split(
