@@ -39,13 +39,15 @@ def pytest_configure(config):
         "markers", "libraries: leans on what others make; runs with their oldest versions, too"
     )
     config.addinivalue_line("markers", "notebook: runs notebooks, beside all others")
-    config.addinivalue_line("markers", "slow_interpreted: left out without the JIT, for its size")
+    config.addinivalue_line(
+        "markers", "slow_interpreted: left out without the JIT, for its size or its pace"
+    )
 
 
 def pytest_collection_modifyitems(items):
     if not INTERPRETED:
         return
-    large = pytest.mark.skip(reason="too large for plain Python (NUMBA_DISABLE_JIT=1)")
+    large = pytest.mark.skip(reason="too large or too slow for plain Python (NUMBA_DISABLE_JIT=1)")
     compiled = pytest.mark.skip(reason="the driver calls one's own pair of kernels compiled only")
     for item in items:
         if "slow_interpreted" in item.keywords:

@@ -37,6 +37,15 @@ def test_the_best_is_apart_only_where_no_repeat_of_the_second_is_as_fast():
     assert near["alike"] == ("bitmap-v4", "pfn")
 
 
+def test_of_several_starts_the_medians_are_compared():
+    frame = frame_of({"pfn": [9, 1, 9, 9], "bitmap-v4": [5, 6, 7, 7]})
+    assert not harness.best(frame).iloc[0]["apart"]
+    starts = frame.assign(start=frame["repeat"].clip(upper=1))
+    found = harness.best(starts).iloc[0]
+    assert (found["best"], found["apart"]) == ("bitmap-v4", True)
+    assert found["ratio"] == pytest.approx(9 / 6)
+
+
 def test_a_protocol_is_compared_over_the_cells():
     cells = [frame_of({"pfn": [4 * n], "adaptive": [n * k]}) for n, k in ((1, 1), (5, 4))]
     frame = pd.concat([cells[0], cells[1].assign(pattern="geometric:8")])

@@ -191,6 +191,7 @@ def test_what_leaves_waits_for_a_message_that_is_under_way():
     assert guard.tolist() == [0, 1]  # a deflation releases nothing
 
 
+@pytest.mark.slow_interpreted  # between its messages the device runs out of patience
 def test_what_is_collected_is_answered_before_it_is_discarded_and_gone_when_settled():
     ram = GuestRam(3000)
     ram.touch()

@@ -138,38 +138,35 @@ def _try(ram: GuestRam, verb: str, piece_bytes: int) -> dict[str, int]:
     gone = np.zeros(ram.memory_pages, bool)
     gone.reshape(-1, n)[1::2] = True
     offsets = np.flatnonzero(gone) * PAGE_BYTES
-    found = _discard(ram, verb, offsets[::n], piece_bytes)
+    extents = np.column_stack([offsets[::n], np.full(offsets.size // n, piece_bytes)])
+    _touch_anew(ram)
+    before, deferred = ram.mapped(), deferred_huge_pages()
+    held = ram.held_bytes(before)
+    found = _discard(ram, verb, extents)
+    after, deferred = ram.mapped(), deferred_huge_pages() - deferred
+    found |= {"freed_bytes": held - ram.held_bytes(after), "mappings_after": after.n_mappings}
+    found |= {"huge_bytes_before": before.huge_bytes, "huge_bytes_after": after.huge_bytes}
     found["touch_ns"] = contents.touch_at(ram.memory.ram, offsets, np.zeros(2, np.int64))
-    _discard(ram, verb, offsets[::n], piece_bytes)
+    _touch_anew(ram)
+    _discard(ram, verb, extents)
     lost = ram.count_lost(gone)
     if lost:
         raise RuntimeError(f"{verb} changed {lost} pages outside of what it was to discard")
     zero, old, other = ram.read_back(gone)
-    held = {"zero_pages": zero, "old_pages": old, "other_pages": other}
-    return {"n_pages": offsets.size, **found, **held}
+    read = {"zero_pages": zero, "old_pages": old, "other_pages": other}
+    return {"n_pages": offsets.size, "deferred_huge_pages": deferred, **found, **read}
 
 
-def _discard(
-    ram: GuestRam, verb: str, offsets: npt.NDArray[np.int64], piece_bytes: int
-) -> dict[str, int]:
-    """Touch all of RAM anew, then discard pieces; return what that took and did."""
+def _touch_anew(ram: GuestRam) -> None:
     ram.renew()
     ram.touch()
-    extents = np.column_stack([offsets, np.full_like(offsets, piece_bytes)])
-    held, huge, deferred = ram.held_bytes(), ram.huge_bytes(), deferred_huge_pages()
+
+
+def _discard(ram: GuestRam, verb: str, extents: npt.NDArray[np.int64]) -> dict[str, int]:
+    """Discard extents, a call each; return what came of it."""
     with Crew(Policy("range"), ram.memory, ram.verb(verb), len(extents)) as crew:
         n_calls, n_failed, time_ns = crew.timed_discard(extents, np.zeros(2, np.int64))
-    mapped = ram.mapped()
-    return {
-        "n_calls": n_calls,
-        "n_failed": n_failed,
-        "time_ns": time_ns,
-        "freed_bytes": held - ram.held_bytes(),
-        "mappings_after": mapped.n_mappings,
-        "huge_bytes_before": huge,
-        "huge_bytes_after": mapped.huge_bytes,
-        "deferred_huge_pages": deferred_huge_pages() - deferred,
-    }
+    return {"n_calls": n_calls, "n_failed": n_failed, "time_ns": time_ns}
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 from .. import wire
 from ..measurement import Run, sweep
 from ..measurement.options import PathLike, check_choice, names_of
+from ..measurement.starts import unit_times
 from ..measurement.tables import as_frame, check_columns
 from ..pages import patterns, traces
 from ..sizes import GIB, PAGE_BYTES, Size, parse_pages
@@ -102,7 +103,7 @@ def best(frame: Run | pd.DataFrame, by: str = "time_ns", of: Iterable[str] = ())
         What `crossover` returned, of one source and either touched or not; or `counted`, where `by`
         is a count.
     by : {'time_ns', 'wire_bytes', 'n_kicks'}
-        By the median of the repeats' times, or by a count.
+        By the median of the starts' times, or by a count.
     of : iterable of str
         Protocols that are compared; by default those that were proposed to the list.
 
@@ -110,8 +111,9 @@ def best(frame: Run | pd.DataFrame, by: str = "time_ns", of: Iterable[str] = ())
     -------
     pandas.DataFrame
         A row per cell: ``density``, ``mean_run_pages``, ``best``, ``second``, ``ratio`` (second to
-        best), ``alike`` (all of which a repeat is as fast as one of the best; for counts those
-        within `ALIKE`), as a tuple, and ``apart``: no other is.
+        best), ``alike`` (all of which a process start is as fast as one of the best, or a repeat
+        where there is but one start; for counts those within `ALIKE`), as a tuple, and ``apart``:
+        no other is.
     """
     check_choice("by", by, ("time_ns", "wire_bytes", "n_kicks"))
     rows = as_frame(frame)
@@ -129,11 +131,8 @@ def best(frame: Run | pd.DataFrame, by: str = "time_ns", of: Iterable[str] = ())
         mean_run_pages=rows["pattern"].str.extract(r"^geometric:(\d+)$", expand=False).astype(int),
     )
     cell = ["density", "mean_run_pages", "protocol"]
-    if by == "time_ns":
-        totals = rows.groupby([*cell, "repeat"])[by].sum()
-    else:
-        totals = rows.groupby(cell)[by].first()
-    ends = totals.groupby(cell).agg(["median", "min", "max"]).reset_index()
+    values = unit_times(rows, cell).explode() if by == "time_ns" else rows.groupby(cell)[by].first()
+    ends = values.astype(float).groupby(cell).agg(["median", "min", "max"]).reset_index()
     found = []
     for (density, mean_run), group in ends.groupby(cell[:2]):
         order = group.sort_values(["median", "protocol"])
@@ -175,8 +174,7 @@ def compared(frame: Run | pd.DataFrame, protocol: str = "adaptive") -> pd.DataFr
     rows, cell = as_frame(frame), ["source", "touched", "balloon_bytes", "pattern"]
     check_columns(rows, [*cell, "protocol", "repeat", "time_ns"], *_MADE)
     check_choice("protocol", protocol, rows["protocol"].unique())
-    totals = rows.groupby([*cell, "protocol", "repeat"])["time_ns"].sum().reset_index()
-    medians = totals.pivot_table(index=cell, columns="protocol", values="time_ns", aggfunc="median")
+    medians = _medians(rows, cell)
     found, rng = [], np.random.default_rng(0)
     for source, mine in np.log(medians).groupby("source"):
         for other in mine.columns.drop(protocol):
@@ -212,17 +210,17 @@ def excess(frame: Run | pd.DataFrame, protocol: str = "adaptive") -> pd.DataFram
     rows, cell = as_frame(frame), ["source", "touched", "balloon_bytes", "pattern"]
     check_columns(rows, [*cell, "protocol", "repeat", "stage", "time_ns"], *_MADE)
     check_choice("protocol", protocol, rows["protocol"].unique())
-    rows = rows.assign(own_ns=rows["time_ns"].where(rows["stage"].isin(OWN_STAGES), 0))
-    by = [*cell, "protocol", "repeat"]
-    totals = rows.groupby(by)[["own_ns", "time_ns"]].sum().reset_index()
-    own, whole = (
-        totals.pivot_table(index=cell, columns="protocol", values=name, aggfunc="median")
-        for name in ("own_ns", "time_ns")
-    )
+    own, whole = _medians(rows[rows["stage"].isin(OWN_STAGES)], cell), _medians(rows, cell)
     others = own.drop(columns=protocol)
     above = own[protocol] - others.min(axis=1)
     share = above / whole.drop(columns=protocol).min(axis=1)
     return pd.DataFrame({"other": others.idxmin(axis=1), "excess": share}).reset_index()
+
+
+def _medians(rows: pd.DataFrame, cell: list[str]) -> pd.DataFrame:
+    """Return the median time in each cell, a column per protocol."""
+    times = unit_times(rows, [*cell, "protocol"]).map(np.median).rename("ns").reset_index()
+    return times.pivot_table(index=cell, columns="protocol", values="ns")
 
 
 @cache

@@ -8,8 +8,7 @@ import os
 import re
 import sys
 import weakref
-from collections.abc import Callable
-from itertools import zip_longest
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,8 +33,8 @@ MAP_FIXED = 0x10
 """Linux's number on every architecture that numba compiles for; Python does not name it."""
 
 _PRESENT, _OF_A_FILE = np.uint64(1 << 63), np.uint64(1 << 61)  # of /proc/PID/pagemap
-_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) ", re.MULTILINE)
-_FIELD = re.compile(r"^(Anonymous|AnonHugePages|ShmemPmdMapped): +(\d+) kB", re.MULTILINE)
+_MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) ")
+_FIELD = re.compile(r"(Anonymous|AnonHugePages|ShmemPmdMapped): +(\d+) kB")
 
 TOUCH_STEP_PAGES = 64 * MIB // PAGE_BYTES
 THP_SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -199,9 +198,7 @@ class GuestRam:
 
     def mapped(self) -> Mapped:
         """Ask the kernel for the mappings of RAM, the driver's memory and all."""
-        first = self.memory.base_address
-        smaps = Path("/proc/self/smaps").read_text()
-        return mapped_within(smaps, first, first + self.memory.ram.size)
+        return mapped_here(self.memory.base_address, self.memory.ram.size)
 
     def huge_bytes(self) -> int:
         """Ask the kernel how much of the mapping stands on transparent huge pages."""
@@ -256,18 +253,28 @@ def bits_of(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint64]:
     return words
 
 
-def mapped_within(smaps: str, first: int, last: int) -> Mapped:
-    """Sum up the mappings in ``/proc/PID/smaps`` that overlap an address range."""
-    n, sums = 0, {"Anonymous": 0, "AnonHugePages": 0, "ShmemPmdMapped": 0}
-    heads = list(_MAPPING.finditer(smaps))
-    for head, after in zip_longest(heads, heads[1:]):
-        if int(head[1], 16) < last and int(head[2], 16) > first:
-            n += 1
-            for name, kib in _FIELD.findall(
-                smaps, head.end(), after.start() if after else len(smaps)
-            ):
-                sums[name] += int(kib) * 1024
+def mapped_within(smaps: Iterable[str], first: int, last: int) -> Mapped:
+    """Sum up the mappings that overlap an address range, in lines of ``/proc/PID/smaps``.
+
+    No line behind the range is read: the kernel looks at pages of what is read alone, and RAM lies
+    below all libraries.
+    """
+    n, within, sums = 0, False, {"Anonymous": 0, "AnonHugePages": 0, "ShmemPmdMapped": 0}
+    for line in smaps:
+        if head := _MAPPING.match(line):
+            if int(head[1], 16) >= last:
+                break
+            within = int(head[2], 16) > first
+            n += within
+        elif within and (field := _FIELD.match(line)):
+            sums[field[1]] += int(field[2]) * 1024
     return Mapped(n, sums["Anonymous"], sums["AnonHugePages"] + sums["ShmemPmdMapped"])
+
+
+def mapped_here(first: int, n_bytes: int) -> Mapped:
+    """Sum up this process's mappings that overlap an address range."""
+    with Path("/proc/self/smaps").open() as smaps:
+        return mapped_within(smaps, first, first + n_bytes)
 
 
 def deferred_huge_pages() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from ..kernels.discard import Act, Verb
 from ..queue.vhost_user import Region, VhostUserError
 from ..sizes import PAGE_BYTES
 from .backing import ANONYMOUS, MADV_REMOVE
-from .ram import MADV_POPULATE_WRITE, advise, map_at, mapped_within, resident_pages
+from .ram import MADV_POPULATE_WRITE, advise, map_at, mapped_here, resident_pages
 
 MOST_BYTES = 1 << 44
 """Of all regions; beyond, page numbers of a mapping and their bitmap make no sense here."""
@@ -96,9 +95,7 @@ class SharedRam:
 
     def huge_bytes(self) -> int:
         """Ask the kernel how much of the mapping stands on huge pages."""
-        first = self.memory.base_address
-        smaps = Path("/proc/self/smaps").read_text()
-        return mapped_within(smaps, first, first + self.memory.ram.size).huge_bytes
+        return mapped_here(self.memory.base_address, self.memory.ram.size).huge_bytes
 
     def close(self) -> None:
         """Let go of the files; what is mapped goes with the last array over it."""

@@ -13,6 +13,7 @@ from .compile import kernel
 from .crew import HUGE_BYTES, LEAST_BYTES, LEAST_EXTENTS, split
 from .discard import Discard, complete, sort_extents
 from .formats import decode
+from .intrinsics import copy_items
 from .syscalls import advise
 from .translate import PAGE_BYTES, translate
 
@@ -93,7 +94,7 @@ def count_messages(memory, device, data, message_bytes, partial, forgets):
     at = 0
     while at < data.size:
         n_bytes = min(message_bytes, data.size - at)
-        room[:n_bytes] = data[at : at + n_bytes]
+        copy_items(room[:n_bytes], data[at : at + n_bytes])
         at += n_bytes
         n_ranges = decode(device.decoding, device.words, n_bytes, device.ranges, device.faults)
         state["range"] = 0

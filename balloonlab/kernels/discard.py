@@ -110,7 +110,8 @@ def sort_extents(extents, scratch):
         width = SHORT_RUN
         while width < n:
             _merge_runs(extents, scratch[:n], width)
-            extents[:] = scratch[:n]
+            for i in range(n):
+                extents[i, 0], extents[i, 1] = scratch[i, 0], scratch[i, 1]
             width *= 2
     left = 0
     for i in range(n):

@@ -27,6 +27,7 @@ from .bitmap_v4 import (
 from .bitmap_wide import fill_wide
 from .compile import kernel
 from .formats import Encoding
+from .intrinsics import copy_items
 from .own import FIRST_ADDRESS, encode_own
 from .pfn import write_pfns
 from .run_records import fill_runs
@@ -327,7 +328,7 @@ def collect(encoder, walked, out, spans):
         n_words = (n_bytes + 7) // 8
         if head > 0:
             out[at] = encoder.header[0]
-        out[at + head : at + n_words] = encoder.records[: n_words - head]
+        copy_items(out[at + head : at + n_words], encoder.records[: n_words - head])
         message_used(encoder)
         spans[n, 0] = at
         spans[n, 1] = n_bytes

@@ -18,6 +18,7 @@ from .compile import kernel
 __all__ = [
     "atomic_xor",
     "clear_lowest",
+    "copy_items",
     "fence",
     "load_acquire",
     "popcount",
@@ -29,6 +30,7 @@ if config.DISABLE_JIT:
     from .plain import (
         atomic_xor,
         clear_lowest,
+        copy_items,
         fence,
         load_acquire,
         popcount,
@@ -60,6 +62,12 @@ else:
     def clear_lowest(word):
         """Clear the lowest set bit of a uint64; zero stays zero."""
         return word & (word - np.uint64(1))
+
+    @kernel
+    def copy_items(there, here):
+        """Copy an array into one of its size: a slice assigned takes seconds more to compile."""
+        for i in range(here.size):
+            there[i] = here[i]
 
     def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
         struct = context.make_array(array_type)(context, builder, array)

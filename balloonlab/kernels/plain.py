@@ -27,6 +27,11 @@ def clear_lowest(word: np.uint64) -> np.uint64:
     return np.uint64(value & (value - 1)) if value else word
 
 
+def copy_items(there: np.ndarray, here: np.ndarray) -> None:
+    """Copy an array into one of its size."""
+    there[:] = here
+
+
 def load_acquire(array: np.ndarray, index: int) -> Any:
     """Read ``array[index]``; later reads see what was stored before it."""
     return array[index]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .compile import kernel
-from .intrinsics import fence, load_acquire, store_release
+from .intrinsics import copy_items, fence, load_acquire, store_release
 from .translate import resolve
 
 DESC_NEXT, DESC_WRITE, DESC_INDIRECT = 1, 2, 4
@@ -105,7 +105,7 @@ def fetch(ring, memory, head, copy):
             return -BAD_ADDRESS
         if total + n_bytes > copy.size:
             return -BAD_LENGTH
-        copy[total : total + n_bytes] = memory.ram[offset : offset + n_bytes]
+        copy_items(copy[total : total + n_bytes], memory.ram[offset : offset + n_bytes])
         total += n_bytes
         if flags & DESC_NEXT == 0:
             return total

@@ -8,7 +8,7 @@ was measured in one process has ``start`` 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -46,11 +46,12 @@ def as_start(number: int, run: str) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
-def unit_times(frame: pd.DataFrame) -> pd.Series:
+def unit_times(frame: pd.DataFrame, by: Sequence[str] = ("run_id",)) -> pd.Series:
     """Return an array of ns for each ``run_id``: the units over which statistics are taken.
 
     The median total of each start; of a case of a single start the totals of its repeats, which
-    say nothing of other starts. A frame without ``start`` is of one.
+    say nothing of other starts. A frame without ``start`` is of one. `by` are columns that tell
+    cases apart.
 
     Examples
     --------
@@ -59,9 +60,9 @@ def unit_times(frame: pd.DataFrame) -> pd.Series:
     [2.0, 7.0]
     """
     frame = frame if "start" in frame else frame.assign(start=0)
-    by_repeat = frame.groupby(["run_id", "start", "repeat"], sort=False)["time_ns"].sum()
-    by_start = by_repeat.groupby(["run_id", "start"], sort=False).median()
-    several = by_start.groupby("run_id", sort=False).transform("size") > 1
-    repeats = by_repeat.groupby("run_id", sort=False).apply(np.asarray)
-    starts = by_start[several].groupby("run_id", sort=False).apply(np.asarray)
+    by_repeat = frame.groupby([*by, "start", "repeat"], sort=False)["time_ns"].sum()
+    by_start = by_repeat.groupby([*by, "start"], sort=False).median()
+    several = by_start.groupby([*by], sort=False).transform("size") > 1
+    repeats = by_repeat.groupby([*by], sort=False).apply(np.asarray)
+    starts = by_start[several].groupby([*by], sort=False).apply(np.asarray)
     return repeats.where(~repeats.index.isin(starts.index), starts.reindex(repeats.index))

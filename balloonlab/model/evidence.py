@@ -7,7 +7,7 @@ minute for all shipped runs; so the table is shipped, too (``data/model/evidence
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from itertools import chain
@@ -60,7 +60,8 @@ def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
     Parameters
     ----------
     frames : mapping of str to Run or pandas.DataFrame
-        By the name of the run: cases of one share what is peculiar to it.
+        By the name of the run. Each process start of it is a run of its own, ``NAME-1`` and so on:
+        cases of one share what is peculiar to it.
 
     Returns
     -------
@@ -73,22 +74,43 @@ def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
     """
     tables = []
     for run, data in frames.items():
-        frame, meta = as_frame(data), getattr(data, "meta", {})
+        meta = getattr(data, "meta", {})
         machine = ", ".join(str(meta.get(name, "unknown")) for name in ("cpu_model", "kernel"))
-        known = frame["source"].isin(list(GUESTS)) & ~frame["pattern"].str.startswith(CUSTOM)
-        plain = (frame["in_flight"] == 1) & (frame["allocation"] == "page")
-        frame = frame[known & plain & (frame["steps"] == 1) & (frame["stage"] != "remainder")]
-        cases = frame.drop_duplicates("run_id").set_index("run_id")
-        units = pd.DataFrame(
-            [_count_again(case_of(row)) for row in cases.to_dict("records")], cases.index
-        )
-        timed = frame.groupby(["run_id", "stage", "part"], sort=False)["time_ns"].median()
-        timed = _exits_apart(timed.reset_index(), cases, getattr(data, "checks", None))
-        about = cases[["source", *OPTIONS]].join(units)
-        tables.append(timed.join(about, on="run_id").assign(run=run, machine=machine))
+        for name, frame, checks in _starts_of(run, data):
+            tables.append(_gather_start(frame, checks).assign(run=name, machine=machine))
     table = pd.concat(tables, ignore_index=True)
     first = ["run", "machine", "run_id", "source", *OPTIONS]
     return table[[*first, *(name for name in table if name not in first)]]
+
+
+def _starts_of(run: str, data: Any) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame | None]]:
+    """Yield name, times and checks of each process start of a run."""
+    frame, checks = as_frame(data), getattr(data, "checks", None)
+    starts = sorted(frame["start"].unique()) if "start" in frame else [0]
+    if len(starts) == 1:
+        yield run, frame, checks
+        return
+    for start in starts:
+        held = None if checks is None else checks[checks["start"] == start]
+        yield f"{run}-{start + 1}", frame[frame["start"] == start], held
+
+
+def whole_runs(names: pd.Series) -> pd.Series:
+    """Return the runs that process starts are of, by their names."""
+    return names.str.replace(r"-\d+$", "", regex=True)
+
+
+def _gather_start(frame: pd.DataFrame, checks: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the evidence of one process start."""
+    known = frame["source"].isin(list(GUESTS)) & ~frame["pattern"].str.startswith(CUSTOM)
+    plain = (frame["in_flight"] == 1) & (frame["allocation"] == "page")
+    frame = frame[known & plain & (frame["steps"] == 1) & (frame["stage"] != "remainder")]
+    cases = frame.drop_duplicates("run_id").set_index("run_id")
+    counted = [_count_again(case_of(row)) for row in cases.to_dict("records")]
+    timed = frame.groupby(["run_id", "stage", "part"], sort=False)["time_ns"].median()
+    timed = _exits_apart(timed.reset_index(), cases, checks)
+    about = cases[["source", *OPTIONS]].join(pd.DataFrame(counted, cases.index))
+    return timed.join(about, on="run_id")
 
 
 def _exits_apart(

@@ -88,7 +88,7 @@ class HostView:
     def mapped(self) -> Mapped:
         """Return the mappings of RAM, and what of them is huge (``/proc/PID/smaps``)."""
         end = self.start + self.memory_pages * PAGE_BYTES
-        return mapped_within(self._read("smaps").decode(), self.start, end)
+        return mapped_within(self._read("smaps").decode().splitlines(), self.start, end)
 
     def huge_bytes(self) -> int:
         """Return how much of RAM stands on transparent huge pages."""
