@@ -1,7 +1,7 @@
 """Lint, check types, and run the suite three ways: compiled, interpreted, bounds checked.
 
 The notebooks and the checks of the project's files do not depend on the mode and
-run once (tests marked ``once``). Two runs go beside each other, for two processors.
+run once (tests marked ``once``). Three runs go beside each other, for two processors.
 ``python -m tests oldest`` runs what leans on others' libraries, compiled, with the oldest
 of them that ``pyproject.toml`` allows instead. Extra arguments go to pytest.
 """
@@ -22,17 +22,18 @@ CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 RUNS = {
     "once, compiled": ({}, "once and not notebook"),
     "bounds checked (NUMBA_BOUNDSCHECK=1)": ({"NUMBA_BOUNDSCHECK": "1"}, "not once"),
-    "compiled": ({}, "not once"),
     "interpreted (NUMBA_DISABLE_JIT=1)": ({"NUMBA_DISABLE_JIT": "1"}, "not once"),
     "notebooks": ({}, "notebook"),
+    "compiled": ({}, "not once"),
 }
-"""Settings of each run of the suite, and which tests it is of; the longest first."""
+"""Settings of each run of the suite, and which tests it is of; the longest first, and what takes
+compiled kernels after one that compiles them."""
 
 OLDEST = "libraries"
 """Which tests run with the oldest dependencies."""
 
-LANES = 2
-"""Runs at a time: of processors, not of their threads."""
+LANES = 3
+"""Runs at a time, for two processors: a third of the time a run waits for a guest or a device."""
 
 # Old packages warn of what their own, newer dependencies are about to drop.
 TOLERANT = ("-W", "ignore::DeprecationWarning", "-W", "ignore::PendingDeprecationWarning")

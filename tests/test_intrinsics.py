@@ -41,11 +41,25 @@ def exchange(array, index, value):
     return before
 
 
+@compiled
+def copied(there, here):
+    intrinsics.copy_items(there, here)
+
+
 @given(word=WORDS)
 def test_bit_counts_are_those_of_plain_python(word):
     word = np.uint64(word)
     expected = (plain.trailing_zeros(word), plain.popcount(word), plain.clear_lowest(word))
     assert tuple(map(int, bits(word))) == tuple(map(int, expected))
+
+
+@given(words=st.lists(WORDS, max_size=70))
+def test_items_are_copied_as_by_a_slice(words):
+    here = np.array(words, np.uint64)
+    there, twin = np.ones(80, np.uint64), np.ones(80, np.uint64)
+    copied(there[3 : 3 + here.size], here)
+    plain.copy_items(twin[3 : 3 + here.size], here)
+    assert there.tolist() == twin.tolist() == [1] * 3 + words + [1] * (77 - len(words))
 
 
 @given(words=st.lists(WORDS, min_size=1, max_size=4), value=WORDS, data=st.data())

@@ -140,10 +140,10 @@ def _try(ram: GuestRam, verb: str, piece_bytes: int) -> dict[str, int]:
     offsets = np.flatnonzero(gone) * PAGE_BYTES
     extents = np.column_stack([offsets[::n], np.full(offsets.size // n, piece_bytes)])
     _touch_anew(ram)
-    before, deferred = ram.mapped(), deferred_huge_pages()
+    before, deferred_before = ram.mapped(), deferred_huge_pages()
     held = ram.held_bytes(before)
     found = _discard(ram, verb, extents)
-    after, deferred = ram.mapped(), deferred_huge_pages() - deferred
+    after, deferred = ram.mapped(), deferred_huge_pages() - deferred_before
     found |= {"freed_bytes": held - ram.held_bytes(after), "mappings_after": after.n_mappings}
     found |= {"huge_bytes_before": before.huge_bytes, "huge_bytes_after": after.huge_bytes}
     found["touch_ns"] = contents.touch_at(ram.memory.ram, offsets, np.zeros(2, np.int64))

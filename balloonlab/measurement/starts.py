@@ -47,11 +47,11 @@ def as_start(number: int, run: str) -> Iterator[None]:
 
 
 def unit_times(frame: pd.DataFrame, by: Sequence[str] = ("run_id",)) -> pd.Series:
-    """Return an array of ns for each ``run_id``: the units over which statistics are taken.
+    """Return an array of ns for each case: the units over which statistics are taken.
 
     The median total of each start; of a case of a single start the totals of its repeats, which
-    say nothing of other starts. A frame without ``start`` is of one. `by` are columns that tell
-    cases apart.
+    say nothing of other starts. A frame without ``start`` is of one. `by` are the columns that tell
+    cases apart, and the index of what is returned.
 
     Examples
     --------

@@ -30,9 +30,9 @@ def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.Da
     data
         As in `balloonlab.model.fit`.
     by : str
-        Cases that are alike in this column are left out together: ``run`` (all starts of it),
-        ``memory_bytes``, ``pattern``, or any other of the table; ``traces``: all patterns that
-        are traces at once.
+        Cases that are alike in this column are left out together: ``run`` (``NAME-1``,
+        ``NAME-2`` and so on at once, which are starts of one), ``memory_bytes``, ``pattern``, or
+        any other of the table; ``traces``: all patterns that are traces at once.
     n_draws : int
         As in `balloonlab.model.fit`.
 
