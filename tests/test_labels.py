@@ -58,7 +58,7 @@ class Clock:
         self._patch.setattr(sending, "now_ns", lambda cell: self.now)
         self._patch.setattr(sending, "await_used", await_used)
         self._patch.setattr(sending, "kick", lambda doorbell, ring, cell: USED)
-        for name in ("start", "send"):
+        for name in ("start", "send", "drain"):
             self._patch.setattr(module, name, plain(getattr(sending, name)))
 
 
