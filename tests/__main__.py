@@ -19,15 +19,20 @@ TOP = Path(__file__).parents[1]
 
 CHECKS = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
 
-RUNS = {
-    "once, compiled": ({}, "once and not notebook"),
-    "bounds checked (NUMBA_BOUNDSCHECK=1)": ({"NUMBA_BOUNDSCHECK": "1"}, "not once"),
-    "interpreted (NUMBA_DISABLE_JIT=1)": ({"NUMBA_DISABLE_JIT": "1"}, "not once"),
-    "notebooks": ({}, "notebook"),
-    "compiled": ({}, "not once"),
+FILES = sorted(str(path.relative_to(TOP)) for path in TOP.glob("tests/test_*.py"))
+HALVES = (["balloonlab", *FILES[::2]], FILES[1::2])
+"""Where the tests are, in two parts of about the same length."""
+
+RUNS: dict[str, tuple[dict[str, str], str, list[str]]] = {
+    "once, first half": ({}, "once and not notebook", HALVES[0]),
+    "bounds checked (NUMBA_BOUNDSCHECK=1)": ({"NUMBA_BOUNDSCHECK": "1"}, "not once", []),
+    "interpreted (NUMBA_DISABLE_JIT=1)": ({"NUMBA_DISABLE_JIT": "1"}, "not once", []),
+    "once, second half": ({}, "once and not notebook", HALVES[1]),
+    "notebooks": ({}, "notebook", []),
+    "compiled": ({}, "not once", []),
 }
-"""Settings of each run of the suite, and which tests it is of; the longest first, and what takes
-compiled kernels after one that compiles them."""
+"""Settings of each run of the suite, which tests it is of and where they are; what takes compiled
+kernels after one that compiles them."""
 
 OLDEST = "libraries"
 """Which tests run with the oldest dependencies."""
@@ -50,8 +55,8 @@ def run_checks() -> list[str]:
 
 def run_suite(name: str) -> str:
     """Run the suite once; what it says is shown whole, when it has ended. Return what failed."""
-    settings, which = RUNS[name]
-    command = [sys.executable, "-m", "pytest", "-q", "-m", which, *sys.argv[1:]]
+    settings, which, where = RUNS[name]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", which, *sys.argv[1:], *where]
     env = os.environ | settings
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
     print(f"== {name}\n{done.stdout}", flush=True)
@@ -75,11 +80,9 @@ def run_oldest(arguments: list[str]) -> int:
         print("== the oldest dependencies:", *oldest(), flush=True)
         install = [python, "-m", "pip", "install", "-q", "-c", pins, "-e", f"{TOP}[test]"]
         subprocess.run(install, check=True)
-        files = sorted(str(path) for path in TOP.glob("tests/test_*.py"))
-        halves = [["balloonlab", *files[::2]], files[1::2]]
         command = [python, "-m", "pytest", "-q", *TOLERANT, "-m", OLDEST, *arguments]
         with ThreadPoolExecutor(LANES) as lanes:
-            ended = lanes.map(lambda half: _shown([*command, *half]), halves)
+            ended = lanes.map(lambda half: _shown([*command, *half]), HALVES)
             return sum(ended)
 
 
@@ -94,7 +97,7 @@ def main() -> int:
     if sys.argv[1:2] == ["oldest"]:
         return run_oldest(sys.argv[2:])
     failed = run_checks()
-    print("== the suite, which takes some twenty minutes", flush=True)
+    print("== the suite, which takes some half an hour", flush=True)
     with ThreadPoolExecutor(LANES) as lanes:
         failed += filter(None, lanes.map(run_suite, RUNS))
     for name in failed:
