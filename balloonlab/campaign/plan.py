@@ -142,9 +142,9 @@ PLAN = (
     _headline("linux", "the same by Linux's own driver", guest="linux"),
     _headline("qemu", "the same in an unmodified QEMU", host="qemu"),
     _sweep(
-        "sizes", "idle guests of 1 to 16 GiB; 8 GiB is in headline",
+        "sizes", "idle guests of 1 to 8 GiB",
         {"memory": ["32MiB", "64MiB", "128MiB", "256MiB"]},
-        memory=["1GiB", "2GiB", "4GiB", "16GiB"], protocol=BOTH, touched=STATES, thp=STATES,
+        memory=["1GiB", "2GiB", "4GiB", "8GiB"], protocol=BOTH, touched=STATES, thp=STATES,
     ),
     _sweep(
         "kvm-sizes", "idle guests of 1 to 4 GiB in a virtual machine; 8 GiB is in kvm",
@@ -183,16 +183,16 @@ PLAN = (
     ),
     Row(
         "policies", "what hosts can do with today's message", "compare",
-        {"cases": _policies("1GiB", "2GiB"), "protocol": "pfn", **ONCE},
+        {"cases": _policies("512MiB", "1GiB"), "protocol": "pfn", **ONCE},
         {"cases": _policies("256MiB", "256MiB")},
     ),
     _sweep(
-        "kick-pages", "pages per message", memory="1GiB", protocol="pfn", guest=GUESTS,
+        "kick-pages", "pages per message", memory="512MiB", protocol="pfn", guest=GUESTS,
         discard=["page", "sorted-vector"],
         kick_pages=[64, 128, 256, 512, 1024, 4096, 16384, 65536],
     ),
     _sweep(
-        "in-flight", "messages in flight", memory="1GiB", protocol="pfn", guest=GUESTS,
+        "in-flight", "messages in flight", memory="512MiB", protocol="pfn", guest=GUESTS,
         discard=["page", "sorted-vector"], in_flight=[1, 2, 4, 8, 32],
     ),
     _sweep(
@@ -200,7 +200,7 @@ PLAN = (
         discard=["page", "range", "sorted-vector"], threads=[1, 2],
     ),
     _sweep(
-        "backings", "every call on every backing", {"memory": "64MiB"}, memory="512MiB",
+        "backings", "every call on every backing", {"memory": "64MiB"}, memory="256MiB",
         balloon=0.5, protocol=BOTH, pattern=["idle", "random"], guest=GUESTS, backing=BACKINGS,
         verb=VERBS,
     ),
