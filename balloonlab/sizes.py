@@ -10,7 +10,10 @@ import humanize
 
 Size: TypeAlias = int | str
 
-__all__ = ["GIB", "HUGE_BYTES", "KIB", "MIB", "PAGE_BYTES", "TIB", "format_number", "format_size"]
+__all__ = [
+    "GIB", "HUGE_BYTES", "KIB", "MIB", "PAGE_BYTES", "TIB", "format_measured", "format_number",
+    "format_size",
+]  # fmt: skip
 __all__ += ["parse_pages", "parse_size"]
 
 PAGE_BYTES = 4096
@@ -123,6 +126,26 @@ def format_number(value: float, digits: int = 3) -> str:
     else:
         text = f"{float(f'{value:.{digits}g}'):.4f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
+
+
+def format_measured(value: float, unit: str = "") -> str:
+    """Write what was measured for people: two digits, of nearly 100 % as many as tell it from all.
+
+    Examples
+    --------
+    >>> [format_measured(value) for value in (5147.1, 9.04, 0.0421, -0.00001)]
+    ['5,100', '9.0', '0.042', '0']
+    >>> format_measured(99.72, "%")
+    '99.7'
+    """
+    digits = 2
+    if unit == "%" and 99 < value < 100:
+        digits = next((n for n in (3, 4) if float(f"{value:.{n}g}") < 100), 2)
+    if value != value:
+        return "-"
+    rounded = float(f"{value:.{digits}g}")
+    small = 0.001 <= abs(rounded) < 10 ** (digits - 1)
+    return f"{rounded:#.{digits}g}" if small else format_number(rounded, digits)
 
 
 def __dir__() -> list[str]:

@@ -34,41 +34,42 @@ HEADLINE = """\
 ANSWERS = """
 - **Since 2016** (7 of 8 GiB). Of the paper's {paper_bitmap_ms} {paper_bitmap_allocate_ms} are
   allocation, which the patch left alone; of the other {paper_bitmap_rest_ms} today's steps (`kvm`)
-  leave {since_2016_bitmap_untouched_unexplained_ms} unexplained on untouched memory, and on touched
-  take more, {since_2016_bitmap_touched_discard_ms} for discards alone. With Linux's own allocation
-  (`linux`, {since_2016_bitmap_untouched_allocate_ns} per page) the gain in a virtual machine is
-  {since_2016_kvm_linux_untouched_gain} untouched and {since_2016_kvm_linux_touched_gain} touched,
-  with the paper's {since_2016_kvm_paper_untouched_gain} and {since_2016_kvm_paper_touched_gain}.
+  leave {since_2016_bitmap_untouched_unexplained_ms:range} unexplained on untouched memory, and on
+  touched take more, {since_2016_bitmap_touched_discard_ms:range} for discards alone. With Linux's
+  own allocation (`linux`, {since_2016_bitmap_untouched_allocate_ns:range} per page) the gain in a
+  virtual machine is {since_2016_kvm_linux_untouched_gain:range} untouched and
+  {since_2016_kvm_linux_touched_gain:range} touched, with the paper's
+  {since_2016_kvm_paper_untouched_gain:range} and {since_2016_kvm_paper_touched_gain:range}.
 - **What hosts gain alone** (7/8 of 1 GiB, touched; today's message, no guest changes). Joining
-  neighbours, as crosvm does, makes `pfn` {ladder_idle_touched_neighbours_joined_lab_gain} as fast
-  (`lab`; `kvm`: {ladder_idle_touched_neighbours_joined_kvm_gain}); 32 messages sorted together, in
-  vectored calls by two threads, {ladder_idle_touched_two_threads_lab_gain} (`kvm`:
-  {ladder_idle_touched_two_threads_kvm_gain}), of pages at random
-  {ladder_random_touched_two_threads_lab_gain}, under Linux's own driver
-  {policy_idle_collected_by_two_linux_gain} (`linux`).
+  neighbours, as crosvm does, makes `pfn` {ladder_idle_touched_neighbours_joined_lab_gain:range} as
+  fast (`lab`; `kvm`: {ladder_idle_touched_neighbours_joined_kvm_gain:range}); 32 messages sorted
+  together, in vectored calls by two threads, {ladder_idle_touched_two_threads_lab_gain:range}
+  (`kvm`: {ladder_idle_touched_two_threads_kvm_gain:range}), of pages at random
+  {ladder_random_touched_two_threads_lab_gain:range}, under Linux's own driver
+  {policy_idle_collected_by_two_linux_gain:range} (`linux`).
 - **Where the time goes** (7 of 8 GiB). `pfn` spends its time on sending
-  ({headline_untouched_send_percent} untouched, {headline_touched_send_percent} touched) and on
-  one `madvise` per page ({headline_untouched_discard_percent} and
-  {headline_touched_discard_percent}; `lab`). Touched, `bitmap-v4` takes {headline_over_floor} one
-  `madvise` over the same bytes (`kvm`: {kvm_over_floor}): the kernel's freeing is what is left.
+  ({headline_untouched_send_percent:range} untouched, {headline_touched_send_percent:range}
+  touched) and on one `madvise` per page ({headline_untouched_discard_percent:range} and
+  {headline_touched_discard_percent:range}; `lab`). Touched, `bitmap-v4` takes
+  {headline_over_floor:range} one `madvise` over the same bytes (`kvm`: {kvm_over_floor:range}):
+  the kernel's freeing is what is left.
 - **To the floor** (as above). With whole blocks and two threads, host and guest take
-  {ladder_idle_touched_whole_blocks_lab_ns} per page; one `madvise` by one thread takes
-  {ladder_idle_touched_floor_one_madvise_lab_ns}.
+  {ladder_idle_touched_whole_blocks_lab_ns:range} per page; one `madvise` by one thread takes
+  {ladder_idle_touched_floor_one_madvise_lab_ns:range}.
 - **Encodings**. Of {encodings_traces_list_n} recorded inflations (`trace`) bits are shortest in
   {encodings_traces_list_bitmaps_percent} in the guest's order, sorted in
   {encodings_traces_sorted_bitmaps_percent}, else runs; `pfn` alone takes longer (`kvm`).
-- **Size and fragmentation** (`lab`, touched). From 1 to 16 GiB a page takes
-  {sizes_touched_pfn_least_ns} to {sizes_touched_pfn_most_ns} with `pfn` and
-  {sizes_touched_bitmap_least_ns} to {sizes_touched_bitmap_most_ns} with `bitmap-v4`; `pfn` takes
-  {runs_4096_ratio} as long for runs of 4096 pages, {runs_1_ratio} for 1.
+- **Size and fragmentation** (`lab`, touched). From 1 to {sizes_most_gib} a page takes
+  {sizes_touched_pfn_ns:range} with `pfn` and {sizes_touched_bitmap_ns:range} with `bitmap-v4`;
+  `pfn` takes {runs_4096_ratio:range} as long for runs of 4096 pages, {runs_1_ratio:range} for 1.
 - **The real driver** (`linux`, 7 of 8 GiB, a shared file). Linux's own takes
-  {linux_untouched_pfn_ms} untouched, {linux_untouched_send_percent} of it to send, and
-  {linux_touched_pfn_ms} touched, {linux_touched_discard_percent} of it discarding.
+  {linux_untouched_pfn_ms:range} untouched, {linux_untouched_send_percent:range} of it to send, and
+  {linux_touched_pfn_ms:range} touched, {linux_touched_discard_percent:range} of it discarding.
 - **What is freed.** On a shared file (memfd) `MADV_DONTNEED` frees
-  {frees_memfd_dontneed_small_freed}, a hole all, for {frees_memfd_punch_huge_ns} per page in large
-  pieces (`lab`); of hugetlb QEMU frees {qemu_hugetlb_pfn_touched_freed} with `pfn` and
+  {frees_memfd_dontneed_small_freed}, a hole all, for {frees_memfd_punch_huge_ns:range} per page in
+  large pieces (`lab`); of hugetlb QEMU frees {qemu_hugetlb_pfn_touched_freed} with `pfn` and
   {qemu_hugetlb_reporting_touched_freed} with `reporting` (`qemu`). Taking a page back costs a
-  thread {give_back_page_lab_us}, a virtual machine {give_back_page_kvm_us}.
+  thread {give_back_page_lab_us:range}, a virtual machine {give_back_page_kvm_us:range}.
 - **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
   pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted

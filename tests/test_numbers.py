@@ -5,12 +5,13 @@ import re
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import pytest
 
 import balloonlab as bl
 from balloonlab.results import Number
 from balloonlab.results.export import JSON, LATEX, to_json, to_latex
-from balloonlab.results.sweep_numbers import median_ms
+from balloonlab.results.number import by_start, middle
 
 from .readme import PAGES, TOP, prose
 
@@ -20,7 +21,12 @@ STATED = re.compile(r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?) (ms|us|ns|%|times|GiB/s)(?
 
 
 def texts():
-    return {number.text.replace(",", "") for number in bl.results.all_numbers().values()}
+    """All that may be stated: numbers with their units, and the ends of intervals."""
+    said = set()
+    for number in bl.results.all_numbers().values():
+        said.update(stated(number.text))
+        said.update(stated(number.range) if number.interval else ())
+    return said
 
 
 def stated(text):
@@ -50,9 +56,34 @@ def test_how_a_number_is_written(value, unit, text):
     assert Number(value, unit, "lab", "", "").text == text
 
 
+@pytest.mark.parametrize(
+    ("value", "low", "high", "unit", "text", "ends"),
+    [
+        (5147.1, 4991, 5210, "ms", "5,100 ms (5,000 to 5,200)", "5,000 to 5,200 ms"),
+        (1.04, 0.996, 9.04, "times", "1.0 times (1.0 to 9.0)", "1.0 to 9.0 times"),
+        (99.72, 99.1, 99.999, "%", "99.7 % (99.1 to 100)", "99.1 to 100 %"),
+        (99.6, 0.042, 130, "ns", "100 ns (0.042 to 130)", "0.042 to 130 ns"),
+        (-3.26, -7.6e-06, 0, "ms", "-3.3 ms (0 to 0)", "0 to 0 ms"),
+    ],
+)
+def test_what_was_measured_has_two_digits_and_its_interval(value, low, high, unit, text, ends):
+    number = Number(value, unit, "lab", "", "", low, high, "95 % of 10 starts")
+    assert f"{number}" == number.text == text
+    assert f"{number:range}" == number.range == ends
+    with pytest.raises(ValueError, match=r"written as \{name\} or \{name:range\}, got 'low'"):
+        f"{number:low}"
+
+
+def test_an_exact_number_has_no_range():
+    with pytest.raises(ValueError, match="an exact number has no range, got 'kicks'"):
+        f"{Number(7168, '', 'lab', '', 'kicks'):range}"
+
+
 def test_render_fills_in_and_names_what_is_missing():
     known = {"one": Number(1.5, "ms", "lab", "x", "y")}
     assert bl.results.render("It took {one}.", known) == "It took 1.5 ms."
+    known |= {"two": Number(2, "ms", "lab", "x", "y", 1.5, 3, "95 % of 5 starts")}
+    assert bl.results.render("{two}, {two:range}", known) == "2.0 ms (1.5 to 3.0), 1.5 to 3.0 ms"
     assert bl.results.render("**{one}**", known)._repr_markdown_() == "**1.5 ms**"
     with pytest.raises(KeyError, match="other"):
         bl.results.render("{other}", known)
@@ -72,6 +103,20 @@ def test_every_number_says_where_it_comes_from():
         assert bl.datasets.path(number.data).exists()  # data/ itself where none is needed
         assert number.means
         assert number.value == number.value, name
+        assert (number.low is None) == (number.high is None) == (not number.interval), name
+
+
+def test_what_was_measured_has_an_interval_that_holds_it():
+    counted = re.compile(
+        "fuzz_|contents_|kvm_waits|kvm_exits|sizes_most_gib|cases|guests_(states|alike$)|"
+        "crossover_.*_(cells|apart|bitmaps|alike|pfn)$|.*_(freed|later|mappings|bytes|given_ms)$|"
+        "words_"
+    )
+    for name, number in bl.results.all_numbers().items():
+        if number.source not in ("paper", "trace") and not counted.match(name):
+            assert number.interval, name
+            slack = 1e-9 * abs(number.value)  # of adding up in another order
+            assert number.low - slack <= number.value <= number.high + slack, name
 
 
 def test_numbers_are_those_of_the_table():
@@ -79,32 +124,37 @@ def test_numbers_are_those_of_the_table():
     total = frame.query("protocol == 'pfn' and touched").groupby("repeat")["time_ns"].sum()
     assert numbers["headline_touched_pfn_ms"].value == pytest.approx(total.median() / 1e6)
     assert numbers["paper_pfn_ms"].value == pytest.approx(4126)
-    with pytest.raises(ValueError, match=r"one case with .*, got 2"):
-        median_ms(frame, protocol="pfn")
 
 
-def test_intervals_hold_their_ratio_and_what_overlaps_is_counted():
-    numbers = {name: number.value for name, number in bl.results.all_numbers().items()}
-    ends = {
-        name[:-4] for name in numbers if name.endswith("_low") and f"{name[:-4]}_high" in numbers
+def test_intervals_are_over_starts():
+    table = pd.DataFrame({"way": "a", "start": [0, 0, 1, 1], "repeat": range(4)})
+    table = table.assign(ns=[1.0, 3.0, 8.0, 10.0])
+    assert by_start(table, ["way"]).loc["a", "ns"].tolist() == [2, 9]
+    assert by_start(table[:2], ["way"]).loc["a", "ns"].tolist() == [1, 3]  # of one, its repeats
+    assert middle([2, 9], 10) == (55, 20, 90, "range of 2 starts")
+    value, low, high, interval = middle(range(100, 110))
+    assert 100 < low < value < high < 109
+    assert interval == "95 % of 10 starts"
+
+
+def test_what_overlaps_is_counted():
+    numbers = bl.results.all_numbers()
+    ratios = {
+        name: one
+        for name, one in numbers.items()
+        if re.fullmatch("guests_[a-z]+[0-9]*_ratio", name)
     }
-    rounding = 1.05  # to two digits
-    for name in (name for name in ends if name.startswith(("runs_", "density_", "guests_"))):
-        if name != "guests_alike":
-            low, ratio, high = (numbers[name + end] for end in ("_low", "_ratio", "_high"))
-            assert low / rounding <= ratio <= high * rounding, name
-    states = {name for name in ends if re.fullmatch("guests_[a-z]+[0-9]*", name)} - {"guests_alike"}
-    assert len(states) == numbers["guests_states"]
-    largest = max(states, key=lambda name: numbers[f"{name}_ratio"])
-    alike = [name for name in states if numbers[f"{name}_high"] >= numbers[f"{largest}_low"]]
-    assert len(alike) == numbers["guests_alike"]
-    assert min(numbers[f"{name}_low"] for name in alike) == numbers["guests_alike_low"]
-    assert max(numbers[f"{name}_high"] for name in alike) == numbers["guests_alike_high"]
-    for state in ("touched", "untouched", "touched_thp", "untouched_thp"):
-        low, high = (numbers[f"sizes_{state}_ratio_{end}"] for end in ("low", "high"))
-        short = state.replace("_thp", "_thp_").rstrip("_")
-        for size in (1, 2, 4, 8, 16):
-            assert low / rounding <= numbers[f"sizes_{short}_{size}gib_ratio"] <= high * rounding
+    alike = ratios.pop("guests_alike_ratio")
+    assert len(ratios) == numbers["guests_states"].value
+    largest = max(ratios.values(), key=lambda one: one.value)
+    apart = [one for one in ratios.values() if one.high < largest.low]
+    assert len(ratios) - len(apart) == numbers["guests_alike"].value
+    assert alike.low == min(one.low for one in ratios.values() if one not in apart)
+    for state in ("touched_", "untouched_", "touched_thp_", "untouched_thp_"):
+        whole = numbers[f"sizes_{state}ratio"]
+        sizes = [one for name, one in numbers.items() if re.match(rf"sizes_{state}\d+gib", name)]
+        assert whole.low == min(one.low for one in sizes)
+        assert whole.high == max(one.high for one in sizes)
 
 
 def test_the_committed_files_hold_them():

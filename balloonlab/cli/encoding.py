@@ -85,8 +85,8 @@ def zero_pages(
     """
     from ..harness import zero_pages as run
     from ..harness.zero_pages import summary
-    from ..sizes import format_number
+    from ..sizes import format_measured
 
     with reported(out=out):
         frame = run(memory, repeats=repeats, out=out)
-        console().print(summary(frame).to_string(index=False, float_format=format_number))
+        console().print(summary(frame).to_string(index=False, float_format=format_measured))

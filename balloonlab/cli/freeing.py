@@ -50,11 +50,11 @@ def collapse(
     from ..freeing import collapse
     from ..freeing.collapsing import summary
     from ..freeing.giving_back import GUESTS
-    from ..sizes import format_number
+    from ..sizes import format_measured
 
     with reported(out=out):
         frame = collapse(memory, guest or GUESTS, repeats, out)  # type: ignore[arg-type]
-        console().print(summary(frame).to_string(index=False, float_format=format_number))
+        console().print(summary(frame).to_string(index=False, float_format=format_measured))
 
 
 @app.command()
@@ -77,12 +77,12 @@ def impact(
     from ..freeing import impact as run
     from ..freeing.beside import summary
     from ..freeing.giving_back import GUESTS
-    from ..sizes import format_number
+    from ..sizes import format_measured
 
     with reported(out=out):
         guests: Any = guest or GUESTS
         frame = run(way or WAYS, memory, guests, repeats, out)
-        console().print(summary(frame).to_string(index=False, float_format=format_number))
+        console().print(summary(frame).to_string(index=False, float_format=format_measured))
 
 
 @app.command()
@@ -104,9 +104,9 @@ def give_back(
     By default by a thread and in a virtual machine, some seconds.
     """
     from ..freeing.giving_back import GUESTS, give_back, summary
-    from ..sizes import format_number
+    from ..sizes import format_measured
 
     with reported(out=out):
         guests: Any = guest or GUESTS
         frame = give_back(memory, guests, thp, repeats, backing or (), deflate, out)
-        console().print(summary(frame).to_string(index=False, float_format=format_number))
+        console().print(summary(frame).to_string(index=False, float_format=format_measured))

@@ -24,7 +24,7 @@ def calibrate(
     are those of touched memory without huge pages.
     """
     from ..model.calibration import calibrate
-    from ..sizes import format_number
+    from ..sizes import format_measured
 
     with reported(out=out):
         model = calibrate(out, guest or ("thread",), memory, starts)
@@ -33,5 +33,5 @@ def calibrate(
         table = table[usual & (table["identified"] | (table["ns"] > 0))].copy()
         table["message"] = table["group"].str.extract("message=([^,]*)")[0].fillna("")
         shown = table[["message", "name", "ns", "low_ns", "high_ns", "identified"]]
-        console().print(shown.to_string(index=False, float_format=format_number))
+        console().print(shown.to_string(index=False, float_format=format_measured))
         console().print(f"Costs: {out}", soft_wrap=True)

@@ -10,7 +10,7 @@ import pandas as pd
 from ..freeing.every_call import PIECES, summary
 from ..freeing.giving_back import summary as back_summary
 from ..freeing.report import behind
-from ..sizes import format_number, format_size
+from ..sizes import format_measured, format_size
 from .looks import SOURCES, Axes, NoCasesError, beside, canvas, legend_below, name_bars, save
 
 LOOKS = {
@@ -61,7 +61,7 @@ def frees(frame: pd.DataFrame, piece_bytes: int = PIECES[0], ax: Axes | None = N
             shown.add(kind)
             ax.plot([row.page_least_ns, row.page_greatest_ns], [y, y], "k|-", linewidth=0.8)
             reads = f", reads {row.reads}" if row.reads else ""
-            beside(ax, f"{format_number(row.page_ns)} ns{reads}", row.page_greatest_ns, y)
+            beside(ax, f"{format_measured(row.page_ns)} ns{reads}", row.page_greatest_ns, y)
         name_bars(ax, [f"{behind(row)}: {row.verb}" for row in rows.itertuples()])
         ax.set_xlim(rows["page_ns"].min() / 2, rows["page_greatest_ns"].max() * 12)
         sources = ", ".join(frame["source"].unique())
@@ -115,7 +115,7 @@ def give_back(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 label=str(source),
             )  # fmt: skip
             for x, at, us in zip(mine["greatest_us"], y, mine["median_us"], strict=True):
-                beside(ax, f"{format_number(us)} us", x, at)
+                beside(ax, f"{format_measured(us)} us", x, at)
         name_bars(ax, [_way(*key) for key in keys])
         ax.set_xlim(rows["least_us"].min() / 1.5, rows["greatest_us"].max() * 4)
         ax.set_xlabel("first touch of what was returned, us per page behind RAM (median and range)")

@@ -20,7 +20,7 @@ from ..reproduction.reproduction import (
     sizes_of,
     source_of,
 )
-from ..sizes import GIB, PAGE_BYTES, format_number, format_size
+from ..sizes import GIB, PAGE_BYTES, format_measured, format_number, format_size
 from .joined import join
 from .looks import PROTOCOLS as COLOURS
 from .looks import (
@@ -32,7 +32,6 @@ from .looks import (
     name_bars,
     stack,
     style,
-    two_digits,
 )
 
 NAMES = {PAPER: "paper, idle guest", FLOOR: "one madvise"}
@@ -98,7 +97,7 @@ def _draw_stages(ax: Axes, bars: list[Case], frame: pd.DataFrame) -> None:
         if len(bar.totals_ms):
             end = max(total, bar.totals_ms.max() / size)
             ax.plot([bar.totals_ms.min() / size, end], [y, y], "k|-", linewidth=1)
-        beside(ax, f"{format_number(total)} {unit}", end, y)
+        beside(ax, f"{_written(total, bar)} {unit}", end, y)
     pairs = [(bar.group, bar.protocol) for bar in bars]
     name_bars(ax, [": ".join(NAMES.get(part, part) for part in pair) for pair in pairs])
     ax.set_xlim(0, ax.dataLim.xmax * (1.3 if per_gib else 1.2))
@@ -108,6 +107,11 @@ def _draw_stages(ax: Axes, bars: list[Case], frame: pd.DataFrame) -> None:
     memory, balloon = map(format_size, sizes_of(frame))
     ax.set_title(f"Inflating {balloon} of {memory} (paper: 7 GiB of 8 GiB)")
     explain_stages(ax, {stage for bar in bars for stage in bar.stages_ms.index})
+
+
+def _written(value: float, bar: Case) -> str:
+    """Write what was measured to two digits, what was published as it is."""
+    return format_measured(value) if len(bar.totals_ms) else format_number(value)
 
 
 def _draw_pages(ax: Axes, bars: list[Case]) -> None:
@@ -120,7 +124,7 @@ def _draw_pages(ax: Axes, bars: list[Case]) -> None:
         repeats = (bar.totals_ms if len(bar.totals_ms) else pd.Series([total / scale])) * scale
         ax.plot([repeats.min(), repeats.max()], [y, y], "k|-", linewidth=1)
         ax.plot(total, y, "o", ms=5, mfc=_colour(bar.protocol), mec="black")
-        text = f"{format_number(total)} ns"
+        text = f"{_written(total, bar)} ns"
         if bar.protocol == "pfn":
             legacy[bar.group] = repeats.to_numpy()
         elif bar.group in legacy:
@@ -145,6 +149,6 @@ def _gain(legacy: Any, repeats: Any) -> str:
     """Write how many times faster, as an interval where there are several repeats."""
     ratio, low, high, n, _ = ratio_of(legacy, repeats)
     if n < 2:
-        return f"  {two_digits(ratio)}x"
-    least, most = two_digits(low), two_digits(high)
+        return f"  {format_measured(ratio)}x"
+    least, most = format_measured(low), format_measured(high)
     return f"  {least}x" if least == most else f"  {least} to {most}x"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from ..freeing.beside import summary
-from ..sizes import format_number
+from ..sizes import format_measured
 from .looks import SOURCES, Axes, NoCasesError, beside, canvas, legend_below, name_bars
 
 BELOW = {"lab": 0.0, "kvm": 0.3}
@@ -44,8 +44,8 @@ def impact(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
             lines = [(below, first[[f"alone_{name}" for name in MARKS]].tolist(), "")]
             for row in mine.itertuples():
                 ends = (row.throughput_least, row.throughput_greatest)
-                low, high = (format_number(100 * end, 2) for end in ends)
-                share = f"{format_number(100 * row.throughput, 2)} % ({low} to {high})"
+                low, high = (format_measured(100 * end) for end in ends)
+                share = f"{format_measured(100 * row.throughput)} % ({low} to {high})"
                 times = [getattr(row, name) for name in MARKS]
                 lines.append((1 + ways.index(row.way) + below, times, share))
             for y, times, share in lines:

@@ -10,7 +10,7 @@ import pandas as pd
 from ..ladder import RUNGS, SCENARIOS, rung_times
 from ..measurement.options import check_choice
 from ..measurement.tables import as_frame
-from ..sizes import format_number
+from ..sizes import format_measured, format_number
 from .looks import SOURCES, Axes, NoCasesError, beside, canvas, legend_below, name_bars, save
 
 BELOW = {"lab": 0.0, "kvm": 0.3, "linux": 0.15}
@@ -89,5 +89,5 @@ def _draw_source(ax: Axes, mine: pd.DataFrame, source: str, names: list[str]) ->
         if above is not None and row["who"] and above > ns:
             ax.plot([ns, above], [y + below] * 2, "k:", linewidth=0.8)
             end = max(end, above)
-        beside(ax, f"{format_number(ns)} ns  {format_number(row['gain'], 2)}x", end, y + below)
+        beside(ax, f"{format_measured(ns)} ns  {format_measured(row['gain'])}x", end, y + below)
         above, label = ns, ""

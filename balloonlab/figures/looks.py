@@ -152,11 +152,6 @@ def log_numbers(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def two_digits(ratio: float) -> str:
-    """Write a ratio with what is known of it: two significant digits."""
-    return format_number(float(f"{ratio:.2g}"), 2)
-
-
 def mark_limit(ax: Axes, x: float, text: str) -> None:
     """Draw a line where something ends, with a text at its left."""
     ax.axvline(x, color="black", linestyle=(0, (1, 2)), linewidth=1)

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from ..measurement.tables import check_columns
-from ..sizes import format_size
-from .looks import Axes, NoCasesError, beside, canvas, name_bars, two_digits
+from ..sizes import format_measured, format_size
+from .looks import Axes, NoCasesError, beside, canvas, name_bars
 from .names import pattern_name
 
 
@@ -58,7 +58,7 @@ def ratios(
             ax.plot([row["low"], row["high"]], [y, y], "k|-", linewidth=1)
             face = "#16304f" if like else "white"
             ax.plot(row["ratio"], y, "o", mfc=face, mec="black")
-            low, middle, high = (two_digits(row[end]) for end in ("low", "ratio", "high"))
+            low, middle, high = (format_measured(row[end]) for end in ("low", "ratio", "high"))
             beside(ax, f"{middle} ({low} to {high})", row["high"], y)
         name_bars(ax, [_name(value) for value in table[by]])
         ax.axvline(1, color="black", linewidth=0.8)

@@ -11,7 +11,7 @@ import pandas as pd
 from ..reproduction.inflations import BULK, inflations
 from ..reproduction.since_2016 import PARTS
 from ..reproduction.since_2016 import since_2016 as taken_apart
-from ..sizes import GIB, PAGE_BYTES, format_number
+from ..sizes import GIB, PAGE_BYTES, format_measured, format_number
 from .looks import LOOKS, Axes, beside, name_bars, style
 
 STEPS = {
@@ -146,7 +146,9 @@ def _draw_bars(ax: Axes, rows: pd.DataFrame) -> None:
         if account == "taken apart":
             text = f"{_signed(mine.loc['unexplained', 'time_ms'])} ms unexplained"
         else:
-            text = f"{format_number(total['time_ms'])} ms"
+            published = account == "published"
+            write = format_number if published else format_measured
+            text = f"{write(total['time_ms'])} ms"
             ax.plot([total["low_ms"], total["high_ms"]], [y, y], "k|-", linewidth=1)
             end = max(end, total["high_ms"])
         beside(ax, text, end, y, size=8)
@@ -169,7 +171,7 @@ def _draw_steps(ax: Axes, rows: pd.DataFrame) -> None:
             if row["step"] in WIDE:
                 first, last = WIDE[row["step"]]
                 ax.plot([row["page_ns"]] * 2, [first - 0.4, last + 0.1], "k-", linewidth=1)
-                text = f"{format_number(row['page_ns'], 2)} ({WIDE_LABELS[row['step']]})"
+                text = f"{format_measured(row['page_ns'])} ({WIDE_LABELS[row['step']]})"
                 _draw_mark(ax, row, (first + last) / 2, mark, text)
             elif row["step"] in LINES and row["step"] != "unexplained":
                 y = LINES.index(row["step"]) + mark.below
@@ -177,7 +179,7 @@ def _draw_steps(ax: Axes, rows: pd.DataFrame) -> None:
     left = rows[(rows["account"] == "taken apart") & (rows["step"] == "unexplained")]
     for row in left.to_dict("records"):
         mark = MARKS[row["memory"]]
-        text = f"{_signed(row['page_ns'], 2)}{' (today more)' if row['page_ns'] < 0 else ''}"
+        text = f"{_signed(row['page_ns'])}{' (today more)' if row['page_ns'] < 0 else ''}"
         _draw_mark(ax, row, LINES.index("unexplained") + mark.below, mark, text)
     today = rows[rows["account"] == "today"]
     _name_decades(ax.xaxis, most=5)
@@ -232,13 +234,13 @@ def _draw_mark(
         low = NEARLY_ZERO
     ax.plot([low, high], [y, y], "k-", linewidth=1)
     ax.plot(value, y, mark.marker, mfc=mark.fill, mec="black", markersize=5)
-    text = text or MINUS * (row["page_ns"] < 0) + format_number(value, 2)
+    text = text or MINUS * (row["page_ns"] < 0) + format_measured(value)
     x, offset, side = (max(low, value / 2), -5, "right") if left else (high, 5, "left")
     ax.annotate(text, (x, y), (offset, 0), textcoords="offset points", va="center", ha=side, size=7)
 
 
-def _signed(value: float, digits: int = 3) -> str:
-    return ("+" if value > 0 else MINUS) + format_number(abs(value), digits)
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else MINUS) + format_measured(abs(value))
 
 
 def _intervals(rows: pd.DataFrame) -> str:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..measurement.run import CASE
 from ..measurement.tables import as_frame
-from ..sizes import GIB, format_number, format_size
+from ..sizes import GIB, format_measured, format_size
 from .lines import median_interval
 from .looks import Axes, beside, canvas, check_cases, explain_stages, name_bars, rank, stack
 
@@ -108,7 +108,7 @@ def _draw(ax: Axes, y: int, rows: pd.DataFrame, per: Per, unit: str) -> None:
     parts = rows.groupby(["stage", "repeat"])["time_ns"].sum().groupby("stage").median()
     stack(ax, y, (parts * middle / parts.sum()).to_dict())
     ax.errorbar(middle, y, xerr=[[middle - low], [high - middle]], color="black", capsize=2)
-    beside(ax, f"{format_number(middle)} {unit}", high, y)
+    beside(ax, f"{format_measured(middle)} {unit}", high, y)
 
 
 def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:

@@ -11,7 +11,7 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
-from ..sizes import format_number, format_size
+from ..sizes import format_measured, format_size
 from ..terminal import WIDTH
 from .every_call import PIECES, summary
 
@@ -56,7 +56,7 @@ def _table(piece_bytes: int, rows: pd.DataFrame) -> Table:
         freed = {0.0: "nothing", 1.0: "all"}.get(row.freed, f"{row.freed:.0%}")
         freed = "later" if row.later > row.freed else freed
         freed = "fails" if row.reason else freed
-        times = (format_number(row.page_ns), format_number(row.touch_ns))
+        times = (format_measured(row.page_ns), format_measured(row.touch_ns))
         huge = row.huge_bytes_before and row.huge_bytes_after / row.huge_bytes_before
         left = f"{int(row.mappings_after):,}", f"{huge:.0%}" if row.thp else ""
         view.add_row(behind(row), row.verb, freed, row.reads, *times, *left)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from ..host import POLICIES
+from ..measurement.estimates import estimate
 from ..measurement.ratio import ratio_of
 from ..measurement.run import Run
 from ..measurement.starts import unit_times
@@ -16,8 +16,9 @@ from ..measurement.tables import as_frame
 from .rungs import starts_of
 
 COLUMNS = [
-    "source", "pattern", "policy", "page_ns", "least_ns", "greatest_ns", "gain", "low", "high",
-]  # fmt: skip
+    *("source", "pattern", "policy", "page_ns", "page_low_ns", "page_high_ns", "least_ns"),
+    *("greatest_ns", "gain", "low", "high", "interval"),
+]
 
 
 def policy_times(data: Run | pd.DataFrame) -> pd.DataFrame:
@@ -31,9 +32,10 @@ def policy_times(data: Run | pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``source``, ``pattern``, ``policy``; ``page_ns``, the median per page, with ``least_ns`` and
-        ``greatest_ns`` of the repeats; ``gain`` over a call per page, ``low`` and ``high``
-        as `balloonlab.ratios` has them. Policies that are one and the same on this backing have a
+        ``source``, ``pattern``, ``policy``; ``page_ns``, the median per page, with its interval
+        ``page_low_ns`` to ``page_high_ns``, and ``least_ns`` and ``greatest_ns`` of the starts;
+        ``gain`` over a call per page, ``low``, ``high`` and ``interval`` as `balloonlab.ratios` has
+        them. Policies that are one and the same on this backing have a
         row each.
 
     Examples
@@ -61,5 +63,6 @@ def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
             if len(fitting):
                 found[name] = starts_of(times[fitting.index]) / fitting["n_pages"].iloc[0]
         for name, ns in found.items():
-            ratio, low, high, _, _ = ratio_of(found["qemu"], ns)
-            yield source, pattern, name, np.median(ns), ns.min(), ns.max(), ratio, low, high
+            page = estimate([ns], lambda page_ns: page_ns)[:3]
+            *ratio, _, interval = ratio_of(found["qemu"], ns)
+            yield source, pattern, name, *page, ns.min(), ns.max(), *ratio, interval

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from ..datasets import published_rates
 from ..measurement.run import Run
-from ..sizes import format_number, format_size
+from ..sizes import format_measured, format_number, format_size
 from ..terminal import WIDTH
 from .rungs import rung_times
 
@@ -52,11 +52,11 @@ def _table(title: str, columns: list[str]) -> Table:
 def _ladder(title: str, rows: pd.DataFrame) -> Table:
     view = _table(title, ["changes", "ms", "ns/page", "GiB/s", "gain", ""])
     for row in rows.itertuples():
-        gain, span = f"{format_number(row.gain, 2)}x", ""
+        gain, span = f"{format_measured(row.gain)}x", ""
         if row.interval:
-            span = f"{format_number(row.gain_low, 2)}-{format_number(row.gain_high, 2)}"
+            span = f"{format_measured(row.gain_low)}-{format_measured(row.gain_high)}"
         numbers = (row.median_ms, row.page_ns, row.gib_per_s)
-        view.add_row(row.rung, row.who, *map(format_number, numbers), gain, span)
+        view.add_row(row.rung, row.who, *map(format_measured, numbers), gain, span)
     return view
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from ..measurement.estimates import estimate
 from ..measurement.on_lab import FLOOR
 from ..measurement.ratio import ratio_of
 from ..measurement.run import Run
@@ -58,7 +59,8 @@ SCENARIOS = {
 
 COLUMNS = [
     *("scenario", "source", "rung", "who", "repeats", "median_ms", "least_ms", "greatest_ms"),
-    *("page_ns", "gib_per_s", "gain", "gain_low", "gain_high", "interval"),
+    *("page_ns", "page_low_ns", "page_high_ns", "gib_per_s"),
+    *("gain", "gain_low", "gain_high", "interval"),
 ]
 
 
@@ -74,8 +76,9 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         In order of the ladder: ``scenario``, ``source``, ``rung``, ``who`` must change for it,
-        ``repeats``, their ``median_ms``, ``least_ms`` and ``greatest_ms``, ``page_ns`` per page,
-        ``gib_per_s``; of several starts (`balloonlab.campaign`) each counts as one, by its median.
+        ``repeats``, their ``median_ms``, ``least_ms`` and ``greatest_ms``, ``page_ns`` per page
+        with its interval ``page_low_ns`` to ``page_high_ns``, ``gib_per_s``; of several starts
+        (`balloonlab.campaign`) each counts as one, by its median.
         ``gain`` is how many times faster than the first rung, ``gain_low`` to ``gain_high`` its
         interval, a ``95 %`` bootstrap or with fewer than five repeats the ``range``. No rows where
         nothing fits.
@@ -128,11 +131,12 @@ def _fitting(cases: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
 
 
 def _speeds(ns: Any, case: pd.Series, base: Any) -> list[Any]:
-    middle = float(np.median(ns))
+    page = estimate([ns / case["n_pages"]], lambda page_ns: page_ns)
     gain = [1.0 if base is ns else np.nan, np.nan, np.nan, ""]
     if base is not None and base is not ns:
         ratio, low, high, _, interval = ratio_of(base, ns)
         gain = [ratio, low, high, interval]
+    middle = float(np.median(ns))
     rate = case["balloon_bytes"] / GIB / (middle / 1e9)
     ms = (middle / 1e6, ns.min() / 1e6, ns.max() / 1e6)
-    return [ns.size, *ms, middle / case["n_pages"], rate, *gain]
+    return [ns.size, *ms, *page[:3], rate, *gain]

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import bootstrap
 
+from .estimates import estimate
 from .run import Run, differing
 from .starts import unit_times
 from .tables import as_frame
-
-LEAST_FOR_BOOTSTRAP = 5  # repeats of either case; below, the interval is the range of all ratios
 
 RATIO_COLUMNS = ("ratio", "low", "high", "n", "interval")
 
@@ -96,12 +93,6 @@ def ratio_of(
 
     Low and high end of its interval, the fewer repeats, and what the interval is.
     """
-    n = min(top.size, bottom.size)
-    ratio = float(np.median(top) / np.median(bottom))
-    if n < LEAST_FOR_BOOTSTRAP:
-        return ratio, top.min() / bottom.max(), top.max() / bottom.min(), n, "range"
-    found = bootstrap(
-        (top, bottom), lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
-        n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return ratio, float(found.low), float(found.high), n, "95 %"
+    found = estimate([top, bottom], lambda a, b: a / b)
+    interval = found.interval.partition(" of ")[0]
+    return *found[:3], min(top.size, bottom.size), interval

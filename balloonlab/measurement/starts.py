@@ -46,6 +46,11 @@ def as_start(number: int, run: str) -> Iterator[None]:
         _CURRENT.reset(token)
 
 
+def unit_of(table: pd.DataFrame) -> str:
+    """Return the column of the unit of inference: the start, of a single one the repeat."""
+    return "start" if "start" in table and len(table["start"].unique()) > 1 else "repeat"
+
+
 def unit_times(frame: pd.DataFrame, by: Sequence[str] = ("run_id",)) -> pd.Series:
     """Return an array of ns for each case: the units over which statistics are taken.
 

@@ -19,7 +19,7 @@ from ..measurement.on_lab import FLOOR
 from ..measurement.options import TABLE, Options, PathLike, check_choice, takes_options
 from ..measurement.setups import make_case
 from ..measurement.tables import COLUMNS
-from ..sizes import format_number
+from ..sizes import format_measured
 from .cost import LEVEL, CostModel, load_model
 from .counting import COUNTS, count
 from .terms import COSTS, KICK, derived, measured_part
@@ -51,8 +51,8 @@ class Prediction:
     def __repr__(self) -> str:
         lines = [
             f"{row.memory_bytes >> 20} MiB {row.pattern}, {row.protocol} by {row.discard}: "
-            f"{format_number(row.time_ns / 1e6)} ms ({format_number(row.low_ns / 1e6)} to "
-            f"{format_number(row.high_ns / 1e6)}; model)"
+            f"{format_measured(row.time_ns / 1e6)} ms ({format_measured(row.low_ns / 1e6)} to "
+            f"{format_measured(row.high_ns / 1e6)}; model)"
             for row in self.totals.itertuples()
         ]
         return "\n".join(lines)

@@ -13,9 +13,10 @@ from rich.constrain import Constrain
 from rich.table import Table
 from rich.text import Text
 
+from ..measurement.estimates import Estimate
 from ..measurement.on_lab import FLOOR
 from ..measurement.tables import STEPS
-from ..sizes import PAGE_BYTES, format_number, format_size
+from ..sizes import PAGE_BYTES, format_measured, format_number, format_size
 from ..terminal import WIDTH
 from .reproduction import (
     PAPER,
@@ -24,9 +25,7 @@ from .reproduction import (
     STATES,
     Reproduction,
     lab_beside,
-    median_repeat,
     sizes_of,
-    stages_ms,
 )
 
 PAPER_STAGES = ("allocate", "send", "translate", "discard")
@@ -37,18 +36,20 @@ MOST_COLUMNS = 5
 """Columns of values of a table that fits 80 columns."""
 
 
-def _cell(row: str, value: float) -> str:
+def _cell(row: str, value: float, exact: bool) -> str:
     if math.isnan(value):
         return "-"
     if row in ("kicks", "madvise calls"):
         return f"{value:,.0f}"
     if row == "wire bytes":
         return format_size(int(value))
-    return f"{format_number(value, 2)}x" if row == "speed-up" else format_number(value)
+    if row == "speed-up":
+        return f"{format_measured(value)}x"
+    return format_number(value) if exact else format_measured(value)
 
 
 def readable(table: Reproduction | pd.DataFrame) -> pd.DataFrame:
-    """Return a reproduction's table as text: counts whole, times to three digits.
+    """Return a reproduction's table as text: what was measured to two digits.
 
     Parameters
     ----------
@@ -60,7 +61,11 @@ def readable(table: Reproduction | pd.DataFrame) -> pd.DataFrame:
     if not isinstance(table, pd.DataFrame) or "total, ms" not in table.index:
         kind = type(table).__name__
         raise TypeError(f"table must be a reproduction or its table(), got another {kind}")
-    return table.apply(lambda row: row.map(lambda value: _cell(row.name, value)), axis=1)
+    columns = {
+        name: [_cell(row, value, name[0] == PAPER) for row, value in column.items()]
+        for name, column in table.items()
+    }
+    return pd.DataFrame(columns, index=table.index)
 
 
 def _view(title: str, columns: Iterable[tuple[str, ...]]) -> Table:
@@ -103,7 +108,11 @@ def render_ranges(result: Reproduction, touched: bool) -> Table:
 
 
 def _span(least: float, greatest: float) -> str:
-    return f"{format_number(least)} to {format_number(greatest)}"
+    return f"{format_measured(least)} to {format_measured(greatest)}"
+
+
+def _with_ends(found: Estimate, unit: str) -> str:
+    return f"{format_measured(found.value, unit)} {unit} ({_span(found.low, found.high)})"
 
 
 def _times(meta: dict[str, Any]) -> str:
@@ -131,15 +140,16 @@ def findings(result: Reproduction) -> list[str]:
         )
     for touched, state in STATES.items():
         if ratio := result.ratio("pfn", bulk, touched):
-            stages = stages_ms(median_repeat(result.frame, "pfn", touched))
-            percent = 100 * stages / stages.sum()
-            shares = ", ".join(f"{stage} {percent[stage]:.1f} %" for stage in PAPER_STAGES)
+            percent = result.shares("pfn", touched)
+            shares = ", ".join(
+                f"{stage} {_with_ends(percent[stage], '%')}" for stage in PAPER_STAGES
+            )
             lines.append(
-                f"{source}, {state}: pfn takes {format_number(ratio, 2)} times as long as {bulk}; "
-                f"its time is {shares}."
+                f"{source}, {state}: pfn takes {_with_ends(ratio, 'times')} as long as {bulk}; "
+                f"its time is {shares}. In brackets: {ratio.interval}."
             )
     if ratio := result.ratio("bitmap-v4", FLOOR, True):
-        over = f"{format_number(ratio)} times one madvise over the same bytes"
+        over = f"{_with_ends(ratio, 'times')} one madvise over the same bytes"
         lines.append(f"{source}, touched: bitmap-v4 takes {over}.")
     return lines + _memory_findings(result)
 
@@ -168,8 +178,8 @@ def render(result: Reproduction) -> Group:
     views = [view for state in STATES.values() for view in render_tables(table, state)]
     if result.source in _NOTES:
         lines += [*_NOTES[result.source](result), _lab_note(result)]
-        measured = set(result.frame["touched"])
-        views += [render_ranges(result, touched) for touched in STATES if touched in measured]
+    measured = set(result.frame["touched"])
+    views += [render_ranges(result, touched) for touched in STATES if touched in measured]
     return Group(*views, Constrain(Text("\n".join(lines)), WIDTH))
 
 
@@ -178,7 +188,7 @@ def _qemu_notes(result: Reproduction) -> list[str]:
     return [
         "qemu: an unmodified QEMU, kicked over a socket. Its send, translate and discard are "
         "differences (rehearsed round trips and processor time), so a stage can come out below "
-        f"zero; with {_times(result.meta)} we report only the range.",
+        "zero.",
         "qemu: madvise calls follow from QEMU's source; they are not counted in it.",
     ]
 
@@ -189,7 +199,7 @@ def _linux_notes(result: Reproduction) -> list[str]:
     notes = [
         "linux: the unmodified driver of Linux in User-Mode Linux, at balloonlab's device over "
         "vhost-user; its memory is a shared file, in which a discard makes a hole. A repeat is a "
-        f"boot; with {_times(result.meta)} we report only the range.",
+        "boot.",
         f"linux: the driver logs nothing. Steps of {STEPS[0]} to {STEPS[-1]} pages split its time: "
         "allocate is their slope (allocate, list and write a page) times the pages; the rest is in "
         "send, which can come out below zero.",
@@ -219,13 +229,12 @@ def _kvm_notes(result: Reproduction) -> list[str]:
         f"driver running {us['answer']} (medians of the repeats' quartiles); {_exits(checks)}.",
         f"kvm: madvise of a page takes {mapped} where the guest has it mapped, "
         f"{unmapped} where only the host has (rehearsed, medians).",
-        f"kvm: with {_times(result.meta)} we report only the range.",
     ]
 
 
 def _quartiles_us(checks: pd.DataFrame, name: str) -> str:
     low, middle, high = (checks[f"{name}_q{n}_ns"].median() / 1e3 for n in (1, 2, 3))
-    return f"{format_number(middle)} us ({_span(low, high)})"
+    return f"{format_measured(middle)} us ({_span(low, high)})"
 
 
 def _exits(checks: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +13,13 @@ import pandas as pd
 
 from .. import datasets
 from ..datasets import published
+from ..measurement.estimates import Estimate, estimate
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
 from ..measurement.stages import STAGES
+from ..measurement.starts import unit_of, unit_times
 from ..measurement.tables import COLUMNS
-from ..sizes import GIB, format_number, format_size
+from ..sizes import GIB, format_measured, format_size
 
 STAGE_LABELS = {
     "allocate": "a allocate, ms",
@@ -74,7 +76,7 @@ class Reproduction:
         bulk = PROTOCOLS[self.source][1]
         memory, balloon = map(format_size, sizes_of(self.frame))
         gains = [
-            f"{state} {format_number(ratio, 2)}x"
+            f"{state} {format_measured(ratio.value)}x"
             for touched, state in STATES.items()
             if (ratio := self.ratio("pfn", bulk, touched))
         ]
@@ -100,16 +102,16 @@ class Reproduction:
         -------
         pandas.DataFrame
             Columns (source and memory, protocol); rows: stages and total in ms, kicks,
-            wire bytes, madvise calls, GiB/s, speed-up (ratio of GiB/s) over ``pfn`` of
-            the same source. Of each case the repeat with the median total is shown, so
-            that its stages sum to its total. NaN where nothing was published, and for
+            wire bytes, madvise calls, GiB/s, speed-up (ratio of the medians per byte)
+            over ``pfn`` of the same source. Of each case the repeat with the median total is
+            shown, so that its stages sum to its total. NaN where nothing was published, and for
             stages that a case does not have.
         """
-        cases = chain(paper_cases(), cases_beside_lab(self.frame, self.source))
+        cases = [*paper_cases(), *cases_beside_lab(self.frame, self.source)]
+        rates = {(case.group, case.protocol): _rate(case) for case in cases}
         table = pd.DataFrame({(case.group, case.protocol): _column(case) for case in cases})
-        rates = table.loc["GiB/s"]
         for group, protocol in table.columns:
-            if (group, "pfn") in table:
+            if (group, "pfn") in rates:
                 ratio = rates[group, protocol] / rates[group, "pfn"]
                 table.loc["speed-up", (group, protocol)] = ratio
         return table
@@ -128,13 +130,33 @@ class Reproduction:
         by_case = table.assign(total=table.sum(axis=1)).groupby(level=case, sort=False)
         return by_case.agg([("least", "min"), ("greatest", "max")])
 
-    def ratio(self, protocol: str, over: str, touched: bool) -> float | None:
-        """Return the ratio of two protocols' times per byte; None if one was not measured."""
-        repeats = [median_repeat(self.frame, name, touched) for name in (protocol, over)]
-        if any(repeat.empty for repeat in repeats):
+    def ratio(self, protocol: str, over: str, touched: bool) -> Estimate | None:
+        """Return the ratio of two protocols' times per byte; None if one was not measured.
+
+        With its interval: over the process starts, of a single one the range of its repeats.
+        """
+        rows = self.frame[self.frame["touched"] == touched]
+        ns = unit_times(rows.assign(time_ns=rows["time_ns"] / rows["n_pages"]), ["protocol"])
+        if protocol not in ns or over not in ns:
             return None
-        one, other = (repeat["time_ns"].sum() / repeat["n_pages"].iloc[0] for repeat in repeats)
-        return float(one / other)
+        return estimate([ns[protocol], ns[over]], lambda one, other: one / other, self.kind)
+
+    def shares(self, protocol: str, touched: bool) -> dict[str, Estimate]:
+        """Return the share of each stage in the time of a protocol, in per cent."""
+        rows = self.frame[self.frame["touched"] == touched]
+        rows = rows[rows["protocol"] == protocol]
+        if rows.empty:
+            return {}
+        whole, stages = unit_times(rows, ["protocol"])[protocol], unit_times(rows, ["stage"])
+        shares = {str(stage): 100 * ns / whole for stage, ns in stages.items()}
+        return {
+            name: estimate([one], lambda share: share, self.kind) for name, one in shares.items()
+        }
+
+    @property
+    def kind(self) -> str:
+        """What intervals are over: process ``starts``, or ``repeats`` of a single one."""
+        return f"{unit_of(self.frame)}s"
 
 
 def stages_ms(repeat: pd.DataFrame) -> pd.Series:
@@ -151,6 +173,12 @@ def _column(case: Case) -> dict[str, float]:
         "madvise calls": about["n_discards"],
         "GiB/s": about["balloon_bytes"] / GIB / (total_ms / 1e3),
     }
+
+
+def _rate(case: Case) -> float:
+    """Return bytes per ms, by the median total."""
+    total_ms = case.totals_ms.median() if len(case.totals_ms) else case.stages_ms.sum()
+    return float(case.about["balloon_bytes"] / total_ms)
 
 
 def paper_cases() -> Iterator[Case]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import bootstrap
 
 from .. import datasets
 from ..datasets import published
-from ..measurement.ratio import LEAST_FOR_BOOTSTRAP
+from ..measurement import estimates
+from ..measurement.estimates import Array, Estimate
 from ..measurement.reading import load
 from ..measurement.run import differing
 from ..measurement.tables import COLUMNS, as_frame
@@ -63,15 +62,6 @@ class Sample(NamedTuple):
         """Return the sample of the steps' sum, shape (n, 1), one of them left out."""
         kept = [at for at in range(self.ns.shape[1]) if at != leave_out]
         return self._replace(ns=self.ns[:, kept].sum(axis=1, keepdims=True))
-
-
-class Estimate(NamedTuple):
-    """A value, its interval's ends, and what the interval is, as ``range of 3 repeats``."""
-
-    value: float
-    low: float
-    high: float
-    interval: str
 
 
 def shipped(source: str) -> pd.DataFrame:
@@ -175,10 +165,10 @@ def paper(protocol: str) -> Paper:
     return Paper(stages, total, allocate_ns, n_pages)
 
 
-def estimate(
-    samples: Sequence[Sample], of: Callable[..., npt.NDArray[np.float64] | float]
-) -> Estimate:
-    """Return a function of cases' steps, at the medians over starts, and its interval.
+def estimate(samples: Sequence[Sample], of: Callable[..., Array | float]) -> Estimate:
+    """Return a function of cases' steps as `balloonlab.measurement.estimates.estimate` does.
+
+    Where a case is of one start alone, its repeats stand for starts, and their range is given.
 
     Parameters
     ----------
@@ -186,29 +176,6 @@ def estimate(
         None where the value is published.
     of : callable
         Takes an array of shape (..., 6) for each sample, ns per page by step.
-
-    Returns
-    -------
-    Estimate
-        From five starts of each on the ``95 %`` interval of the bootstrap over starts, those of
-        different cases drawn apart; else the ``range`` over every choice of one start of each,
-        or of one repeat where there is but one start.
     """
-    value = float(of(*(np.median(one.ns, axis=0) for one in samples)))
-    if not samples:
-        return Estimate(value, value, value, "published")
-    n = min(len(one.ns) for one in samples)
     kind = "repeats" if "repeats" in {one.kind for one in samples} else "starts"
-    if kind == "repeats" or n < LEAST_FOR_BOOTSTRAP:
-        every = [float(of(*rows)) for rows in product(*(one.ns for one in samples))]
-        return Estimate(value, min(every), max(every), f"range of {n} {kind}")
-
-    def drawn(*numbers: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64] | float:
-        pairs = zip(samples, numbers, strict=True)
-        return of(*(np.median(one.ns[chosen], axis=-2) for one, chosen in pairs))
-
-    found = bootstrap(
-        tuple(np.arange(len(one.ns)) for one in samples), drawn, vectorized=True,
-        n_resamples=2000, method="percentile", rng=np.random.default_rng(0),
-    ).confidence_interval  # fmt: skip
-    return Estimate(value, float(found.low), float(found.high), f"95 % of {n} starts")
+    return estimates.estimate([one.ns for one in samples], of, kind)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .samples import STATES, STEPS, Cases, Estimate, Sample, estimate, paper
+from ..measurement.estimates import Estimate
+from .samples import STATES, STEPS, Cases, Sample, estimate, paper
 
 PARTS = {
     "pfn": {

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pandas as pd
 
 from .. import datasets
 from ..harness.crossover import PROPOSED, best, compared, excess
-from ..harness.zero_pages import summary as zero_summary
+from ..measurement.estimates import Estimate
 from ..measurement.reading import load
+from ..measurement.starts import unit_of
 from ..pages.traces import NATIVE, PREFIX
-from .number import STATES, Numbers, number
+from .number import STATES, Numbers, by_start, estimated, middle, number
 
 BITMAPS = ("bitmap-v3", "bitmap-v4", "bitmap-v4-wide")
 SLACK_BYTES = 64
@@ -65,15 +68,15 @@ def _recorded() -> Numbers:
 
 
 def _kernels() -> Numbers:
-    rows = stored("encodings")
+    table = pd.read_csv(datasets.path("encodings/encodings.csv")).dropna(subset=["encode_ns"])
     for pattern, order in (("idle", "list"), ("random", "sorted")):
-        mine = rows[(rows["pattern"] == pattern) & (rows["order"] == order)]
-        for row in mine.dropna(subset=["encode_ns"]).itertuples():
-            name = f"encodings_{pattern}_{row.protocol.replace('-', '_')}"
-            about = f"{pattern}, half of 256 MiB, {row.protocol}"
-            encode, decode = row.encode_ns / row.n_pages, row.decode_ns / row.n_pages
-            yield number("lab", "encodings", f"{name}_encode_ns", encode, "ns", about, "per page")
-            yield number("lab", "encodings", f"{name}_decode_ns", decode, "ns", about, "per page")
+        mine = table[(table["pattern"] == pattern) & (table["order"] == order)]
+        for protocol, rows in mine.groupby("protocol", sort=False):
+            name = f"encodings_{pattern}_{protocol.replace('-', '_')}"
+            about = f"{pattern}, half of 256 MiB, {protocol}"
+            for side in ("encode", "decode"):
+                ns, key = middle(rows[f"{side}_ns"] / rows["n_pages"]), f"{name}_{side}_ns"
+                yield estimated("lab", "encodings", key, ns, "ns", about, "per page")
 
 
 def _crossover() -> Numbers:
@@ -104,30 +107,41 @@ def _compared() -> Numbers:
             worst = rows.loc[rows["ratio"].idxmax()]
             name = f"crossover_{source}_{protocol}"
             about = f"{protocol} over {worst['other']}, which is fastest by it"
-            for end in ("ratio", "low", "high"):
-                yield number(source, "crossover", f"{name}_{end}", worst[end], "", about, end)
+            ratio = Estimate(
+                worst["ratio"], worst["low"], worst["high"], f"95 % of {worst['n_cells']} cells"
+            )
+            yield estimated(source, "crossover", f"{name}_ratio", ratio, "times", about)
 
 
 def _own_work() -> Numbers:
-    table = excess(load(datasets.path("crossover")))
-    for source, rows in table.groupby("source"):
-        about = f"adaptive's own work above the least, of the inflation, {len(rows)} cells"
-        for name, value in (("", rows["excess"].max()), ("_median", rows["excess"].median())):
-            key = f"crossover_{source}_adaptive_excess{name}_percent"
-            yield number(
-                source, "crossover", key, 100 * value, "%", about, name.strip("_") or "most"
-            )
+    """Give what adaptive's own work adds to an inflation, in the middle of all cells of a start."""
+    frame = load(datasets.path("crossover")).frame
+    found = pd.concat(
+        {start: excess(rows).groupby("source")["excess"].median() for start, rows in _starts(frame)}
+    )
+    for source, share in found.groupby(level="source"):
+        about = "adaptive's own work above the least, of the inflation", "median of the cells"
+        name = f"crossover_{source}_adaptive_excess_percent"
+        yield estimated(source, "crossover", name, middle(share, 100), "%", *about)
+
+
+def _starts(frame: pd.DataFrame) -> Iterable[tuple[int, pd.DataFrame]]:
+    return frame.groupby(unit_of(frame))
 
 
 def _zero() -> Numbers:
-    table = zero_summary(pd.read_csv(datasets.path("zero-pages/zero-pages.csv")))
-    for row in table.itertuples():
-        share, told = round(100 * row.zero_share), "told" if row.answer else "untold"
+    """Pages that come back zero, told or not: ns per page that comes back."""
+    frame = pd.read_csv(datasets.path("zero-pages/zero-pages.csv"))
+    frame["whole_ns"] = frame["ready_ns"] + frame["use_ns"]
+    names, key = ["answer_ns", "ready_ns", "use_ns", "whole_ns"], ["zero_share", "answer"]
+    frame[names] = frame[names].div(frame["n_pages"], axis=0)
+    for (zero_share, answered), rows in by_start(frame, key).groupby(level=key):
+        share, told = round(100 * zero_share), "told" if answered else "untold"
         about = f"{share} % of the pages zero already, {told}"
-        for name in ("answer", "ready", "use", "whole"):
-            value = getattr(row, f"{name}_ns")
-            key = f"zero_{share}_{told}_{name}_ns"
-            yield number("lab", "zero-pages", key, value, "ns", about, f"{name}, per page")
+        for name in names:
+            ns, means = middle(rows[name]), f"{name.removesuffix('_ns')}, per page"
+            number_name = f"zero_{share}_{told}_{name}"
+            yield estimated("lab", "zero-pages", number_name, ns, "ns", about, means)
 
 
 PARTS = (_recorded, _kernels, _crossover, _compared, _own_work, _zero)

@@ -12,7 +12,6 @@ from string import Formatter
 
 from .. import datasets
 from . import (
-    apart_numbers,
     encoding_numbers,
     floor_numbers,
     freed_numbers,
@@ -37,7 +36,6 @@ MODULES = (
     encoding_numbers,
     model_numbers,
     guest_numbers,
-    apart_numbers,
 )
 
 
@@ -88,7 +86,7 @@ def render(template: str, numbers: Mapping[str, Number] | None = None) -> Render
         rule = "template must name numbers of balloonlab.results.all_numbers()"
         raise KeyError(f"{rule}, got {wrong!r}; similar: {nearest}")
     chosen = all_numbers() if numbers is None else numbers
-    return Rendered(template.format_map({name: chosen[name].text for name in wanted}))
+    return Rendered(template.format_map({name: chosen[name] for name in wanted}))
 
 
 def write(
@@ -125,10 +123,15 @@ def write(
 def to_json(numbers: Mapping[str, Number]) -> str:
     """Write numbers as JSON, values to nine digits: the rest differs between machines."""
     rows = {
-        name: number._asdict() | {"value": float(f"{number.value:.9g}"), "text": number.text}
+        name: number._asdict() | _rounded(number) | {"text": number.text}
         for name, number in numbers.items()
     }
     return json.dumps(rows, indent=1) + "\n"
+
+
+def _rounded(number: Number) -> dict[str, float]:
+    given = {name: getattr(number, name) for name in ("value", "low", "high")}
+    return {name: float(f"{value:.9g}") for name, value in given.items() if value is not None}
 
 
 def to_latex(numbers: Mapping[str, Number], macro: str = "balloonlab") -> str:
@@ -146,11 +149,10 @@ def to_latex(numbers: Mapping[str, Number], macro: str = "balloonlab") -> str:
         ),
     ]
     for name, number in numbers.items():
-        bare, unit = number.text.removesuffix(number.unit).rstrip(), number.unit
-        full = f"{bare}~{unit}".removesuffix("~").replace("%", "\\%")
+        full = number.text.replace(f"{number.bare} ", f"{number.bare}~", 1).replace("%", "\\%")
         note = f"% {number.source}: {number.means}"
         lines += [
             f"\\@namedef{{{macro}@full@{name}}}{{{full}}} {note}",
-            f"\\@namedef{{{macro}@bare@{name}}}{{{bare}}}",
+            f"\\@namedef{{{macro}@bare@{name}}}{{{number.bare}}}",
         ]
     return "\n".join([*lines, "\\makeatother", ""])

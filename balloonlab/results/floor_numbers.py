@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pandas as pd
 
 from .. import datasets
 from ..ladder import policy_times, rung_times
+from ..measurement.estimates import Estimate, spanning
 from ..measurement.reading import load, pool
-from .number import Numbers, number
+from ..measurement.starts import unit_times
+from .number import Numbers, estimated, middle, over
 
 
 def ladder_frame() -> pd.DataFrame:
@@ -17,56 +20,67 @@ def ladder_frame() -> pd.DataFrame:
     return pool(datasets.folders("ladder")).frame
 
 
-def _data() -> str:
-    return datasets.folders("ladder")[0].name
-
-
 def _short(text: str) -> str:
     return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _ladder() -> Numbers:
+    ladder = datasets.folders("ladder")[0].name
     for row in rung_times(ladder_frame()).itertuples():
         name = f"ladder_{_short(row.scenario)}_{_short(row.rung)}_{row.source}"
         about = f"1 GiB, {row.scenario}, {row.rung}"
-        yield number(row.source, _data(), f"{name}_ns", row.page_ns, "ns", about, "per page")
+        page = Estimate(row.page_ns, row.page_low_ns, row.page_high_ns, f"{row.repeats} starts")
+        yield estimated(row.source, ladder, f"{name}_ns", page, "ns", about, "per page")
         if row.interval:
-            for end in ("", "_low", "_high"):
-                gain, means = getattr(row, f"gain{end}"), "over a madvise per page"
-                yield number(row.source, _data(), f"{name}_gain{end}", gain, "times", about, means)
+            gain = Estimate(row.gain, row.gain_low, row.gain_high, row.interval)
+            means = about, "over a madvise per page"
+            yield estimated(row.source, ladder, f"{name}_gain", gain, "times", *means)
 
 
 def _policies() -> Numbers:
-    for row in policy_times(load(datasets.path("policies")).frame).itertuples():
+    """Each host policy on each kind of guest, then over all kinds."""
+    table = policy_times(load(datasets.path("policies")).frame)
+    gains: dict[tuple[str, str], list[Estimate]] = {}
+    for row in table.itertuples():
         pattern = "trace" if row.pattern.startswith("trace:") else _short(row.pattern)
         name, about = f"policy_{pattern}_{_short(row.policy)}_{row.source}", f"pfn, {row.pattern}"
-        yield number(row.source, "policies", f"{name}_ns", row.page_ns, "ns", about, row.policy)
-        means = f"{row.policy} over a madvise per page"
-        yield number(row.source, "policies", f"{name}_gain", row.gain, "times", about, means)
+        page = Estimate(row.page_ns, row.page_low_ns, row.page_high_ns, row.interval)
+        policies = partial(estimated, row.source, "policies")
+        yield policies(f"{name}_ns", page, "ns", about, row.policy)
+        gain = Estimate(row.gain, row.low, row.high, row.interval)
+        if row.policy not in EQUAL:
+            gains.setdefault((row.policy, row.source), []).append(gain)
+            yield policies(f"{name}_gain", gain, "times", about, f"{row.policy} over {BASE}")
+    for (policy, source), found in gains.items():
+        name = f"policies_{_short(policy)}_{source}"
+        about = f"{policy} over {BASE}, kinds of guests: {len(found)}"
+        yield estimated(source, "policies", name, spanning(found), "times", about)
+
+
+EQUAL, BASE = ("qemu", "cloud-hypervisor"), "a madvise per page"
+"""Policies that others are over, and what they do."""
 
 
 def _allocation() -> Numbers:
     """Compare what the guest takes to get its pages in chunks, and as single ones."""
-    frame = ladder_frame()
+    frame, ladder = ladder_frame(), datasets.folders("ladder")[0].name
     rows = frame[(frame["protocol"] == "bitmap-v4") & (frame["pattern"] == "idle")]
     rows = rows[rows["stage"].eq("allocate") & (rows["source"] == "lab") & ~rows["touched"]]
-    ns = rows["time_ns"] / rows["n_pages"]
-    by_way = ns.groupby(rows["allocation"]).median()
-    for way, value in by_way.items():
+    rows = rows.assign(time_ns=rows["time_ns"] / rows["n_pages"])
+    by_way = unit_times(rows, ["allocation"])
+    for way, ns in by_way.items():
         name, about = f"allocate_{way}_ns", "to allocate a page of an idle guest"
-        yield number("lab", _data(), name, value, "ns", about, f"allocation={way}")
-    gain = by_way["page"] / by_way["chunk"]
-    yield number("lab", _data(), "allocate_gain", gain, "times", "page over chunk, idle")
+        yield estimated("lab", ladder, name, middle(ns), "ns", about, f"allocation={way}")
+    gain = over(by_way["page"], by_way["chunk"])
+    yield estimated("lab", ladder, "allocate_gain", gain, "times", "page over chunk, idle")
 
 
 def _threads() -> Numbers:
-    frame = load(datasets.path("threads")).frame
-    totals = frame.groupby(["discard", "threads", "repeat"])["time_ns"].sum()
-    ms = totals.groupby(level=["discard", "threads"]).median()
-    for discard in frame["discard"].unique():
-        ratio = ms[discard, 2] / ms[discard, 1]
+    ns = unit_times(load(datasets.path("threads")).frame, ["discard", "threads"])
+    for discard in sorted(set(ns.index.get_level_values("discard"))):
+        ratio = over(ns[discard, 2], ns[discard, 1])
         name, about = f"threads_{_short(discard)}_ratio", f"pfn by {discard}, two threads over one"
-        yield number("lab", "threads", name, ratio, "times", about)
+        yield estimated("lab", "threads", name, ratio, "times", about)
 
 
 PARTS = (_ladder, _policies, _allocation, _threads)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pandas as pd
 
 from .. import datasets
-from ..freeing.beside import summary as impact_summary
-from ..freeing.collapsing import summary as collapse_summary
 from ..freeing.every_call import PIECES
 from ..freeing.every_call import summary as frees_summary
-from ..freeing.giving_back import summary as back_summary
 from ..freeing.report import behind
 from ..measurement.reading import load
 from ..measurement.run import repeat_totals
+from ..measurement.starts import unit_times
 from ..sizes import HUGE_BYTES, PAGE_BYTES
-from .number import STATES, Numbers, number
+from .number import STATES, Numbers, by_start, estimated, middle, number
 
+KEY = ["backing", "thp", "verb", "piece_bytes"]
+BY = ["backing", "protocol", "touched"]
 SIZES = dict(zip(PIECES, ("small", "huge"), strict=True))
 
 
@@ -26,13 +27,19 @@ def _short(text: str) -> str:
 
 
 def _frees() -> Numbers:
-    rows = frees_summary(datasets.stacked("frees*", "frees.csv"))
-    data = datasets.folders("frees")[0].name
+    """Count what is freed, and give what it takes."""
+    frame = datasets.stacked("frees*", "frees.csv")
+    for name in ("time_ns", "touch_ns"):
+        frame[name] = frame[name] / frame["n_pages"]
+    ns = by_start(frame, KEY)
+    rows, data = frees_summary(frame), datasets.folders("frees")[0].name
     for row in rows[rows["freed"].notna()].itertuples():
         name = f"frees_{_short(behind(row))}_{row.verb}_{SIZES[row.piece_bytes]}"
         about = f"{behind(row)}, {row.verb}, pieces of {row.piece_bytes} bytes"
-        yield number("lab", data, f"{name}_ns", row.page_ns, "ns", about, "per page")
-        yield number("lab", data, f"{name}_back_ns", row.touch_ns, "ns", about, "touched again")
+        mine = ns.loc[row.backing, row.thp, row.verb, row.piece_bytes]
+        page, back = middle(mine["time_ns"]), middle(mine["touch_ns"])
+        yield estimated("lab", data, f"{name}_ns", page, "ns", about, "per page")
+        yield estimated("lab", data, f"{name}_back_ns", back, "ns", about, "touched again")
         yield number("lab", data, f"{name}_freed", 100 * row.freed, "%", about, "freed")
         later = 100 * row.later
         yield number("lab", data, f"{name}_later", later, "%", about, "when memory is short")
@@ -47,65 +54,85 @@ def qemu_backings() -> pd.DataFrame:
     ``page_ns`` (of the median), ``freed`` (share of the balloon; NaN untouched).
     """
     run = load(datasets.path("qemu-backings"))
-    by = ["backing", "protocol", "touched"]
-    cases = run.frame.drop_duplicates("run_id").set_index("run_id")[[*by, "n_pages"]]
+    cases = run.frame.drop_duplicates("run_id").set_index("run_id")[[*BY, "n_pages"]]
     ms = repeat_totals(run.frame).groupby(level="run_id").agg(["median", "min", "max"]) / 1e6
     ms.columns = pd.Index(["median_ms", "least_ms", "greatest_ms"])
     table = cases.join(ms)
     freed = run.checks.groupby("run_id")["freed_bytes"].median() / PAGE_BYTES / table["n_pages"]
     table["page_ns"] = 1e6 * table["median_ms"] / table["n_pages"]
     table["freed"] = freed.where(table["touched"])
-    return table.sort_values(by).drop(columns="n_pages").reset_index(drop=True)
+    return table.sort_values(BY).drop(columns="n_pages").reset_index(drop=True)
 
 
 def _qemu() -> Numbers:
+    run = load(datasets.path("qemu-backings"))
+    ns, n_pages = unit_times(run.frame, BY), run.frame.groupby(BY)["n_pages"].first()
     for row in qemu_backings().itertuples():
-        state = STATES[row.touched]
+        state, case = STATES[row.touched], (row.backing, row.protocol, row.touched)
         name = f"qemu_{row.backing}_{row.protocol}_{state}"
         about = f"1 GiB on {row.backing}, {row.protocol}, {state}"
-        yield number("qemu", "qemu-backings", f"{name}_ms", row.median_ms, "ms", about)
-        yield number("qemu", "qemu-backings", f"{name}_ns", row.page_ns, "ns", about, "per page")
+        page = middle(ns[case] / n_pages[case])
+        yield estimated("qemu", "qemu-backings", f"{name}_ns", page, "ns", about, "per page")
         if row.touched:
             freed = 100 * row.freed
             yield number("qemu", "qemu-backings", f"{name}_freed", freed, "%", about, "freed")
 
 
 def _give_back() -> Numbers:
-    for row in back_summary(datasets.stacked("give-back*", "give-back.csv")).itertuples():
-        size = "huge_page" if row.unit_bytes == HUGE_BYTES else "page"
-        means = f"first touch of a {size.replace('_', ' ')} on {row.backing}"
-        means += "" if row.deflated else ", not deflated"
-        plain = row.backing == ("memfd" if row.source == "linux" else "anonymous")
-        name = (
-            "give_back" + ("" if plain else f"_{row.backing}") + ("" if row.deflated else "_kept")
-        )
-        name += f"_{size}_{row.source}_us"
-        yield number(row.source, "give-back", name, row.median_us, "us", means)
+    frame = datasets.stacked("give-back*", "give-back.csv")
+    frame = frame.assign(us=frame["time_ns"] / frame["n_units"] / 1e3)
+    key = ["source", "backing", "deflated", "unit_bytes"]
+    for case, us in by_start(frame, key)["us"].groupby(level=key, sort=False):
+        source, backing, deflated, unit_bytes = case
+        size = "huge_page" if unit_bytes == HUGE_BYTES else "page"
+        means = f"first touch of a {size.replace('_', ' ')} on {backing}"
+        means += "" if deflated else ", not deflated"
+        plain = backing == ("memfd" if source == "linux" else "anonymous")
+        name = "give_back" + ("" if plain else f"_{backing}") + ("" if deflated else "_kept")
+        name += f"_{size}_{source}_us"
+        yield estimated(source, "give-back", name, middle(us), "us", means)
 
 
 def _collapse() -> Numbers:
+    frame = pd.read_csv(datasets.path("collapse/collapse.csv"))
+    frame = frame.assign(
+        touch_us=frame["touch_ns"] / frame["n_pages"] / 1e3,
+        collapse_us=frame["collapse_ns"] / frame["n_collapsed"] / 1e3,
+        lost=100 * (1 - frame["huge_bytes_after"] / frame["huge_bytes_before"]),
+    )
     about = "half of 1 GiB at random, pfn"
-    for row in collapse_summary(pd.read_csv(datasets.path("collapse/collapse.csv"))).itertuples():
-        name, of = f"collapse_{row.source}", (row.source, "collapse")
-        yield number(*of, f"{name}_us", row.collapse_us, "us", "a huge page", about)
-        yield number(*of, f"{name}_lost", 100 * row.lost, "%", "huge pages", about)
-        yield number(*of, f"{name}_touch_us", row.touch_us, "us", "a page", about)
+    for source, rows in by_start(frame, ["source"]).groupby(level="source", sort=False):
+        name, of = f"collapse_{source}", (str(source), "collapse")
+        huge, page = middle(rows["collapse_us"]), middle(rows["touch_us"])
+        yield estimated(*of, f"{name}_us", huge, "us", "a huge page", about)
+        yield estimated(*of, f"{name}_lost", middle(rows["lost"]), "%", "huge pages", about)
+        yield estimated(*of, f"{name}_touch_us", page, "us", "a page", about)
+
+
+ENDS = ("p50", "p99", "p999")
 
 
 def _impact() -> Numbers:
-    table = impact_summary(pd.read_csv(datasets.path("impact/impact.csv")))
-    for source, rows in table.groupby("source"):
-        for end in ("p50", "p99", "p999"):
-            us, name = rows[f"alone_{end}_ns"].iloc[0] / 1e3, f"impact_alone_{source}_{end}_us"
-            yield number(source, "impact", name, us, "us", "1 GiB, alone", f"{end} of a step")
-    for row in table.itertuples():
-        name, about = f"impact_{_short(row.way)}_{row.source}", f"1 GiB, {row.way}"
-        share = 100 * row.throughput
-        yield number(row.source, "impact", f"{name}_percent", share, "%", about, "steps beside")
-        yield number(row.source, "impact", f"{name}_ms", row.wall_ms, "ms", about, "inflation")
-        for end in ("p50", "p99", "p999"):
-            us, means = getattr(row, f"{end}_ns") / 1e3, f"{end} of a step"
-            yield number(row.source, "impact", f"{name}_{end}_us", us, "us", about, means)
+    """Give the steps of another thread, alone and beside an inflation."""
+    frame = pd.read_csv(datasets.path("impact/impact.csv"))
+    frame = frame.assign(rate=(frame["n_steps"] / frame["time_ns"]).fillna(0.0))
+    rows = by_start(frame, ["source", "phase", "way"])
+    for source in frame["source"].unique():
+        alone, beside = (rows.loc[source, phase] for phase in ("alone", "inflating"))
+        each = alone.groupby(level="start").median()
+        for end in ENDS:
+            us, name = middle(each[f"{end}_ns"], 1e-3), f"impact_alone_{source}_{end}_us"
+            yield estimated(source, "impact", name, us, "us", "1 GiB, alone", f"{end} of a step")
+        for way, mine in beside.groupby(level="way", sort=False):
+            name, about = f"impact_{_short(way)}_{source}", f"1 GiB, {way}"
+            measured = partial(estimated, source, "impact")
+            share = middle(mine["rate"] / alone.loc[[way], "rate"], 100)
+            yield measured(f"{name}_percent", share, "%", about, "steps beside")
+            wall = middle(mine["wall_ns"], 1e-6)
+            yield measured(f"{name}_ms", wall, "ms", about, "inflation")
+            for end in ENDS:
+                us, means = middle(mine[f"{end}_ns"], 1e-3), f"{end} of a step"
+                yield measured(f"{name}_{end}_us", us, "us", about, means)
 
 
 PARTS = (_frees, _qemu, _give_back, _collapse, _impact)

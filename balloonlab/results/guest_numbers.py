@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 from .. import datasets
+from ..measurement.estimates import spanning
 from ..measurement.reading import load
+from ..measurement.starts import unit_times
 from ..pages import traces
 from ..sizes import GIB
-from .number import SHORT, Numbers, number
-from .sweep_numbers import both_ms
+from .number import SHORT, Numbers, estimated, middle, number, over
 
-_trace, _lab = partial(number, "trace", "traces"), partial(number, "lab", "guests")
+_trace, _lab = partial(number, "trace", "traces"), partial(estimated, "lab", "guests")
 
 
 def _bitmaps() -> Numbers:
@@ -41,16 +42,24 @@ def _bitmaps() -> Numbers:
 
 
 def _cost() -> Numbers:
-    """Inflate by the same page numbers on real memory, touched."""
+    """Inflate by the same page numbers on real memory, touched; and which gains are alike."""
     frame = load(datasets.path("guests")).frame
-    for pattern, n_pages in frame.groupby("pattern")["n_pages"].first().items():
+    frame["time_ns"] = frame["time_ns"] / frame["n_pages"]
+    ns, ratios = unit_times(frame, ["pattern", "protocol"]), {}
+    for pattern in sorted(set(frame["pattern"])):
         name = f"guests_{pattern.removeprefix('trace:').partition('-')[0]}"
-        ms = both_ms(frame, pattern=pattern)
-        for protocol, time_ms in ms.items():
-            ns = 1e6 * time_ms / n_pages
-            yield _lab(f"{name}_{SHORT[protocol]}_ns", ns, "ns", "per page", pattern, protocol)
-        ratio = ms["pfn"] / ms["bitmap-v4"]
-        yield _lab(f"{name}_ratio", ratio, "times", "pfn over bitmap-v4", pattern)
+        for protocol in ("pfn", "bitmap-v4"):
+            page, key = middle(ns[pattern, protocol]), f"{name}_{SHORT[protocol]}_ns"
+            yield _lab(key, page, "ns", "per page", pattern, protocol)
+        ratios[pattern] = over(ns[pattern, "pfn"], ns[pattern, "bitmap-v4"])
+        yield _lab(f"{name}_ratio", ratios[pattern], "times", "pfn over bitmap-v4", pattern)
+    largest = max(ratios.values())
+    alike = [one for one in ratios.values() if one.high >= largest.low]
+    means = "states whose ratio is not told apart from the largest"
+    yield number("lab", "guests", "guests_states", len(ratios), "", "states of guests, 4 GiB")
+    yield number("lab", "guests", "guests_alike", len(alike), "", means)
+    about = f"pfn over bitmap-v4, {means}"
+    yield _lab("guests_alike_ratio", spanning(alike), "times", about)
 
 
 PARTS = (_bitmaps, _cost)

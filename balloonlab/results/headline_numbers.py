@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
@@ -10,9 +11,11 @@ from .. import datasets
 from ..datasets import published
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
-from ..reproduction.reproduction import Reproduction, median_repeat, stages_ms
+from ..measurement.starts import unit_times
 from ..sizes import GIB
-from .number import SHORT, STATES, Numbers, number
+from .number import SHORT, STATES, Named, Numbers, estimated, middle, number, over
+
+CASE = ["touched", "protocol"]
 
 _paper, _lab = partial(number, "paper", "published.csv"), partial(number, "lab")
 
@@ -32,32 +35,43 @@ def _published() -> Numbers:
 
 def _reproduction(source: str, data: str, bulk: str) -> Numbers:
     """Totals of the headline's cases, the shares of the stages of ``pfn``, the gain."""
-    result = Reproduction.load(datasets.path(data))
-    measured = partial(number, source, data)
+    frame = load(datasets.path(data)).frame
+    whole = unit_times(frame, CASE)
+    pages = frame.groupby(CASE)["n_pages"].first()
+    measured = partial(estimated, source, data)
     for touched, state in STATES.items():
         name, case = f"{data}_{state}", f"7 of 8 GiB, {state}"
         for protocol, short in SHORT.items():
-            stages = stages_ms(median_repeat(result.frame, protocol, touched))
-            if stages.empty:
-                continue
-            yield measured(f"{name}_{short}_ms", stages.sum(), "ms", case, protocol)
-            if protocol == "pfn":
-                for stage, share in (100 * stages / stages.sum()).items():
-                    yield measured(f"{name}_{stage}_percent", share, "%", case, f"{stage} of pfn")
-        if ratio := result.ratio("pfn", bulk, touched):
-            yield measured(f"{name}_ratio", ratio, "times", case, f"pfn over {bulk}")
-    if over := result.ratio("bitmap-v4", FLOOR, True):
-        yield measured(f"{data}_over_floor", over, "times", "bitmap-v4 over one madvise")
+            if (touched, protocol) in whole:
+                ns = whole[touched, protocol]
+                yield measured(f"{name}_{short}_ms", middle(ns, 1e-6), "ms", case, protocol)
+        yield from _shares(frame[frame["touched"] == touched], measured, name, case)
+        ratio = over(*(whole[touched, one] / pages[touched, one] for one in ("pfn", bulk)))
+        yield measured(f"{name}_ratio", ratio, "times", case, f"pfn over {bulk}")
+    if (True, FLOOR) in whole:
+        ratio = over(whole[True, "bitmap-v4"], whole[True, FLOOR])
+        yield measured(f"{data}_over_floor", ratio, "times", "bitmap-v4 over one madvise")
+
+
+def _shares(frame: pd.DataFrame, measured: Callable[..., Named], name: str, case: str) -> Numbers:
+    """Shares of the stages of ``pfn`` in an inflation."""
+    rows = frame[frame["protocol"] == "pfn"]
+    total = unit_times(rows, ["protocol"])["pfn"]
+    for stage, ns in unit_times(rows, ["stage"]).items():
+        share = middle(ns / total, 100)
+        yield measured(f"{name}_{stage}_percent", share, "%", case, f"{stage} of pfn")
 
 
 def _drivers() -> Numbers:
-    """Linux's driver and the lab's on the same guest's pages, touched and not: ns per page."""
+    """Linux's driver and the lab's on the pages of the same two guests, ns per page."""
     frame = load(datasets.path("drivers")).frame
-    frame["ns"] = frame["time_ns"] / frame["n_pages"]
-    by_stage = frame.groupby(["touched", "source", "stage", "run_id", "repeat"])["ns"].sum()
-    for (touched, source, stage), ns in by_stage.groupby(level=[0, 1, 2]).median().items():
+    by = ["touched", "source"]
+    n_guests = frame.groupby(by)["run_id"].transform("nunique")
+    frame["time_ns"] = frame["time_ns"] / frame["n_pages"] / n_guests
+    for (touched, source, stage), ns in unit_times(frame, [*by, "stage"]).items():
         name, about = f"drivers_{STATES[touched]}_{stage}_{source}_ns", "2 GiB, idle and tmpfs50"
-        yield number(source, "drivers", name, ns, "ns", f"{stage} per page, pfn", about)
+        means = f"{stage} per page, pfn", f"{about}, mean of both"
+        yield estimated(source, "drivers", name, middle(ns), "ns", *means)
 
 
 def _reliability() -> Numbers:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from functools import partial
 
 import pandas as pd
+from scipy.stats import binomtest
 
-from ..model import counts, predict, summary, validated
+from ..measurement.estimates import Estimate, estimate
+from ..model import counts, predict, validated
 from ..pages import metrics, patterns
 from ..sizes import parse_size
-from .number import SHORT, Numbers, number
+from .number import SHORT, Numbers, estimated, number
 
-_model = partial(number, "model")
+_model = partial(estimated, "model", "model")
 
 UNITS_NS = {"hours": 3.6e12, "minutes": 6e10}
 
@@ -20,36 +22,42 @@ LEFT_OUT = {"memory_bytes": "sizes", "pattern": "patterns", "run": "runs", "trac
 
 
 def _errors() -> Numbers:
-    """How well cases are predicted that were left out of the fit."""
+    """How well cases are predicted that were left out of the fit; intervals are over cases."""
     checked = validated()
     for by, what in LEFT_OUT.items():
-        found = summary(checked[checked["left_out"] == by]).iloc[0]
-        about = f"{what} left out"
-        for name, column in (
-            ("error", "median_error_percent"), ("error_p90", "error_p90_percent"),
-            ("covered", "covered_percent"),
-        ):  # fmt: skip
-            yield _model("model", f"model_{what}_{name}_percent", found[column], "%", about)
+        rows = checked[(checked["left_out"] == by) & (checked["refused"] == "")]
+        errors = 100 * rows["error"].astype(float).abs().to_numpy()
+        held = rows["covered"].astype(bool)
+        name, about, n = f"model_{what}", f"{what} left out", f"95 % of {len(rows)} cases"
+        middle_error = estimate([errors], lambda error: error, "cases")
+        yield _model(f"{name}_error_percent", middle_error, "%", about, "median error")
+        found = binomtest(int(held.sum()), len(held)).proportion_ci(method="wilson")
+        covered = Estimate(100 * held.mean(), 100 * found.low, 100 * found.high, n)
+        yield _model(f"{name}_covered_percent", covered, "%", about, "intervals that hold")
+
+
+def _predicted(row: pd.Series, scale: float) -> Estimate:
+    value, low, high = (scale * row[f"{name}_ns"] for name in ("time", "low", "high"))
+    return Estimate(value, low, high, "predicted")
 
 
 def _large_guests() -> Numbers:
     """Touched idle guests of tens of TiB, by costs fitted to the shipped runs."""
     found = [predict(memory="16TiB", protocol=["pfn", "bitmap-v4"], extrapolate=True)]
     found += [predict(memory="64TiB", protocol="bitmap-v4", extrapolate=True)]
-    totals = pd.concat(one.totals for one in found)
-    time_ns = totals.set_index(["protocol", "memory_bytes"])["time_ns"]
+    totals = pd.concat(one.totals for one in found).set_index(["protocol", "memory_bytes"])
     for size, protocol, unit in (
         ("16TiB", "pfn", "hours"),
         ("16TiB", "bitmap-v4", "minutes"),
         ("64TiB", "bitmap-v4", "minutes"),
     ):
-        value = time_ns[protocol, parse_size(size)] / UNITS_NS[unit]
+        value = _predicted(totals.loc[(protocol, parse_size(size))], 1 / UNITS_NS[unit])
         name = f"model_{size.lower()}_{SHORT[protocol]}_{unit}"
-        yield _model("model", name, value, unit, f"touched idle guest of {size}", protocol)
+        yield _model(name, value, unit, f"touched idle guest of {size}", protocol)
     for protocol in ("pfn", "bitmap-v4"):
         n_bytes = counts("idle", protocol, memory="16TiB")["wire_bytes"]
-        name = f"idle_16tib_{SHORT[protocol]}_bytes"
-        yield _model("", name, n_bytes, "bytes", "counted, idle guest of 16TiB", protocol)
+        name, about = f"idle_16tib_{SHORT[protocol]}_bytes", "counted, idle guest of 16TiB"
+        yield number("model", "", name, n_bytes, "bytes", about, protocol)
 
 
 PAPER_KICK_NS = 393_000
@@ -63,13 +71,15 @@ def _what_if() -> Numbers:
         costs={"kick": PAPER_KICK_NS}, extrapolate=True,
     )  # fmt: skip
     for _, row in asked.totals.iterrows():
-        protocol = row["protocol"]
+        protocol, given_ms = row["protocol"], row["given_ns"] / 1e6
         name = f"what_if_{SHORT[protocol]}"
         about = f"7 of 8 GiB untouched by {protocol}, a kick of 393 us"
-        values = {"ms": row["time_ns"], "low_ms": row["low_ns"], "high_ms": row["high_ns"]}
-        values |= {"given_ms": row["given_ns"], "rest_ms": row["time_ns"] - row["given_ns"]}
-        for end, ns in values.items():
-            yield _model("model", f"{name}_{end}", ns / 1e6, "ms", about, end)
+        whole = _predicted(row, 1e-6)
+        value, low, high = (one - given_ms for one in whole[:3])
+        rest = Estimate(value, low, high, whole.interval)
+        yield _model(f"{name}_ms", whole, "ms", about)
+        yield number("model", "model", f"{name}_given_ms", given_ms, "ms", about, "given")
+        yield _model(f"{name}_rest_ms", rest, "ms", about, "fitted")
 
 
 def _words() -> Numbers:
@@ -78,9 +88,13 @@ def _words() -> Numbers:
     for row in metrics.summary(sets).to_dict("records"):
         name, about = f"words_{row['name']}", f"half of 2GiB, {row['name']}"
         mixed, full = (100 * row[f"{share}_share"] for share in ("mixed_words", "pages_in_full"))
-        yield _model("", f"{name}_mixed_percent", mixed, "%", "words that are mixed", about)
-        yield _model("", f"{name}_full_percent", full, "%", "pages in full words", about)
-        yield _model("", f"{name}_run_pages", row["mean_run_pages"], "pages", "mean run", about)
+        yield number(
+            "model", "", f"{name}_mixed_percent", mixed, "%", "words that are mixed", about
+        )
+        yield number("model", "", f"{name}_full_percent", full, "%", "pages in full words", about)
+        yield number(
+            "model", "", f"{name}_run_pages", row["mean_run_pages"], "pages", "mean run", about
+        )
 
 
 PARTS = (_errors, _large_guests, _what_if, _words)

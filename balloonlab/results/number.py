@@ -1,11 +1,17 @@
-"""A number of prose: value, unit and source, and how it is written."""
+"""A number of prose: value, interval, unit and source, and how it is written."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
-from ..sizes import format_number
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..measurement.estimates import Estimate, estimate
+from ..measurement.starts import unit_of
+from ..sizes import format_measured, format_number
 
 SHORT = {
     "pfn": "pfn",
@@ -21,6 +27,9 @@ STATES = {True: "touched", False: "untouched"}
 class Number(NamedTuple):
     """A number that prose may state.
 
+    A format chooses what is said of it: ``{name}`` is value and interval, as ``4.1 times (3.9 to
+    4.4)``, ``{name:range}`` the interval alone, ``3.9 to 4.4 times``.
+
     Attributes
     ----------
     value : float
@@ -32,6 +41,11 @@ class Number(NamedTuple):
         File or folder of ``data/`` that it is computed from; empty where it needs no data.
     means : str
         What it is.
+    low, high : float, optional
+        Ends of the interval of what was measured or predicted; None of what is exact: published,
+        counted, or a property of pages.
+    interval : str
+        What that is, as ``95 % of 10 starts``.
     """
 
     value: float
@@ -39,13 +53,50 @@ class Number(NamedTuple):
     source: str
     data: str
     means: str
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
 
     @property
     def text(self) -> str:
-        """The number as prose has it: three digits, of most percentages two, and the unit."""
-        nearly_all = 99 < self.value < 100  # "100 %" would be wrong
-        digits = 2 if self.unit == "%" and not nearly_all else 3
-        return f"{format_number(self.value, digits)} {self.unit}".rstrip()
+        """The number as prose has it.
+
+        Where it has an interval, two digits, and both ends; else three digits, of most percentages
+        two.
+        """
+        text = self._with_unit(self.bare)
+        if self.low is None or self.high is None:
+            return text
+        low, high = (format_measured(end, self.unit) for end in (self.low, self.high))
+        return f"{text} ({low} to {high})"
+
+    @property
+    def bare(self) -> str:
+        """The value without unit and interval."""
+        exact = self.low is None or self.high is None
+        return _exact(self.value, self.unit) if exact else format_measured(self.value, self.unit)
+
+    @property
+    def range(self) -> str:
+        """Both ends of the interval, two digits each."""
+        if self.low is None or self.high is None:
+            raise ValueError(f"an exact number has no range, got {self.means!r}: leave out :range")
+        return self._with_unit(
+            f"{format_measured(self.low, self.unit)} to {format_measured(self.high, self.unit)}"
+        )
+
+    def __format__(self, spec: str) -> str:
+        if spec not in ("", "range"):
+            raise ValueError(f"a number is written as {{name}} or {{name:range}}, got {spec!r}")
+        return self.range if spec else self.text
+
+    def _with_unit(self, text: str) -> str:
+        return f"{text} {self.unit}".rstrip()
+
+
+def _exact(value: float, unit: str) -> str:
+    nearly_all = 99 < value < 100  # "100 %" would be wrong
+    return format_number(value, 2 if unit == "%" and not nearly_all else 3)
 
 
 Named: TypeAlias = tuple[str, Number]
@@ -53,5 +104,29 @@ Numbers: TypeAlias = Iterator[Named]
 
 
 def number(source: str, data: str, name: str, value: float, unit: str, *means: str) -> Named:
-    """Make a named number whose meaning is put together of several parts."""
+    """Make an exact named number whose meaning is put together of several parts."""
     return name, Number(float(value), unit, source, data, ", ".join(means))
+
+
+def estimated(source: str, data: str, name: str, of: Estimate, unit: str, *means: str) -> Named:
+    """Make a named number that has an interval."""
+    value, low, high = (float(one) for one in of[:3])
+    return name, Number(value, unit, source, data, ", ".join(means), low, high, of.interval)
+
+
+def middle(values: npt.ArrayLike, scale: float = 1.0) -> Estimate:
+    """Return the median of the starts' values, times a scale, with its interval."""
+    return estimate([np.asarray(values, float)], lambda one: scale * one)
+
+
+def over(top: npt.ArrayLike, bottom: npt.ArrayLike) -> Estimate:
+    """Return the ratio of two medians, with its interval."""
+    pair: list[npt.NDArray[Any]] = [np.asarray(top, float), np.asarray(bottom, float)]
+    return estimate(pair, lambda a, b: a / b)
+
+
+def by_start(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Return the medians of each start, index `by` and ``start``; of a single one its repeats."""
+    unit = unit_of(table)
+    rows = table.groupby([*by, unit], sort=False).median(numeric_only=True)
+    return rows.rename_axis(index={unit: "start"}).sort_index()

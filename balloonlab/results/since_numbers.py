@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..datasets import published
+from ..measurement.estimates import Estimate
 from ..reproduction import gains, inflations, since_2016
 from ..reproduction.samples import STATES, STEPS, Cases, estimate, paper
 from ..reproduction.since_2016 import PARTS as STEPS_OF
-from .number import SHORT, Numbers, number
+from .number import SHORT, Numbers, estimated, number
 
 PREFIX = "since_2016"
-ENDS = {"": "page", "_low": "low", "_high": "high"}
-LOW = ("low_ms", "high_ms")
-"""Ends of a name, and the columns of a value and of its interval's ends."""
 
 
 def _short(text: str) -> str:
@@ -41,49 +40,52 @@ def _published() -> Numbers:
     yield number("paper", "published.csv", "paper_kick_us", us, "us", "send per kick, pfn")
 
 
+def _of(row: Any, unit: str = "ms") -> Estimate:
+    """Return an estimate that a table has: ``time_ms`` in ms, ``page_ns`` in ns."""
+    names = {"ms": ("time_ms", "low_ms", "high_ms"), "ns": ("page_ns", "low_ns", "high_ns")}[unit]
+    value, low, high = (float(row[name]) for name in names)
+    return Estimate(value, low, high, row["interval"])
+
+
 def _steps() -> Numbers:
-    """Give each step of today, as measured, with its interval per page."""
+    """Give each step of today, as measured."""
     rows = _frame().query("account == 'today' and step not in ('unexplained', 'total')")
     for row in rows.to_dict("records"):
         name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_{_short(row['step'])}"
-        means = (f"7 of 8 GiB, {row['memory']}, {row['protocol']}", row["note"], row["interval"])
-        yield number(row["source"], row["data"], f"{name}_ms", row["time_ms"], "ms", *means)
-        for end, column in ENDS.items():
-            ns = row[f"{column}_ns"]
-            yield number(
-                row["source"], row["data"], f"{name}{end}_ns", ns, "ns", "per page", *means
-            )
+        about = f"7 of 8 GiB, {row['memory']}, {row['protocol']}"
+        measured, means = partial(estimated, row["source"], row["data"]), (about, row["note"])
+        yield measured(f"{name}_ms", _of(row), "ms", *means)
+        yield measured(f"{name}_ns", _of(row, "ns"), "ns", "per page", *means)
 
 
 def _totals() -> Numbers:
     """Give the sum of today's parts, what they account for of 2016, and what stays unexplained."""
     rows = _frame().set_index(["account", "protocol", "memory", "step"]).sort_index()
+    modelled = partial(estimated, "model", "kvm")
     for protocol, memory in product(STEPS_OF, STATES):
         name = f"{PREFIX}_{SHORT[protocol]}_{memory}"
         today = rows.loc["today", protocol, memory, "total"]
         left = rows.loc["taken apart", protocol, memory, "unexplained"]
         whole_ms = rows.loc["taken apart", protocol, memory, "total"]["time_ms"]
-        about = f"7 of 8 GiB, {memory}, {protocol}"
-        for end, column, other in (("", *["time_ms"] * 2), ("_low", *LOW), ("_high", *LOW[::-1])):
-            for what, ms, means, of in (
-                ("", today[column], f"{today['note']} ({today['source']})", today),
-                ("_unexplained", left[column], "2016 less its allocation, today's steps", left),
-                ("_explained", whole_ms - left[other], "2016's allocation, today's steps", left),
-            ):
-                means = f"{means}, {of['interval']}"
-                yield number("model", "kvm", f"{name}{what}{end}_ms", ms, "ms", about, means)
-        yield number("model", "kvm", f"{name}_ns", today["page_ns"], "ns", about, "per page")
+        value, low, high, interval = _of(left)
+        explained = Estimate(whole_ms - value, whole_ms - high, whole_ms - low, interval)
+        about, means = f"7 of 8 GiB, {memory}, {protocol}", f"{today['note']} ({today['source']})"
+        yield modelled(f"{name}_ms", _of(today), "ms", about, means)
+        yield modelled(f"{name}_ns", _of(today, "ns"), "ns", about, "per page")
+        means = "2016 less its allocation, today's steps"
+        yield modelled(f"{name}_unexplained_ms", _of(left), "ms", about, means)
+        means = "2016's allocation, today's steps"
+        yield modelled(f"{name}_explained_ms", explained, "ms", about, means)
 
 
 def _left() -> Numbers:
     """Give what each published stage took more in 2016 than today."""
     rows = _frame().query("account == 'left over' and step not in ('unexplained', 'total')")
     for row in rows.to_dict("records"):
-        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_left_{_short(row['step'])}"
+        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_left_{_short(row['step'])}_ms"
         about = f"7 of 8 GiB, {row['memory']}, {row['protocol']}, {row['step']}"
-        for end, column in (("", "time_ms"), ("_low", LOW[0]), ("_high", LOW[1])):
-            means = (about, f"{row['note']} ({row['source']})", row["interval"])
-            yield number("model", "kvm", f"{name}{end}_ms", row[column], "ms", *means)
+        means = about, f"{row['note']} ({row['source']})"
+        yield estimated("model", "kvm", name, _of(row), "ms", *means)
 
 
 def _kick() -> Numbers:
@@ -95,9 +97,7 @@ def _kick() -> Numbers:
         at = list(STEPS).index("notify")
         found = estimate([cases("kvm", "pfn", memory)], lambda ns, at=at: ns[..., at] * pages / 1e3)
         about = f"exits and wake-ups per kick, 7 of 8 GiB, {memory}, pfn"
-        for end, us in zip(ENDS, found[:3], strict=True):
-            name = f"{PREFIX}_kick_{memory}{end}_us"
-            yield number("kvm", "kvm", name, us, "us", about, found.interval)
+        yield estimated("kvm", "kvm", f"{PREFIX}_kick_{memory}_us", found, "us", about)
 
 
 def _backed() -> Numbers:
@@ -111,10 +111,9 @@ def _backed() -> Numbers:
         share: np.ndarray = 100 * (known.stages_ns["rest"] - least) / (most - least)
         return share
 
-    found = estimate(samples, percent)
-    about = "of the balloon touched, for 590 ms by today's discards", found.interval
-    for end, value in zip(ENDS, found[:3], strict=True):
-        yield number("model", "kvm", f"{PREFIX}_backed{end}_percent", value, "%", *about)
+    about = "of the balloon touched, for 590 ms by today's discards"
+    name = f"{PREFIX}_backed_percent"
+    yield estimated("model", "kvm", name, estimate(samples, percent), "%", about)
 
 
 def _gains() -> Numbers:
@@ -125,11 +124,11 @@ def _gains() -> Numbers:
     rows = table.query("source != 'paper' and allocation != 'own'")
     for row in rows.to_dict("records"):
         name = f"{PREFIX}_{row['source']}_{row['allocation']}_{row['memory']}_gain"
-        about = f"7 of 8 GiB, {row['memory']}, pfn over bitmap-v4", row["interval"]
+        about = f"7 of 8 GiB, {row['memory']}, pfn over bitmap-v4"
         means = f"all of {row['source']} but allocation, of {row['allocation']}"
+        gain = Estimate(row["gain"], row["low"], row["high"], row["interval"])
         data = row["data"].split(", ")[0]
-        for end, column in (("", "gain"), ("_low", "low"), ("_high", "high")):
-            yield number("model", data, f"{name}{end}", row[column], "times", means, *about)
+        yield estimated("model", data, name, gain, "times", means, about)
 
 
 def _rates() -> Numbers:

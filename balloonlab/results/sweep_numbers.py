@@ -9,108 +9,128 @@ import numpy as np
 import pandas as pd
 
 from .. import datasets
+from ..measurement.estimates import Array, estimate, spanning
 from ..measurement.reading import load
-from ..measurement.run import totals
-from ..sizes import GIB, PAGE_BYTES
-from .number import SHORT, STATES, Numbers, number
+from ..measurement.starts import unit_times
+from ..sizes import GIB
+from .number import SHORT, STATES, Numbers, estimated, middle, number, over
 
-_lab = partial(number, "lab")
-
-
-def median_ms(frame: pd.DataFrame, **case: object) -> float:
-    """Return the median total of the repeats of the one case with these values of columns."""
-    rows = frame[(frame[list(case)] == pd.Series(case)).all(axis="columns")]
-    n_cases = len(rows["run_id"].unique())
-    if n_cases != 1:
-        raise ValueError(f"frame must hold one case with {case}, got {n_cases}")
-    return float(rows.groupby("repeat")["time_ns"].sum().median() / 1e6)
+_lab = partial(estimated, "lab")
 
 
-def both_ms(frame: pd.DataFrame, **case: object) -> dict[str, float]:
-    """Return the median total of ``pfn`` and of ``bitmap-v4`` in one case."""
-    return {name: median_ms(frame, protocol=name, **case) for name in ("pfn", "bitmap-v4")}
+BOTH = ("pfn", "bitmap-v4")
+
+
+def _times(data: str, *by: str) -> pd.Series:
+    """Return ns per page of each start, by these columns and the protocol."""
+    frame = load(datasets.path(data)).frame
+    frame["time_ns"] = frame["time_ns"] / frame["n_pages"]
+    return unit_times(frame, [*by, "protocol"]).sort_index()
+
+
+def _by_protocol(ns: pd.Series) -> pd.DataFrame:
+    """Return a column per protocol."""
+    return pd.DataFrame({name: ns.xs(name, level="protocol") for name in BOTH})
 
 
 def _sizes() -> Numbers:
-    frame = load(datasets.path("sizes")).frame
-    memories = sorted(frame["memory_bytes"].unique())
+    ns = _times("sizes", "thp", "touched", "memory_bytes")
+    most = ns.index.get_level_values("memory_bytes").max() / GIB
+    yield number("lab", "sizes", "sizes_most_gib", most, "GiB", "the largest guest of sizes")
     for thp, (touched, state) in product((False, True), STATES.items()):
         prefix = f"sizes_{state}_{'thp_' if thp else ''}"
         means = f"idle, {state}, {'huge pages' if thp else 'no huge pages'}"
-        case = {"touched": touched, "thp": thp}
-        rows = [both_ms(frame, memory_bytes=size, **case) for size in memories]
-        ms = pd.DataFrame(rows, memories)
-        pages = np.array(memories) * 7 / 8 / PAGE_BYTES
-        for protocol, times in ms.items():
-            ns = 1e6 * times / pages
-            name = f"{prefix}{SHORT[str(protocol)]}"
-            for end, value in (("least", ns.min()), ("most", ns.max())):
-                yield _lab("sizes", f"{name}_{end}_ns", value, "ns", means, "per page", protocol)
-            power = np.polyfit(np.log(pages), np.log(times), 1)[0]
-            yield _lab("sizes", f"{name}_power", power, "", means, f"time ~ memory^, {protocol}")
-        for size, ratio in (ms["pfn"] / ms["bitmap-v4"]).items():
-            gib, about = size // GIB, (means, "pfn over bitmap-v4")
-            yield _lab("sizes", f"{prefix}{gib}gib_ratio", ratio, "times", *about, f"{gib} GiB")
+        table = _by_protocol(ns[thp, touched])
+        for protocol in BOTH:
+            page, name = spanning(table[protocol].map(middle)), f"{prefix}{SHORT[protocol]}"
+            yield _lab("sizes", f"{name}_ns", page, "ns", means, "per page, all sizes", protocol)
+            power = estimate([*table[protocol]], partial(_power, table.index.to_numpy(float)))
+            about = f"time ~ memory^, {protocol}"
+            yield _lab("sizes", f"{name}_power", power, "", means, about)
+        ratios = {size: over(row["pfn"], row["bitmap-v4"]) for size, row in table.iterrows()}
+        of = means, "pfn over bitmap-v4"
+        for size, ratio in ratios.items():
+            name = f"{prefix}{size // GIB}gib_ratio"
+            yield _lab("sizes", name, ratio, "times", *of, f"{size // GIB} GiB")
+        whole = spanning(ratios.values())
+        yield _lab("sizes", f"{prefix}ratio", whole, "times", *of, "all sizes")
+
+
+def _power(sizes: Array, *page_ns: Array) -> Array:
+    """Return the power of memory that time grows with, by least squares of the logarithms."""
+    x = np.log(sizes) - np.log(sizes).mean()
+    y = np.stack(np.broadcast_arrays(*page_ns), axis=-1)
+    slope: Array = 1 + (np.log(y) @ x) / (x @ x)
+    return slope
 
 
 def _runs() -> Numbers:
-    frame = load(datasets.path("runs")).frame
-    for mean in sorted(int(pattern.partition(":")[2]) for pattern in frame["pattern"].unique()):
-        yield from _pair("runs", frame, f"runs_{mean}", pattern=f"geometric:{mean}")
+    ns = _times("runs", "pattern")
+    for pattern in sorted(set(ns.index.get_level_values("pattern"))):
+        name = f"runs_{pattern.partition(':')[2]}"
+        yield from _pair("runs", name, ns[pattern], f"half of 1 GiB, {pattern}")
 
 
 def _density() -> Numbers:
-    frame = load(datasets.path("density")).frame
-    for size, case in frame.groupby("balloon_bytes"):
-        name = f"density_{round(100 * size / case['memory_bytes'].iloc[0])}"
-        yield from _pair("density", case, name, pattern="random", balloon_bytes=size)
+    ns = _times("density", "memory_bytes", "balloon_bytes")
+    for memory, size in sorted(set(ns.index.droplevel("protocol"))):
+        percent = round(100 * size / memory)
+        about = f"{percent} % of 1 GiB at random"
+        yield from _pair("density", f"density_{percent}", ns[memory, size], about)
 
 
 def _cases() -> Numbers:
     """Count the cases of run length and density in which the bitmap is ahead."""
-    frame = pd.concat([load(datasets.path(data)).frame for data in ("runs", "density")])
     case = ["pattern", "balloon_bytes", "protocol"]
-    table = totals(frame).set_index(case).join(frame.groupby(case)["wire_bytes"].first())
-    old, new = (table.xs(name, level="protocol").sort_index() for name in ("pfn", "bitmap-v4"))
-    for name, ahead, means in (
-        ("cases", old["median_ms"] > 0, "cases of run length and density"),
-        ("cases_faster", new["median_ms"] < old["median_ms"], "bitmap-v4 faster by the median"),
-        ("cases_always_faster", new["max_ms"] < old["min_ms"], "bitmap-v4 faster in all repeats"),
-        ("cases_shorter", new["wire_bytes"] < old["wire_bytes"], "bitmap-v4's message shorter"),
+    frame = pd.concat([load(datasets.path(data)).frame for data in ("runs", "density")])
+    ns, n_bytes = _by_protocol(unit_times(frame, case)), frame.groupby(case)["wire_bytes"].first()
+    ratios = [over(row["pfn"], row["bitmap-v4"]) for _, row in ns.iterrows()]
+    shorter = n_bytes.xs("bitmap-v4", level="protocol") < n_bytes.xs("pfn", level="protocol")
+    for name, count, means in (
+        ("cases", len(ratios), "cases of run length and density"),
+        ("cases_faster", sum(one.low > 1 for one in ratios), "bitmap-v4 faster, interval and all"),
+        ("cases_shorter", shorter.sum(), "bitmap-v4's message shorter"),
     ):
-        yield _lab("runs", name, ahead.sum(), "", means)
+        yield number("lab", "runs", name, count, "", means)
 
 
-def _pair(data: str, frame: pd.DataFrame, name: str, **case: object) -> Numbers:
+def _pair(data: str, name: str, ns: pd.Series, about: str) -> Numbers:
     """Both protocols on one touched page set, and their ratio."""
-    means = ", ".join(f"{column} {value}" for column, value in case.items())
-    ms = both_ms(frame, **case)
-    for protocol, time_ms in ms.items():
-        yield _lab(data, f"{name}_{SHORT[protocol]}_ms", time_ms, "ms", means, protocol)
-    ratio = ms["pfn"] / ms["bitmap-v4"]
-    yield _lab(data, f"{name}_ratio", ratio, "times", means, "pfn over bitmap-v4")
+    for protocol in BOTH:
+        key = f"{name}_{SHORT[protocol]}_ns"
+        yield _lab(data, key, middle(ns[protocol]), "ns", about, "per page", protocol)
+    ratio = over(ns["pfn"], ns["bitmap-v4"])
+    yield _lab(data, f"{name}_ratio", ratio, "times", about, "pfn over bitmap-v4")
 
 
 def _grid() -> Numbers:
-    frame = load(datasets.path("patterns")).frame
-    for pattern, (touched, state) in product(sorted(set(frame["pattern"])), STATES.items()):
+    """Tell the message and the discard apart: each of four ways to inflate the same pages."""
+    ns = _times("patterns", "pattern", "touched", "discard")
+    patterns = sorted(set(ns.index.get_level_values("pattern")))
+    for pattern, (touched, state) in product(patterns, STATES.items()):
         name, about = f"grid_{pattern.replace(':', '_')}_{state}", f"{pattern}, {state}"
-        case = {"pattern": pattern, "touched": touched}
-        old, ranges, message, both = (
-            median_ms(frame, protocol=protocol, discard=discard, **case)
-            for protocol, discard in product(("pfn", "bitmap-v4"), ("page", "range"))
-        )
-        # The mean of both orders: the message first, or the message last.
-        part = 100 * ((old - message) + (ranges - both)) / 2 / (old - both)
+        ways = product(BOTH, ("page", "range"))
+        four = old, ranges, message, both = [
+            ns[pattern, touched, discard, protocol] for protocol, discard in ways
+        ]
+        part = estimate(four, _part)
         yield _lab("patterns", f"{name}_part_percent", part, "%", "the message's part", about)
-        yield _lab("patterns", f"{name}_gain", old / both, "times", "pfn over bitmap-v4", about)
-        for what, ms, by in (
+        gain = over(old, both)
+        yield _lab("patterns", f"{name}_gain", gain, "times", "pfn over bitmap-v4", about)
+        for what, times, by in (
             ("message", message, "bitmap-v4 by page"),
             ("range", ranges, "pfn by range"),
             ("both", both, "bitmap-v4 by range"),
         ):
-            saved, means = 100 * (1 - ms / old), f"of pfn by page saved by {by}"
-            yield _lab("patterns", f"{name}_{what}_percent", saved, "%", means, about)
+            saved = estimate([times, old], lambda new, old: 100 * (1 - new / old))
+            means = f"of pfn by page saved by {by}", about
+            yield _lab("patterns", f"{name}_{what}_percent", saved, "%", *means)
+
+
+def _part(old: Array, ranges: Array, message: Array, both: Array) -> Array:
+    """Return the message's part in per cent: the mean of both orders, it first, or it last."""
+    part: Array = 100 * ((old - message) + (ranges - both)) / 2 / (old - both)
+    return part
 
 
 PARTS = (_sizes, _runs, _density, _cases, _grid)
