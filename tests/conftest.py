@@ -18,17 +18,24 @@ if "mix_stderr" in signature(CliRunner.__init__).parameters:  # before click 8.2
 
 INTERPRETED = os.environ.get("NUMBA_DISABLE_JIT") == "1"
 
-settings.register_profile("compiled", max_examples=200, deadline=None)
+settings.register_profile("compiled", max_examples=100, deadline=None)
 settings.register_profile(
     "interpreted",
     max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("bounds checked", max_examples=50, deadline=None)  # of the same cases
+settings.register_profile("bounds checked", max_examples=30, deadline=None)  # of the same cases
 BOUNDS_CHECKED = os.environ.get("NUMBA_BOUNDSCHECK") == "1"
 profile = "bounds checked" if BOUNDS_CHECKED else "compiled"
 settings.load_profile("interpreted" if INTERPRETED else profile)
+
+
+SLOW_EXAMPLES = {
+    f"balloonlab.model.{name}"
+    for name in ("accounting.trace_messages", "cost.fit", "prediction.predict")
+}
+"""Examples of docstrings that take a minute in plain Python."""
 
 
 def pytest_configure(config):
@@ -54,6 +61,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(large)
         elif item.name == "balloonlab.wire.register":
             item.add_marker(compiled)
+        elif item.name in SLOW_EXAMPLES:
+            item.add_marker(large)
 
 
 @pytest.fixture(autouse=True)

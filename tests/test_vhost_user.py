@@ -459,6 +459,7 @@ def test_the_judge_of_front_ends_notices_what_a_back_end_does_wrong(monkeypatch,
             if message.request == Request.SET_MEM_TABLE and spoil == "writes":
                 os.pwrite(message.fds[0], b"x", 0)
 
+    monkeypatch.setattr(hostile_front_end, "SETTLE_S", 0.5)
     leaked = []
     found = hostile_front_end.play(
         9, seed=1, make=lambda path: Wrong(path, Policy("range"), 99, 99, hostile_front_end.EXTRA)

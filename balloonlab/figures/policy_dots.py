@@ -56,7 +56,7 @@ def policies(frame: Any, ax: Axes | None = None) -> Axes:
         log_numbers(ax)
         _full_ticks(ax)
         name_bars(ax, [", ".join(names) for names in lines])
-        ax.set_xlabel("time per page, ns, log scale (median and range of the repeats)")
+        ax.set_xlabel("time per page, ns, log scale (median and range)")
         ax.set_title("What a host makes of today's message, no guest changed")
         legend_below(ax, 3)
     return ax

@@ -78,12 +78,11 @@ class Number(NamedTuple):
 
     @property
     def range(self) -> str:
-        """Both ends of the interval, two digits each."""
+        """Both ends of the interval, two digits each; one where they are the same by these."""
         if self.low is None or self.high is None:
             raise ValueError(f"an exact number has no range, got {self.means!r}: leave out :range")
-        return self._with_unit(
-            f"{format_measured(self.low, self.unit)} to {format_measured(self.high, self.unit)}"
-        )
+        low, high = (format_measured(end, self.unit) for end in (self.low, self.high))
+        return self._with_unit(low if low == high else f"{low} to {high}")
 
     def __format__(self, spec: str) -> str:
         if spec not in ("", "range"):
