@@ -42,9 +42,9 @@ ANSWERS = """
   {since_2016_kvm_paper_untouched_gain:range} and {since_2016_kvm_paper_touched_gain:range}.
 - **What hosts gain alone** (7/8 of 1 GiB, touched; today's message, no guest changes). Joining
   neighbours, as crosvm does, makes `pfn` {ladder_idle_touched_neighbours_joined_lab_gain:range} as
-  fast (`lab`; `kvm`: {ladder_idle_touched_neighbours_joined_kvm_gain:range}); 32 messages sorted
-  together, in vectored calls by two threads, {ladder_idle_touched_two_threads_lab_gain:range}
-  (`kvm`: {ladder_idle_touched_two_threads_kvm_gain:range}), of pages at random
+  fast (`lab`; `kvm`: {ladder_idle_touched_neighbours_joined_kvm_gain:range}); 32 messages sorted,
+  in vectored calls by two threads, {ladder_idle_touched_two_threads_lab_gain:range} (`kvm`:
+  {ladder_idle_touched_two_threads_kvm_gain:range}), of pages at random
   {ladder_random_touched_two_threads_lab_gain:range}, under Linux's own driver
   {policy_idle_collected_by_two_linux_gain:range} (`linux`).
 - **Where the time goes** (7 of 8 GiB). `pfn` spends its time on sending
@@ -66,10 +66,10 @@ ANSWERS = """
   {linux_untouched_pfn_ms:range} untouched, {linux_untouched_send_percent:range} of it to send, and
   {linux_touched_pfn_ms:range} touched, {linux_touched_discard_percent:range} of it discarding.
 - **What is freed.** On a shared file (memfd) `MADV_DONTNEED` frees
-  {frees_memfd_dontneed_small_freed}, a hole all, for {frees_memfd_punch_huge_ns:range} per page in
+  {frees_memfd_dontneed_small_freed}, a hole all, {frees_memfd_punch_huge_ns:range} per page in
   large pieces (`lab`); of hugetlb QEMU frees {qemu_hugetlb_pfn_touched_freed} with `pfn` and
-  {qemu_hugetlb_reporting_touched_freed} with `reporting` (`qemu`). Taking a page back costs a
-  thread {give_back_page_lab_us:range}, a virtual machine {give_back_page_kvm_us:range}.
+  {qemu_hugetlb_reporting_touched_freed} with `reporting` (`qemu`). To take a page back costs
+  {give_back_page_lab_us:range}, in a virtual machine {give_back_page_kvm_us:range}.
 - **Real guests** (`trace`, {guests_traces} traces: real kernels, synthetic workloads). Of the 64
   pages of a bitmap word, where any is given, {guests_least_bits} to {guests_most_bits} are: idle
   {guests_idle_bits}, page cache {guests_pagecache_bits}, half of tmpfs deleted

@@ -11,11 +11,18 @@ import pytest
 import balloonlab as bl
 from balloonlab.results import Number
 from balloonlab.results.export import JSON, LATEX, shipped, to_json, to_latex
-from balloonlab.results.number import by_start, middle
+from balloonlab.results.number import Starts
 
 from .readme import PAGES, TOP, prose
 
 pytestmark = pytest.mark.once
+
+SEVERAL = {path.parent.name for path in (TOP / "data").glob("*/meta.json")} - {
+    path.parent.name
+    for path in (TOP / "data").glob("*/meta.json")
+    if json.loads(path.read_text()).get("starts", 1) == 1
+}
+"""Folders of several process starts."""
 
 STATED = re.compile(r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?) (ms|us|ns|%|times|GiB/s)(?!\w)")
 
@@ -63,6 +70,7 @@ def test_how_a_number_is_written(value, unit, text):
         (1.04, 0.996, 9.04, "times", "1.0 times (1.0 to 9.0)", "1.0 to 9.0 times"),
         (99.72, 99.1, 99.999, "%", "99.7 % (99.1 to 100)", "99.1 to 100 %"),
         (99.6, 0.042, 130, "ns", "100 ns (0.042 to 130)", "0.042 to 130 ns"),
+        (99.6, 99.5, 101, "ns", "100 ns", "100 ns"),
         (-3.26, -7.6e-06, 0, "ms", "-3.3 ms (0 to 0)", "0 to 0 ms"),
     ],
 )
@@ -116,6 +124,8 @@ def test_what_was_measured_has_an_interval_that_holds_it():
     for name, number in bl.results.all_numbers().items():
         if number.source not in ("paper", "trace") and not counted.match(name):
             assert number.interval, name
+            several = number.data in SEVERAL or number.source == "model"
+            assert several or "starts" not in number.interval, name
             slack = 1e-9 * abs(number.value)  # of adding up in another order
             assert number.low - slack <= number.value <= number.high + slack, name
 
@@ -130,12 +140,18 @@ def test_numbers_are_those_of_the_table():
 def test_intervals_are_over_starts():
     table = pd.DataFrame({"way": "a", "start": [0, 0, 1, 1], "repeat": range(4)})
     table = table.assign(ns=[1.0, 3.0, 8.0, 10.0])
-    assert by_start(table, ["way"]).loc["a", "ns"].tolist() == [2, 9]
-    assert by_start(table[:2], ["way"]).loc["a", "ns"].tolist() == [1, 3]  # of one, its repeats
-    assert middle([2, 9], 10) == (55, 20, 90, "range of 2 starts")
-    value, low, high, interval = middle(range(100, 110))
+    two, one = Starts(table), Starts(table[:2])
+    assert two.medians(["way"]).loc["a", "ns"].tolist() == [2, 9]
+    assert one.medians(["way"]).loc["a", "ns"].tolist() == [1, 3]  # of one, its repeats
+    assert two.middle([2, 9], 10) == (55, 20, 90, "range of 2 starts")
+    value, low, high, interval = two.middle(range(100, 110))
     assert 100 < low < value < high < 109
     assert interval == "95 % of 10 starts"
+    assert one.middle(range(100, 110)) == (104.5, 100, 109, "range of 10 repeats")
+    assert one.over([3, 4], [1, 2]) == (3.5 / 1.5, 1.5, 4, "range of 2 repeats")
+    times = table.assign(run_id=["x", "y", "x", "y"], time_ns=1)
+    with pytest.raises(ValueError, match=r"by must tell cases apart, got \['way'\]: a has several"):
+        Starts(times).times(["way"])
 
 
 def test_what_overlaps_is_counted():

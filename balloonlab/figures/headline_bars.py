@@ -147,8 +147,8 @@ def _colour(protocol: str) -> str:
 
 def _gain(legacy: Any, repeats: Any) -> str:
     """Write how many times faster, as an interval where there are several repeats."""
-    ratio, low, high, n, _ = ratio_of(legacy, repeats)
-    if n < 2:
+    ratio, low, high, _ = ratio_of(legacy, repeats)
+    if min(len(legacy), len(repeats)) < 2:
         return f"  {format_measured(ratio)}x"
     least, most = format_measured(low), format_measured(high)
     return f"  {least}x" if least == most else f"  {least} to {most}x"

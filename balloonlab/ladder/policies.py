@@ -11,13 +11,13 @@ from ..host import POLICIES
 from ..measurement.estimates import estimate
 from ..measurement.ratio import ratio_of
 from ..measurement.run import Run
-from ..measurement.starts import unit_times
+from ..measurement.starts import unit_of, unit_times
 from ..measurement.tables import as_frame
 from .rungs import starts_of
 
 COLUMNS = [
-    *("source", "pattern", "policy", "page_ns", "page_low_ns", "page_high_ns", "least_ns"),
-    *("greatest_ns", "gain", "low", "high", "interval"),
+    *("source", "pattern", "policy", "page_ns", "page_low_ns", "page_high_ns", "page_interval"),
+    *("least_ns", "greatest_ns", "gain", "low", "high", "interval"),
 ]
 
 
@@ -33,9 +33,9 @@ def policy_times(data: Run | pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``source``, ``pattern``, ``policy``; ``page_ns``, the median per page, with its interval
-        ``page_low_ns`` to ``page_high_ns``, and ``least_ns`` and ``greatest_ns`` of the starts;
-        ``gain`` over a call per page, ``low``, ``high`` and ``interval`` as `balloonlab.ratios` has
-        them. Policies that are one and the same on this backing have a
+        ``page_low_ns`` to ``page_high_ns`` and what that is (``page_interval``), and ``least_ns``
+        and ``greatest_ns`` of the starts; ``gain`` over a call per page, ``low``, ``high`` and
+        ``interval``. Policies that are one and the same on this backing have a
         row each.
 
     Examples
@@ -51,7 +51,7 @@ def policy_times(data: Run | pd.DataFrame) -> pd.DataFrame:
 def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     if frame.empty:
         return
-    times = unit_times(frame)
+    times, kind = unit_times(frame), f"{unit_of(frame)}s"
     cases = frame.drop_duplicates("run_id").set_index("run_id")
     for (source, pattern), group in cases.groupby(["source", "pattern"], sort=False):
         found = {}
@@ -63,6 +63,6 @@ def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
             if len(fitting):
                 found[name] = starts_of(times[fitting.index]) / fitting["n_pages"].iloc[0]
         for name, ns in found.items():
-            page = estimate([ns], lambda page_ns: page_ns)[:3]
-            *ratio, _, interval = ratio_of(found["qemu"], ns)
-            yield source, pattern, name, *page, ns.min(), ns.max(), *ratio, interval
+            page = estimate([ns], lambda page_ns: page_ns, kind)
+            ratio = ratio_of(found["qemu"], ns, kind)
+            yield source, pattern, name, *page, ns.min(), ns.max(), *ratio

@@ -12,7 +12,7 @@ from ..measurement.estimates import estimate
 from ..measurement.on_lab import FLOOR
 from ..measurement.ratio import ratio_of
 from ..measurement.run import Run
-from ..measurement.starts import unit_times
+from ..measurement.starts import unit_of, unit_times
 from ..measurement.tables import as_frame
 from ..sizes import GIB
 
@@ -59,7 +59,7 @@ SCENARIOS = {
 
 COLUMNS = [
     *("scenario", "source", "rung", "who", "repeats", "median_ms", "least_ms", "greatest_ms"),
-    *("page_ns", "page_low_ns", "page_high_ns", "gib_per_s"),
+    *("page_ns", "page_low_ns", "page_high_ns", "page_interval", "gib_per_s"),
     *("gain", "gain_low", "gain_high", "interval"),
 ]
 
@@ -77,10 +77,10 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
     pandas.DataFrame
         In order of the ladder: ``scenario``, ``source``, ``rung``, ``who`` must change for it,
         ``repeats``, their ``median_ms``, ``least_ms`` and ``greatest_ms``, ``page_ns`` per page
-        with its interval ``page_low_ns`` to ``page_high_ns``, ``gib_per_s``; of several starts
-        (`balloonlab.campaign`) each counts as one, by its median.
+        with its interval ``page_low_ns`` to ``page_high_ns``, ``page_interval``, ``gib_per_s``; of
+        several starts (`balloonlab.campaign`) each counts as one, by its median.
         ``gain`` is how many times faster than the first rung, ``gain_low`` to ``gain_high`` its
-        interval, a ``95 %`` bootstrap or with fewer than five repeats the ``range``. No rows where
+        ``interval``, a bootstrap or with fewer than five starts the range. No rows where
         nothing fits.
     """
     frame = as_frame(data)
@@ -96,8 +96,9 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
                 if fitting.empty:
                     continue
                 ns, case = starts_of(times[fitting.index]), fitting.iloc[0]
+                kind = "starts" if len(fitting) > 1 else f"{unit_of(frame)}s"
                 base = ns if base is None and rung is RUNGS[0] else base
-                rows.append([scenario, source, rung.name, rung.who, *_speeds(ns, case, base)])
+                rows.append([scenario, source, rung.name, rung.who, *_speeds(ns, case, base, kind)])
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -130,13 +131,12 @@ def _fitting(cases: pd.DataFrame, setting: dict[str, Any]) -> pd.DataFrame:
     return cases
 
 
-def _speeds(ns: Any, case: pd.Series, base: Any) -> list[Any]:
-    page = estimate([ns / case["n_pages"]], lambda page_ns: page_ns)
+def _speeds(ns: Any, case: pd.Series, base: Any, kind: str) -> list[Any]:
+    page = estimate([ns / case["n_pages"]], lambda page_ns: page_ns, kind)
     gain = [1.0 if base is ns else np.nan, np.nan, np.nan, ""]
     if base is not None and base is not ns:
-        ratio, low, high, _, interval = ratio_of(base, ns)
-        gain = [ratio, low, high, interval]
+        gain = [*ratio_of(base, ns, kind)]
     middle = float(np.median(ns))
     rate = case["balloon_bytes"] / GIB / (middle / 1e9)
     ms = (middle / 1e6, ns.min() / 1e6, ns.max() / 1e6)
-    return [ns.size, *ms, *page[:3], rate, *gain]
+    return [ns.size, *ms, *page, rate, *gain]

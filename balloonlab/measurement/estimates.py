@@ -40,13 +40,15 @@ def estimate(
     of : callable
         Takes an array of shape (..., *the rest of a sample's shape*) for each sample.
     kind : str
-        What was drawn, for the name of the interval.
+        What samples hold, for the name of the interval. ``repeats`` of one start say nothing of
+        others: of them only the range is given.
 
     Returns
     -------
     Estimate
         From five starts of each on the ``95 %`` interval of the bootstrap over starts, those of
         different cases drawn apart; else the ``range`` over every choice of one start of each.
+        Without samples ``published``, of no width.
 
     Examples
     --------
@@ -74,6 +76,9 @@ def estimate(
 
 def spanning(estimates: Iterable[Estimate]) -> Estimate:
     """Return the middle of several values, and an interval that reaches over all of theirs."""
-    table = np.array([one[:3] for one in estimates])
+    found = list(estimates)
+    if len(found) == 1:
+        return found[0]
+    table = np.array([one[:3] for one in found])
     value, low, high = np.median(table[:, 0]), table[:, 1].min(), table[:, 2].max()
     return Estimate(float(value), float(low), float(high), f"over {len(table)} cases")

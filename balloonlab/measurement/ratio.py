@@ -8,7 +8,7 @@ from typing import Any
 import numpy.typing as npt
 import pandas as pd
 
-from .estimates import estimate
+from .estimates import Estimate, estimate
 from .run import Run, differing
 from .starts import unit_times
 from .tables import as_frame
@@ -73,8 +73,10 @@ def ratios(
                 f"they differ in {', '.join(differing(base)) or 'nothing but the run'}"
             )
         for _, case in group[group["protocol"] != over].iterrows() if len(base) else ():
-            found = ratio_of(by_case[case["run_id"]], by_case[base["run_id"].iloc[0]])
-            rows.append([*case[shown], *found])
+            pair = by_case[case["run_id"]], by_case[base["run_id"].iloc[0]]
+            found, n = ratio_of(*pair), min(one.size for one in pair)
+            interval = found.interval.partition(" of ")[0]
+            rows.append([*case[shown], *found[:3], n, interval])
     table = pd.DataFrame(rows, columns=[*shown, *RATIO_COLUMNS])
     return table.sort_values(shown, ignore_index=True)
 
@@ -86,13 +88,6 @@ def _default_by(frame: pd.DataFrame) -> list[str]:
     return [name for name in differing(frame) if name not in follows]
 
 
-def ratio_of(
-    top: npt.NDArray[Any], bottom: npt.NDArray[Any]
-) -> tuple[float, float, float, int, str]:
-    """Return the ratio of the medians of two cases' repeats, as `ratios` has it.
-
-    Low and high end of its interval, the fewer repeats, and what the interval is.
-    """
-    found = estimate([top, bottom], lambda a, b: a / b)
-    interval = found.interval.partition(" of ")[0]
-    return *found[:3], min(top.size, bottom.size), interval
+def ratio_of(top: npt.NDArray[Any], bottom: npt.NDArray[Any], kind: str = "starts") -> Estimate:
+    """Return the ratio of the medians of two cases' starts (or repeats), as `ratios` has it."""
+    return estimate([top, bottom], lambda a, b: a / b, kind)

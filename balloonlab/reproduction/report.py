@@ -43,9 +43,8 @@ def _cell(row: str, value: float, exact: bool) -> str:
         return f"{value:,.0f}"
     if row == "wire bytes":
         return format_size(int(value))
-    if row == "speed-up":
-        return f"{format_measured(value)}x"
-    return format_number(value) if exact else format_measured(value)
+    text = format_number(value) if exact else format_measured(value)
+    return f"{text}x" if row == "speed-up" else text
 
 
 def readable(table: Reproduction | pd.DataFrame) -> pd.DataFrame:
@@ -219,7 +218,8 @@ def _kvm_notes(result: Reproduction) -> list[str]:
     checks = result.checks[result.checks["protocol"] != FLOOR]
     us = {name: _quartiles_us(checks, name) for name in ("exit", "awake", "answer")}
     mapped, unmapped = (
-        f"{checks[f'{name}_discard_q2_ns'].median():,.0f} ns" for name in ("mapped", "unmapped")
+        f"{format_measured(checks[f'{name}_discard_q2_ns'].median())} ns"
+        for name in ("mapped", "unmapped")
     )
     return [
         "kvm: balloonlab's driver in a virtual processor of this process. A kick is a VM exit that "

@@ -12,7 +12,7 @@ from ..measurement.estimates import Estimate
 from ..measurement.reading import load
 from ..measurement.starts import unit_of
 from ..pages.traces import NATIVE, PREFIX
-from .number import STATES, Numbers, by_start, estimated, middle, number
+from .number import STATES, Numbers, Starts, estimated, number
 
 BITMAPS = ("bitmap-v3", "bitmap-v4", "bitmap-v4-wide")
 SLACK_BYTES = 64
@@ -69,13 +69,14 @@ def _recorded() -> Numbers:
 
 def _kernels() -> Numbers:
     table = pd.read_csv(datasets.path("encodings/encodings.csv")).dropna(subset=["encode_ns"])
+    starts = Starts(table)
     for pattern, order in (("idle", "list"), ("random", "sorted")):
         mine = table[(table["pattern"] == pattern) & (table["order"] == order)]
         for protocol, rows in mine.groupby("protocol", sort=False):
             name = f"encodings_{pattern}_{protocol.replace('-', '_')}"
             about = f"{pattern}, half of 256 MiB, {protocol}"
             for side in ("encode", "decode"):
-                ns, key = middle(rows[f"{side}_ns"] / rows["n_pages"]), f"{name}_{side}_ns"
+                ns, key = starts.middle(rows[f"{side}_ns"] / rows["n_pages"]), f"{name}_{side}_ns"
                 yield estimated("lab", "encodings", key, ns, "ns", about, "per page")
 
 
@@ -122,7 +123,7 @@ def _own_work() -> Numbers:
     for source, share in found.groupby(level="source"):
         about = "adaptive's own work above the least, of the inflation", "median of the cells"
         name = f"crossover_{source}_adaptive_excess_percent"
-        yield estimated(source, "crossover", name, middle(share, 100), "%", *about)
+        yield estimated(source, "crossover", name, Starts(frame).middle(share, 100), "%", *about)
 
 
 def _starts(frame: pd.DataFrame) -> Iterable[tuple[int, pd.DataFrame]]:
@@ -135,11 +136,12 @@ def _zero() -> Numbers:
     frame["whole_ns"] = frame["ready_ns"] + frame["use_ns"]
     names, key = ["answer_ns", "ready_ns", "use_ns", "whole_ns"], ["zero_share", "answer"]
     frame[names] = frame[names].div(frame["n_pages"], axis=0)
-    for (zero_share, answered), rows in by_start(frame, key).groupby(level=key):
+    starts = Starts(frame)
+    for (zero_share, answered), rows in starts.medians(key).groupby(level=key):
         share, told = round(100 * zero_share), "told" if answered else "untold"
         about = f"{share} % of the pages zero already, {told}"
         for name in names:
-            ns, means = middle(rows[name]), f"{name.removesuffix('_ns')}, per page"
+            ns, means = starts.middle(rows[name]), f"{name.removesuffix('_ns')}, per page"
             number_name = f"zero_{share}_{told}_{name}"
             yield estimated("lab", "zero-pages", number_name, ns, "ns", about, means)
 

@@ -108,8 +108,8 @@ def write(
 ) -> None:
     r"""Write ``numbers.json`` and, for LaTeX, ``numbers.tex``.
 
-    ``\input{numbers.tex}``, then ``\balloonlab{headline_touched_ratio}`` is the number and
-    its unit, and ``\balloonlab*{...}`` nothing but the number.
+    ``\input{numbers.tex}``, then ``\balloonlab{headline_touched_ratio}`` is the number,
+    its unit and its interval, and ``\balloonlab*{...}`` nothing but the number.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def _rounded(number: Number) -> dict[str, float]:
 def to_latex(numbers: Mapping[str, Number], macro: str = "balloonlab") -> str:
     """Write numbers as LaTeX macros, by the same names."""
     lines = [
-        f"% The numbers of balloonlab, made from data/: \\{macro}{{name}} with the unit,",
+        f"% The numbers of balloonlab, made from data/: \\{macro}{{name}} with unit and interval,",
         f"% \\{macro}*{{name}} without; what each means stands beside it.",
         "\\makeatletter",
         f"\\newcommand{{\\{macro}}}{{\\@ifstar{{\\{macro}@bare}}{{\\{macro}@full}}}}",
@@ -161,7 +161,9 @@ def to_latex(numbers: Mapping[str, Number], macro: str = "balloonlab") -> str:
         ),
     ]
     for name, number in numbers.items():
-        full = number.text.replace(f"{number.bare} ", f"{number.bare}~", 1).replace("%", "\\%")
+        value = f"{number.bare}~{number.unit}".removesuffix("~")
+        full = value + number.text.removeprefix(value.replace("~", " "))
+        full = full.replace("%", "\\%")
         note = f"% {number.source}: {number.means}"
         lines += [
             f"\\@namedef{{{macro}@full@{name}}}{{{full}}} {note}",

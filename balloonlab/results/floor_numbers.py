@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import pandas as pd
 
 from .. import datasets
-from ..ladder import policy_times, rung_times
+from ..ladder import policy_times, rung_times, starts_of
 from ..measurement.estimates import Estimate, spanning
 from ..measurement.reading import load, pool
 from ..measurement.starts import unit_times
-from .number import Numbers, estimated, middle, over
+from .number import Numbers, Starts, estimated, short
 
 
 def ladder_frame() -> pd.DataFrame:
@@ -20,16 +19,12 @@ def ladder_frame() -> pd.DataFrame:
     return pool(datasets.folders("ladder")).frame
 
 
-def _short(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
-
-
 def _ladder() -> Numbers:
     ladder = datasets.folders("ladder")[0].name
     for row in rung_times(ladder_frame()).itertuples():
-        name = f"ladder_{_short(row.scenario)}_{_short(row.rung)}_{row.source}"
+        name = f"ladder_{short(row.scenario)}_{short(row.rung)}_{row.source}"
         about = f"1 GiB, {row.scenario}, {row.rung}"
-        page = Estimate(row.page_ns, row.page_low_ns, row.page_high_ns, f"{row.repeats} starts")
+        page = Estimate(row.page_ns, row.page_low_ns, row.page_high_ns, row.page_interval)
         yield estimated(row.source, ladder, f"{name}_ns", page, "ns", about, "per page")
         if row.interval:
             gain = Estimate(row.gain, row.gain_low, row.gain_high, row.interval)
@@ -42,9 +37,9 @@ def _policies() -> Numbers:
     table = policy_times(load(datasets.path("policies")).frame)
     gains: dict[tuple[str, str], list[Estimate]] = {}
     for row in table.itertuples():
-        pattern = "trace" if row.pattern.startswith("trace:") else _short(row.pattern)
-        name, about = f"policy_{pattern}_{_short(row.policy)}_{row.source}", f"pfn, {row.pattern}"
-        page = Estimate(row.page_ns, row.page_low_ns, row.page_high_ns, row.interval)
+        pattern = "trace" if row.pattern.startswith("trace:") else short(row.pattern)
+        name, about = f"policy_{pattern}_{short(row.policy)}_{row.source}", f"pfn, {row.pattern}"
+        page = Estimate(row.page_ns, row.page_low_ns, row.page_high_ns, row.page_interval)
         policies = partial(estimated, row.source, "policies")
         yield policies(f"{name}_ns", page, "ns", about, row.policy)
         gain = Estimate(row.gain, row.low, row.high, row.interval)
@@ -52,7 +47,7 @@ def _policies() -> Numbers:
             gains.setdefault((row.policy, row.source), []).append(gain)
             yield policies(f"{name}_gain", gain, "times", about, f"{row.policy} over {BASE}")
     for (policy, source), found in gains.items():
-        name = f"policies_{_short(policy)}_{source}"
+        name = f"policies_{short(policy)}_{source}"
         about = f"{policy} over {BASE}, kinds of guests: {len(found)}"
         yield estimated(source, "policies", name, spanning(found), "times", about)
 
@@ -67,19 +62,22 @@ def _allocation() -> Numbers:
     rows = frame[(frame["protocol"] == "bitmap-v4") & (frame["pattern"] == "idle")]
     rows = rows[rows["stage"].eq("allocate") & (rows["source"] == "lab") & ~rows["touched"]]
     rows = rows.assign(time_ns=rows["time_ns"] / rows["n_pages"])
-    by_way = unit_times(rows, ["allocation"])
+    starts, times = Starts(frame), unit_times(rows)
+    ways = rows.drop_duplicates("run_id").set_index("run_id")["allocation"]
+    by_way = {way: starts_of(times[ids]) for way, ids in ways.groupby(ways).groups.items()}
     for way, ns in by_way.items():
         name, about = f"allocate_{way}_ns", "to allocate a page of an idle guest"
-        yield estimated("lab", ladder, name, middle(ns), "ns", about, f"allocation={way}")
-    gain = over(by_way["page"], by_way["chunk"])
+        yield estimated("lab", ladder, name, starts.middle(ns), "ns", about, f"allocation={way}")
+    gain = starts.over(by_way["page"], by_way["chunk"])
     yield estimated("lab", ladder, "allocate_gain", gain, "times", "page over chunk, idle")
 
 
 def _threads() -> Numbers:
-    ns = unit_times(load(datasets.path("threads")).frame, ["discard", "threads"])
+    starts = Starts(load(datasets.path("threads")).frame)
+    ns = starts.times(["discard", "threads"])
     for discard in sorted(set(ns.index.get_level_values("discard"))):
-        ratio = over(ns[discard, 2], ns[discard, 1])
-        name, about = f"threads_{_short(discard)}_ratio", f"pfn by {discard}, two threads over one"
+        ratio = starts.over(ns[discard, 2], ns[discard, 1])
+        name, about = f"threads_{short(discard)}_ratio", f"pfn by {discard}, two threads over one"
         yield estimated("lab", "threads", name, ratio, "times", about)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import pandas as pd
@@ -13,17 +12,12 @@ from ..freeing.every_call import summary as frees_summary
 from ..freeing.report import behind
 from ..measurement.reading import load
 from ..measurement.run import repeat_totals
-from ..measurement.starts import unit_times
 from ..sizes import HUGE_BYTES, PAGE_BYTES
-from .number import STATES, Numbers, by_start, estimated, middle, number
+from .number import STATES, Numbers, Starts, estimated, number, short
 
 KEY = ["backing", "thp", "verb", "piece_bytes"]
 BY = ["backing", "protocol", "touched"]
 SIZES = dict(zip(PIECES, ("small", "huge"), strict=True))
-
-
-def _short(text: str) -> str:
-    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")
 
 
 def _frees() -> Numbers:
@@ -31,13 +25,15 @@ def _frees() -> Numbers:
     frame = datasets.stacked("frees*", "frees.csv")
     for name in ("time_ns", "touch_ns"):
         frame[name] = frame[name] / frame["n_pages"]
-    ns = by_start(frame, KEY)
+    frame["start"] = frame.groupby(["folder", "start"]).ngroup()
+    starts = Starts(frame)
+    ns = starts.medians(KEY)
     rows, data = frees_summary(frame), datasets.folders("frees")[0].name
     for row in rows[rows["freed"].notna()].itertuples():
-        name = f"frees_{_short(behind(row))}_{row.verb}_{SIZES[row.piece_bytes]}"
+        name = f"frees_{short(behind(row))}_{row.verb}_{SIZES[row.piece_bytes]}"
         about = f"{behind(row)}, {row.verb}, pieces of {row.piece_bytes} bytes"
         mine = ns.loc[row.backing, row.thp, row.verb, row.piece_bytes]
-        page, back = middle(mine["time_ns"]), middle(mine["touch_ns"])
+        page, back = starts.middle(mine["time_ns"]), starts.middle(mine["touch_ns"])
         yield estimated("lab", data, f"{name}_ns", page, "ns", about, "per page")
         yield estimated("lab", data, f"{name}_back_ns", back, "ns", about, "touched again")
         yield number("lab", data, f"{name}_freed", 100 * row.freed, "%", about, "freed")
@@ -66,12 +62,13 @@ def qemu_backings() -> pd.DataFrame:
 
 def _qemu() -> Numbers:
     run = load(datasets.path("qemu-backings"))
-    ns, n_pages = unit_times(run.frame, BY), run.frame.groupby(BY)["n_pages"].first()
+    starts = Starts(run.frame)
+    ns, n_pages = starts.times(BY), run.frame.groupby(BY)["n_pages"].first()
     for row in qemu_backings().itertuples():
         state, case = STATES[row.touched], (row.backing, row.protocol, row.touched)
         name = f"qemu_{row.backing}_{row.protocol}_{state}"
         about = f"1 GiB on {row.backing}, {row.protocol}, {state}"
-        page = middle(ns[case] / n_pages[case])
+        page = starts.middle(ns[case] / n_pages[case])
         yield estimated("qemu", "qemu-backings", f"{name}_ns", page, "ns", about, "per page")
         if row.touched:
             freed = 100 * row.freed
@@ -82,7 +79,8 @@ def _give_back() -> Numbers:
     frame = datasets.stacked("give-back*", "give-back.csv")
     frame = frame.assign(us=frame["time_ns"] / frame["n_units"] / 1e3)
     key = ["source", "backing", "deflated", "unit_bytes"]
-    for case, us in by_start(frame, key)["us"].groupby(level=key, sort=False):
+    starts = Starts(frame)
+    for case, us in starts.medians(key)["us"].groupby(level=key, sort=False):
         source, backing, deflated, unit_bytes = case
         size = "huge_page" if unit_bytes == HUGE_BYTES else "page"
         means = f"first touch of a {size.replace('_', ' ')} on {backing}"
@@ -90,7 +88,7 @@ def _give_back() -> Numbers:
         plain = backing == ("memfd" if source == "linux" else "anonymous")
         name = "give_back" + ("" if plain else f"_{backing}") + ("" if deflated else "_kept")
         name += f"_{size}_{source}_us"
-        yield estimated(source, "give-back", name, middle(us), "us", means)
+        yield estimated(source, "give-back", name, starts.middle(us), "us", means)
 
 
 def _collapse() -> Numbers:
@@ -101,11 +99,12 @@ def _collapse() -> Numbers:
         lost=100 * (1 - frame["huge_bytes_after"] / frame["huge_bytes_before"]),
     )
     about = "half of 1 GiB at random, pfn"
-    for source, rows in by_start(frame, ["source"]).groupby(level="source", sort=False):
+    starts = Starts(frame)
+    for source, rows in starts.medians(["source"]).groupby(level="source", sort=False):
         name, of = f"collapse_{source}", (str(source), "collapse")
-        huge, page = middle(rows["collapse_us"]), middle(rows["touch_us"])
+        huge, page = starts.middle(rows["collapse_us"]), starts.middle(rows["touch_us"])
         yield estimated(*of, f"{name}_us", huge, "us", "a huge page", about)
-        yield estimated(*of, f"{name}_lost", middle(rows["lost"]), "%", "huge pages", about)
+        yield estimated(*of, f"{name}_lost", starts.middle(rows["lost"]), "%", "huge pages", about)
         yield estimated(*of, f"{name}_touch_us", page, "us", "a page", about)
 
 
@@ -116,22 +115,23 @@ def _impact() -> Numbers:
     """Give the steps of another thread, alone and beside an inflation."""
     frame = pd.read_csv(datasets.path("impact/impact.csv"))
     frame = frame.assign(rate=(frame["n_steps"] / frame["time_ns"]).fillna(0.0))
-    rows = by_start(frame, ["source", "phase", "way"])
+    starts = Starts(frame)
+    rows = starts.medians(["source", "phase", "way"])
     for source in frame["source"].unique():
         alone, beside = (rows.loc[source, phase] for phase in ("alone", "inflating"))
         each = alone.groupby(level="start").median()
         for end in ENDS:
-            us, name = middle(each[f"{end}_ns"], 1e-3), f"impact_alone_{source}_{end}_us"
+            us, name = starts.middle(each[f"{end}_ns"], 1e-3), f"impact_alone_{source}_{end}_us"
             yield estimated(source, "impact", name, us, "us", "1 GiB, alone", f"{end} of a step")
         for way, mine in beside.groupby(level="way", sort=False):
-            name, about = f"impact_{_short(way)}_{source}", f"1 GiB, {way}"
+            name, about = f"impact_{short(way)}_{source}", f"1 GiB, {way}"
             measured = partial(estimated, source, "impact")
-            share = middle(mine["rate"] / alone.loc[[way], "rate"], 100)
+            share = starts.middle(mine["rate"] / alone.loc[[way], "rate"], 100)
             yield measured(f"{name}_percent", share, "%", about, "steps beside")
-            wall = middle(mine["wall_ns"], 1e-6)
+            wall = starts.middle(mine["wall_ns"], 1e-6)
             yield measured(f"{name}_ms", wall, "ms", about, "inflation")
             for end in ENDS:
-                us, means = middle(mine[f"{end}_ns"], 1e-3), f"{end} of a step"
+                us, means = starts.middle(mine[f"{end}_ns"], 1e-3), f"{end} of a step"
                 yield measured(f"{name}_{end}_us", us, "us", about, means)
 
 

@@ -7,10 +7,9 @@ from functools import partial
 from .. import datasets
 from ..measurement.estimates import spanning
 from ..measurement.reading import load
-from ..measurement.starts import unit_times
 from ..pages import traces
 from ..sizes import GIB
-from .number import SHORT, Numbers, estimated, middle, number, over
+from .number import SHORT, Numbers, Starts, estimated, number
 
 _trace, _lab = partial(number, "trace", "traces"), partial(estimated, "lab", "guests")
 
@@ -45,13 +44,14 @@ def _cost() -> Numbers:
     """Inflate by the same page numbers on real memory, touched; and which gains are alike."""
     frame = load(datasets.path("guests")).frame
     frame["time_ns"] = frame["time_ns"] / frame["n_pages"]
-    ns, ratios = unit_times(frame, ["pattern", "protocol"]), {}
+    starts, ratios = Starts(frame), {}
+    ns = starts.times(["pattern", "protocol"])
     for pattern in sorted(set(frame["pattern"])):
         name = f"guests_{pattern.removeprefix('trace:').partition('-')[0]}"
         for protocol in ("pfn", "bitmap-v4"):
-            page, key = middle(ns[pattern, protocol]), f"{name}_{SHORT[protocol]}_ns"
+            page, key = starts.middle(ns[pattern, protocol]), f"{name}_{SHORT[protocol]}_ns"
             yield _lab(key, page, "ns", "per page", pattern, protocol)
-        ratios[pattern] = over(ns[pattern, "pfn"], ns[pattern, "bitmap-v4"])
+        ratios[pattern] = starts.over(ns[pattern, "pfn"], ns[pattern, "bitmap-v4"])
         yield _lab(f"{name}_ratio", ratios[pattern], "times", "pfn over bitmap-v4", pattern)
     largest = max(ratios.values())
     alike = [one for one in ratios.values() if one.high >= largest.low]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pandas as pd
@@ -12,8 +11,9 @@ from ..datasets import published
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
 from ..measurement.starts import unit_times
+from ..reproduction.reproduction import Reproduction
 from ..sizes import GIB
-from .number import SHORT, STATES, Named, Numbers, estimated, middle, number, over
+from .number import SHORT, STATES, Numbers, Starts, estimated, number
 
 CASE = ["touched", "protocol"]
 
@@ -35,8 +35,10 @@ def _published() -> Numbers:
 
 def _reproduction(source: str, data: str, bulk: str) -> Numbers:
     """Totals of the headline's cases, the shares of the stages of ``pfn``, the gain."""
-    frame = load(datasets.path(data)).frame
-    whole = unit_times(frame, CASE)
+    result = Reproduction.load(datasets.path(data))
+    frame = result.frame
+    starts = Starts(frame)
+    whole = starts.times(CASE)
     pages = frame.groupby(CASE)["n_pages"].first()
     measured = partial(estimated, source, data)
     for touched, state in STATES.items():
@@ -44,22 +46,15 @@ def _reproduction(source: str, data: str, bulk: str) -> Numbers:
         for protocol, short in SHORT.items():
             if (touched, protocol) in whole:
                 ns = whole[touched, protocol]
-                yield measured(f"{name}_{short}_ms", middle(ns, 1e-6), "ms", case, protocol)
-        yield from _shares(frame[frame["touched"] == touched], measured, name, case)
-        ratio = over(*(whole[touched, one] / pages[touched, one] for one in ("pfn", bulk)))
+                yield measured(f"{name}_{short}_ms", starts.middle(ns, 1e-6), "ms", case, protocol)
+        for stage, share in result.shares("pfn", touched).items():
+            about = f"{stage} of pfn"
+            yield measured(f"{name}_{stage}_percent", share, "%", case, about)
+        ratio = starts.over(*(whole[touched, one] / pages[touched, one] for one in ("pfn", bulk)))
         yield measured(f"{name}_ratio", ratio, "times", case, f"pfn over {bulk}")
     if (True, FLOOR) in whole:
-        ratio = over(whole[True, "bitmap-v4"], whole[True, FLOOR])
+        ratio = starts.over(whole[True, "bitmap-v4"], whole[True, FLOOR])
         yield measured(f"{data}_over_floor", ratio, "times", "bitmap-v4 over one madvise")
-
-
-def _shares(frame: pd.DataFrame, measured: Callable[..., Named], name: str, case: str) -> Numbers:
-    """Shares of the stages of ``pfn`` in an inflation."""
-    rows = frame[frame["protocol"] == "pfn"]
-    total = unit_times(rows, ["protocol"])["pfn"]
-    for stage, ns in unit_times(rows, ["stage"]).items():
-        share = middle(ns / total, 100)
-        yield measured(f"{name}_{stage}_percent", share, "%", case, f"{stage} of pfn")
 
 
 def _drivers() -> Numbers:
@@ -68,10 +63,11 @@ def _drivers() -> Numbers:
     by = ["touched", "source"]
     n_guests = frame.groupby(by)["run_id"].transform("nunique")
     frame["time_ns"] = frame["time_ns"] / frame["n_pages"] / n_guests
+    starts = Starts(frame)
     for (touched, source, stage), ns in unit_times(frame, [*by, "stage"]).items():
         name, about = f"drivers_{STATES[touched]}_{stage}_{source}_ns", "2 GiB, idle and tmpfs50"
         means = f"{stage} per page, pfn", f"{about}, mean of both"
-        yield estimated(source, "drivers", name, middle(ns), "ns", *means)
+        yield estimated(source, "drivers", name, starts.middle(ns), "ns", *means)
 
 
 def _reliability() -> Numbers:

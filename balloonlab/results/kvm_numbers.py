@@ -10,9 +10,9 @@ from .. import datasets
 from ..measurement.estimates import spanning
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
-from ..measurement.starts import unit_times
+from ..measurement.starts import unit_of
 from ..sizes import GIB
-from .number import SHORT, STATES, Numbers, estimated, middle, number, over
+from .number import SHORT, STATES, Numbers, Starts, estimated, number
 
 EXITS = {"exit": "a kick that nobody listens to", "awake": "kick to host awake"}
 EXITS |= {"answer": "answer to driver running"}
@@ -22,8 +22,9 @@ def _beside_the_thread() -> Numbers:
     """Compare cases by a thread and in a virtual machine, in the same process starts."""
     frame = load(datasets.path("vms")).frame
     by = ["source", "protocol", "touched", "thp"]
-    whole, n_pages = unit_times(frame, by), frame["n_pages"].iloc[0]
-    discards = unit_times(frame[frame["stage"] == "discard"], by)
+    starts, n_pages = Starts(frame), frame["n_pages"].iloc[0]
+    whole = starts.times(by)
+    discards = starts.times(by, frame[frame["stage"] == "discard"])
     for (touched, state), thp, protocol in product(STATES.items(), (False, True), SHORT):
         case = protocol, touched, thp
         if ("kvm", *case) not in whole:
@@ -32,23 +33,27 @@ def _beside_the_thread() -> Numbers:
         name = f"vms_{state}_{'thp_' if thp else ''}{SHORT[protocol]}"
         about = f"1 GiB, {state}, {pages}, {protocol}"
         kvm, lab = (whole[source, *case] for source in ("kvm", "lab"))
-        yield estimated("kvm", "vms", f"{name}_ms", middle(kvm, 1e-6), "ms", about)
+        yield estimated("kvm", "vms", f"{name}_ms", starts.middle(kvm, 1e-6), "ms", about)
         means = about, "over the thread's"
-        yield estimated("kvm", "vms", f"{name}_over_lab", over(kvm, lab), "times", *means)
+        yield estimated("kvm", "vms", f"{name}_over_lab", starts.over(kvm, lab), "times", *means)
         for source in ("lab", "kvm"):
-            ns, key = middle(discards[source, *case] / n_pages), f"{name}_discard_{source}_ns"
+            ns, key = (
+                starts.middle(discards[source, *case] / n_pages),
+                f"{name}_discard_{source}_ns",
+            )
             yield estimated(source, "vms", key, ns, "ns", about, "a page")
 
 
 def _exits() -> Numbers:
     checks = load(datasets.path("kvm")).checks.query(f"protocol != {FLOOR!r}")
     names = [f"{name}_q2_ns" for name in (*EXITS, "mapped_discard", "unmapped_discard")]
-    quartiles = checks.groupby("start")[names].median()
+    starts = Starts(checks)
+    quartiles = checks.groupby(unit_of(checks))[names].median()
     for name, means in EXITS.items():
-        us = middle(quartiles[f"{name}_q2_ns"], 1e-3)
+        us = starts.middle(quartiles[f"{name}_q2_ns"], 1e-3)
         yield estimated("kvm", "kvm", f"kvm_{name}_us", us, "us", means, "median")
     for name in ("mapped", "unmapped"):
-        ns = middle(quartiles[f"{name}_discard_q2_ns"])
+        ns = starts.middle(quartiles[f"{name}_discard_q2_ns"])
         means = f"madvise of a page that the guest has {name}"
         yield estimated("kvm", "kvm", f"kvm_{name}_discard_ns", ns, "ns", means)
     yield number("kvm", "kvm", "kvm_waits", checks["n_waits"].sum(), "", "waits outside")
@@ -59,7 +64,8 @@ def _sizes() -> Numbers:
     frame = pd.concat([load(datasets.path(name)).frame for name in ("kvm-sizes", "kvm")])
     frame["time_ns"] = frame["time_ns"] / frame["n_pages"]
     by = ["touched", "protocol", "memory_bytes"]
-    ns = unit_times(frame, by).map(middle).sort_index()
+    starts = Starts(frame)
+    ns = starts.times(by).map(starts.middle)
     most = int(frame["memory_bytes"].max()) // GIB
     for (touched, state), protocol in product(STATES.items(), ("pfn", "bitmap-v4")):
         about = f"1 to {most} GiB, {state}, {protocol}, per page"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..measurement.estimates import Estimate, estimate
-from ..measurement.starts import unit_of
+from ..measurement.starts import unit_of, unit_times
 from ..sizes import format_measured, format_number
 
 SHORT = {
@@ -61,14 +62,14 @@ class Number(NamedTuple):
     def text(self) -> str:
         """The number as prose has it.
 
-        Where it has an interval, two digits, and both ends; else three digits, of most percentages
-        two.
+        Where it has an interval, two digits, and both ends unless they are the same by these; else
+        three digits, of most percentages two.
         """
         text = self._with_unit(self.bare)
         if self.low is None or self.high is None:
             return text
         low, high = (format_measured(end, self.unit) for end in (self.low, self.high))
-        return f"{text} ({low} to {high})"
+        return text if low == high == self.bare else f"{text} ({low} to {high})"
 
     @property
     def bare(self) -> str:
@@ -113,19 +114,46 @@ def estimated(source: str, data: str, name: str, of: Estimate, unit: str, *means
     return name, Number(value, unit, source, data, ", ".join(means), low, high, of.interval)
 
 
-def middle(values: npt.ArrayLike, scale: float = 1.0) -> Estimate:
-    """Return the median of the starts' values, times a scale, with its interval."""
-    return estimate([np.asarray(values, float)], lambda one: scale * one)
+class Starts:
+    """Estimates over the process starts of a table; of a single start over its repeats.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        A tidy frame, or another table with ``repeat`` and, of several starts, ``start``.
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.frame = frame
+        self.kind = f"{unit_of(frame)}s"
+
+    def times(self, by: list[str], rows: pd.DataFrame | None = None) -> pd.Series:
+        """Return ns of each start by these columns, which tell all cases apart (ValueError)."""
+        rows = self.frame if rows is None else rows
+        n_cases = rows.groupby(by)["run_id"].nunique()
+        if n_cases.max() > 1:
+            raise ValueError(f"by must tell cases apart, got {by}: {n_cases.idxmax()} has several")
+        return unit_times(rows, by).sort_index()
+
+    def medians(self, by: list[str]) -> pd.DataFrame:
+        """Return the medians of each start, index `by` and ``start``; of one start its repeats."""
+        unit = unit_of(self.frame)
+        rows = self.frame.groupby([*by, unit], sort=False).median(numeric_only=True)
+        return rows.rename_axis(index={unit: "start"}).sort_index()
+
+    def estimate(self, samples: Sequence[npt.ArrayLike], of: Callable[..., Any]) -> Estimate:
+        """Return a function of the medians of some values, with its interval."""
+        return estimate([np.asarray(one, float) for one in samples], of, self.kind)
+
+    def middle(self, values: npt.ArrayLike, scale: float = 1.0) -> Estimate:
+        """Return the median of values, times a scale, with its interval."""
+        return self.estimate([values], lambda one: scale * one)
+
+    def over(self, top: npt.ArrayLike, bottom: npt.ArrayLike) -> Estimate:
+        """Return the ratio of two medians, with its interval."""
+        return self.estimate([top, bottom], lambda a, b: a / b)
 
 
-def over(top: npt.ArrayLike, bottom: npt.ArrayLike) -> Estimate:
-    """Return the ratio of two medians, with its interval."""
-    pair: list[npt.NDArray[Any]] = [np.asarray(top, float), np.asarray(bottom, float)]
-    return estimate(pair, lambda a, b: a / b)
-
-
-def by_start(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
-    """Return the medians of each start, index `by` and ``start``; of a single one its repeats."""
-    unit = unit_of(table)
-    rows = table.groupby([*by, unit], sort=False).median(numeric_only=True)
-    return rows.rename_axis(index={unit: "start"}).sort_index()
+def short(text: str) -> str:
+    """Return a text as part of a number's name."""
+    return re.sub("[^a-z0-9]+", "_", text.lower()).strip("_")

@@ -32,7 +32,7 @@ QUEUES = ("inflate", "deflate", "hinting", "reporting")
 EXTRA = Feature.FREE_PAGE_HINT | Feature.REPORTING
 
 DEADLINE_S, SETTLE_S = 20.0, 10.0
-"""After which a session counts as hung, which takes some 5 ms, and what is left after it as kept."""
+"""After which a session of 5 ms counts as hung, and what is left after it as kept."""
 
 CANARY = 0xC5
 
