@@ -81,7 +81,7 @@ def test_a_point_for_each_rung_and_its_time_beside_it(run, scenario):
     ]
     texts = [text.get_text() for text in ax.texts]
     assert len(texts) == len(rows)
-    assert texts[0].endswith("  1x")
+    assert texts[0].endswith("  1.0x")
     assert ax.get_legend().get_texts()[0].get_text() == "lab"
     assert ax.get_xscale() == "log"
     plt.close(ax.figure)

@@ -28,7 +28,7 @@ def encodings(
     By default those of an idle guest of 8 GiB, some ten seconds.
     """
     from ..harness import encodings as run
-    from ..sizes import format_number
+    from ..sizes import format_measured, format_number
 
     with reported(out=out):
         guests: Any = guest or ()
@@ -38,7 +38,7 @@ def encodings(
         )  # fmt: skip
         for name in ("encode_ns", "decode_ns", *(f"{one}_ns" for one in ("lab", "kvm"))):
             if name in frame:
-                frame[name] /= frame["n_named"]
+                frame[name] = (frame[name] / frame["n_named"]).map(format_measured)
         shown = frame.drop(columns=["memory_bytes", "density", "mean_run_pages"])
         console().print(shown.to_string(index=False, float_format=format_number))
         console().print("Times are ns per page that the format names.")

@@ -76,7 +76,7 @@ def _view(title: str, columns: Iterable[tuple[str, ...]]) -> Table:
     return view
 
 
-def render_tables(table: pd.DataFrame, state: str) -> Iterator[Table]:
+def render_tables(table: pd.DataFrame, state: str, unit: str) -> Iterator[Table]:
     """Yield `Reproduction.table` for the terminal: paper and one state of memory, 80 wide each."""
     parts: list[list[tuple[str, str]]] = [[]]
     for source in dict.fromkeys(group for group, _ in table):
@@ -86,7 +86,7 @@ def render_tables(table: pd.DataFrame, state: str) -> Iterator[Table]:
                 parts.append([])
             parts[-1] += columns
     for columns in parts:
-        title = f"Inflating, {state} memory: repeat with the median total"
+        title = f"Inflating, {state} memory: {unit} with the median total"
         view = _view(title, [(group.split(", ")[0], protocol) for group, protocol in columns])
         for row, cells in readable(table[columns]).iterrows():
             total = row == "total, ms"
@@ -97,7 +97,7 @@ def render_tables(table: pd.DataFrame, state: str) -> Iterator[Table]:
 def render_ranges(result: Reproduction, touched: bool) -> Table:
     """Return the range of the repeats of a run, stage by stage, in one state of memory."""
     ranges = result.ranges().xs(touched, level=1)
-    title = f"Least to greatest of the repeats, {STATES[touched]} memory"
+    title = f"Least to greatest of the {result.kind}, {STATES[touched]} memory"
     view = _view(title, ranges.index)
     for stage in ranges.columns.unique(level=0):
         ends = zip(ranges[stage]["least"], ranges[stage]["greatest"], strict=True)
@@ -137,6 +137,7 @@ def findings(result: Reproduction) -> list[str]:
             f"SCALED DOWN from {format_size(larger)}: less memory is available here, so totals do "
             "not compare with the paper's."
         )
+    intervals = []
     for touched, state in STATES.items():
         if ratio := result.ratio("pfn", bulk, touched):
             percent = result.shares("pfn", touched)
@@ -145,11 +146,14 @@ def findings(result: Reproduction) -> list[str]:
             )
             lines.append(
                 f"{source}, {state}: pfn takes {_with_ends(ratio, 'times')} as long as {bulk}; "
-                f"its time is {shares}. In brackets: {ratio.interval}."
+                f"its time is {shares}."
             )
+            intervals.append(ratio.interval)
     if ratio := result.ratio("bitmap-v4", FLOOR, True):
         over = f"{_with_ends(ratio, 'times')} one madvise over the same bytes"
         lines.append(f"{source}, touched: bitmap-v4 takes {over}.")
+    if intervals:
+        lines.append(f"In brackets: {', '.join(dict.fromkeys(intervals))}.")
     return lines + _memory_findings(result)
 
 
@@ -173,8 +177,8 @@ def render(result: Reproduction) -> Group:
         "paper: an idle guest; kicks, wire bytes and madvise calls follow from the format (256 "
         "PFNs per kick, one madvise per page); bitmap-v4 was not broken down."
     )
-    table, lines = result.table(), [*findings(result), note]
-    views = [view for state in STATES.values() for view in render_tables(table, state)]
+    table, lines, unit = result.table(), [*findings(result), note], result.kind[:-1]
+    views = [view for state in STATES.values() for view in render_tables(table, state, unit)]
     if result.source in _NOTES:
         lines += [*_NOTES[result.source](result), _lab_note(result)]
     measured = set(result.frame["touched"])
