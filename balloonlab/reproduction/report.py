@@ -111,7 +111,8 @@ def _span(least: float, greatest: float) -> str:
 
 
 def _with_ends(found: Estimate, unit: str) -> str:
-    return f"{format_measured(found.value, unit)} {unit} ({_span(found.low, found.high)})"
+    low, value, high = (format_measured(one, unit) for one in (found.low, found.value, found.high))
+    return f"{value} {unit}" + ("" if low == value == high else f" ({low} to {high})")
 
 
 def _times(meta: dict[str, Any]) -> str:
