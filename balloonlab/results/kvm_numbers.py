@@ -11,7 +11,7 @@ from ..measurement.estimates import spanning
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
 from ..measurement.starts import unit_of
-from ..sizes import GIB
+from ..sizes import GIB, format_size
 from .number import SHORT, STATES, Numbers, Starts, estimated, number
 
 EXITS = {"exit": "a kick that nobody listens to", "awake": "kick to host awake"}
@@ -23,6 +23,7 @@ def _beside_the_thread() -> Numbers:
     frame = load(datasets.path("vms")).frame
     by = ["source", "protocol", "touched", "thp"]
     starts, n_pages = Starts(frame), frame["n_pages"].iloc[0]
+    size = format_size(int(frame["memory_bytes"].iloc[0]))
     whole = starts.times(by)
     discards = starts.times(by, frame[frame["stage"] == "discard"])
     for (touched, state), thp, protocol in product(STATES.items(), (False, True), SHORT):
@@ -31,7 +32,7 @@ def _beside_the_thread() -> Numbers:
             continue
         pages = "huge pages" if thp else "no huge pages"
         name = f"vms_{state}_{'thp_' if thp else ''}{SHORT[protocol]}"
-        about = f"1 GiB, {state}, {pages}, {protocol}"
+        about = f"{size}, {state}, {pages}, {protocol}"
         kvm, lab = (whole[source, *case] for source in ("kvm", "lab"))
         yield estimated("kvm", "vms", f"{name}_ms", starts.middle(kvm, 1e-6), "ms", about)
         means = about, "over the thread's"

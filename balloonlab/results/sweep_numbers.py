@@ -11,7 +11,7 @@ import pandas as pd
 from .. import datasets
 from ..measurement.estimates import Array, spanning
 from ..measurement.reading import load
-from ..sizes import GIB
+from ..sizes import GIB, format_size
 from .number import SHORT, STATES, Numbers, Starts, estimated, number
 
 _lab = partial(estimated, "lab")
@@ -70,14 +70,14 @@ def _runs() -> Numbers:
     starts, ns = _times("runs", "pattern")
     for pattern in sorted(set(ns.index.get_level_values("pattern"))):
         name = f"runs_{pattern.partition(':')[2]}"
-        yield from _pair("runs", name, starts, ns[pattern], f"half of 1 GiB, {pattern}")
+        yield from _pair("runs", name, starts, ns[pattern], f"half of the guest, {pattern}")
 
 
 def _density() -> Numbers:
     starts, ns = _times("density", "memory_bytes", "balloon_bytes")
     for memory, size in sorted(set(ns.index.droplevel("protocol"))):
         percent = round(100 * size / memory)
-        about = f"{percent} % of 1 GiB at random"
+        about = f"{percent} % of {format_size(memory)} at random"
         yield from _pair("density", f"density_{percent}", starts, ns[memory, size], about)
 
 
