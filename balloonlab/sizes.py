@@ -138,11 +138,11 @@ def format_measured(value: float, unit: str = "") -> str:
     >>> format_measured(99.72, "%")
     '99.7'
     """
+    if value != value:
+        return "-"
     digits = 2
     if unit == "%" and 99 < value < 100:
         digits = next((n for n in (3, 4) if float(f"{value:.{n}g}") < 100), 2)
-    if value != value:
-        return "-"
     rounded = float(f"{value:.{digits}g}")
     small = 0.001 <= abs(rounded) < 10 ** (digits - 1)
     return f"{rounded:#.{digits}g}" if small else format_number(rounded, digits)

@@ -150,7 +150,9 @@ def test_intervals_are_over_starts():
     assert one.middle(range(100, 110)) == (104.5, 100, 109, "range of 10 repeats")
     assert one.over([3, 4], [1, 2]) == (3.5 / 1.5, 1.5, 4, "range of 2 repeats")
     times = table.assign(run_id=["x", "y", "x", "y"], time_ns=1)
-    with pytest.raises(ValueError, match=r"by must tell cases apart, got \['way'\]: a has several"):
+    with pytest.raises(
+        ValueError, match="one case for each value of way, got several for a: choose"
+    ):
         Starts(times).times(["way"])
 
 

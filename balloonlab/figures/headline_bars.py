@@ -10,6 +10,7 @@ import pandas as pd
 from ..measurement.on_lab import FLOOR
 from ..measurement.options import check_choice
 from ..measurement.ratio import ratio_of
+from ..measurement.starts import kind_of
 from ..measurement.tables import as_frame
 from ..reproduction.reproduction import (
     PAPER,
@@ -83,7 +84,7 @@ def headline(frame: Any, ax: Axes | None = None, source: str | None = None) -> A
             1, 2, sharey=True, width_ratios=(1.5, 1), figsize=(9.2, height), layout="constrained"
         )
         _draw_stages(ax, bars, frame)
-        _draw_pages(right, bars)
+        _draw_pages(right, bars, kind_of(frame))
     join([ax, right], [ax.get_title("left"), "Per page, and how much faster than pfn"])
     return ax
 
@@ -114,7 +115,7 @@ def _written(value: float, bar: Case) -> str:
     return format_measured(value) if len(bar.totals_ms) else format_number(value)
 
 
-def _draw_pages(ax: Axes, bars: list[Case]) -> None:
+def _draw_pages(ax: Axes, bars: list[Case], kind: str) -> None:
     """Draw the totals per page, so that a case of milliseconds is seen beside one of seconds."""
     legacy: dict[str, Any] = {}
     least, most = np.inf, 0.0
@@ -128,7 +129,7 @@ def _draw_pages(ax: Axes, bars: list[Case]) -> None:
         if bar.protocol == "pfn":
             legacy[bar.group] = repeats.to_numpy()
         elif bar.group in legacy:
-            text += _gain(legacy[bar.group], repeats.to_numpy())
+            text += _gain(legacy[bar.group], repeats.to_numpy(), kind)
         beside(ax, text, repeats.max(), y)
         least, most = min(least, repeats.min()), max(most, repeats.max())
     log_numbers(ax)
@@ -145,9 +146,9 @@ def _colour(protocol: str) -> str:
     return COLOURS["pfn" if protocol == "pfn" else "bitmap-v4"][0]
 
 
-def _gain(legacy: Any, repeats: Any) -> str:
+def _gain(legacy: Any, repeats: Any, kind: str) -> str:
     """Write how many times faster, as an interval where there are several repeats."""
-    ratio, low, high, _ = ratio_of(legacy, repeats)
+    ratio, low, high, _ = ratio_of(legacy, repeats, kind)
     if min(len(legacy), len(repeats)) < 2:
         return f"  {format_measured(ratio)}x"
     least, most = format_measured(low), format_measured(high)

@@ -11,7 +11,7 @@ from ..host import POLICIES
 from ..measurement.estimates import estimate
 from ..measurement.ratio import ratio_of
 from ..measurement.run import Run
-from ..measurement.starts import unit_of, unit_times
+from ..measurement.starts import kind_of, unit_times
 from ..measurement.tables import as_frame
 from .rungs import starts_of
 
@@ -51,7 +51,7 @@ def policy_times(data: Run | pd.DataFrame) -> pd.DataFrame:
 def _rows(frame: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     if frame.empty:
         return
-    times, kind = unit_times(frame), f"{unit_of(frame)}s"
+    times, kind = unit_times(frame), kind_of(frame)
     cases = frame.drop_duplicates("run_id").set_index("run_id")
     for (source, pattern), group in cases.groupby(["source", "pattern"], sort=False):
         found = {}

@@ -12,7 +12,7 @@ from ..measurement.estimates import estimate
 from ..measurement.on_lab import FLOOR
 from ..measurement.ratio import ratio_of
 from ..measurement.run import Run
-from ..measurement.starts import unit_of, unit_times
+from ..measurement.starts import kind_of, unit_times
 from ..measurement.tables import as_frame
 from ..sizes import GIB
 
@@ -96,7 +96,7 @@ def rung_times(data: Run | pd.DataFrame) -> pd.DataFrame:
                 if fitting.empty:
                     continue
                 ns, case = starts_of(times[fitting.index]), fitting.iloc[0]
-                kind = "starts" if len(fitting) > 1 else f"{unit_of(frame)}s"
+                kind = "starts" if len(fitting) > 1 else kind_of(frame)
                 base = ns if base is None and rung is RUNGS[0] else base
                 rows.append([scenario, source, rung.name, rung.who, *_speeds(ns, case, base, kind)])
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .estimates import Estimate, estimate
 from .run import Run, differing
-from .starts import unit_times
+from .starts import kind_of, unit_times
 from .tables import as_frame
 
 RATIO_COLUMNS = ("ratio", "low", "high", "n", "interval")
@@ -36,8 +36,8 @@ def ratios(
     pandas.DataFrame
         Columns `by`, ``protocol``, ``discard`` where it differs, ``ratio`` (below 1: faster than
         `over`), ``low`` and ``high``, ``n`` (process starts, or repeats of a single one; the fewer
-        of both cases) and ``interval``: ``95 %`` of the bootstrap over the starts (repeats) of
-        both, or with fewer than five ``range``, the least and greatest ratio of any two.
+        of both cases) and ``interval``: ``95 %`` of the bootstrap over the starts of both, or with
+        fewer than five, or with repeats, ``range``: the least and greatest ratio of any two.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def ratios(
         raise ValueError(f"over must be a protocol of the frame ({known}), got {over!r}")
     own = [name for name in differing(frame) if name not in (*by, "protocol")]
     shown = [*by, "protocol", *own]
-    by_case = unit_times(frame)
+    by_case, kind = unit_times(frame), kind_of(frame)
     cases = frame.drop_duplicates("run_id")
     rows = []
     for _, group in cases.groupby(by, sort=False) if by else [((), cases)]:
@@ -74,7 +74,7 @@ def ratios(
             )
         for _, case in group[group["protocol"] != over].iterrows() if len(base) else ():
             pair = by_case[case["run_id"]], by_case[base["run_id"].iloc[0]]
-            found, n = ratio_of(*pair), min(one.size for one in pair)
+            found, n = ratio_of(*pair, kind), min(one.size for one in pair)
             interval = found.interval.partition(" of ")[0]
             rows.append([*case[shown], *found[:3], n, interval])
     table = pd.DataFrame(rows, columns=[*shown, *RATIO_COLUMNS])

@@ -51,6 +51,11 @@ def unit_of(table: pd.DataFrame) -> str:
     return "start" if "start" in table and len(table["start"].unique()) > 1 else "repeat"
 
 
+def kind_of(table: pd.DataFrame) -> str:
+    """Return what intervals over a table are of: ``starts``, or ``repeats`` of a single one."""
+    return f"{unit_of(table)}s"
+
+
 def unit_times(frame: pd.DataFrame, by: Sequence[str] = ("run_id",)) -> pd.Series:
     """Return an array of ns for each case: the units over which statistics are taken.
 
@@ -71,3 +76,14 @@ def unit_times(frame: pd.DataFrame, by: Sequence[str] = ("run_id",)) -> pd.Serie
     repeats = by_repeat.groupby([*by], sort=False).apply(np.asarray)
     starts = by_start[several].groupby([*by], sort=False).apply(np.asarray)
     return repeats.where(~repeats.index.isin(starts.index), starts.reindex(repeats.index))
+
+
+def case_times(frame: pd.DataFrame, by: Sequence[str]) -> pd.Series:
+    """Return `unit_times` by columns that tell all cases apart; a ValueError where they do not."""
+    n_cases = frame.groupby([*by])["run_id"].nunique()
+    if len(n_cases) and n_cases.max() > 1:
+        raise ValueError(
+            f"frame must hold one case for each value of {', '.join(by)}, got several for "
+            f"{n_cases.idxmax()}: choose the rows of one run first"
+        )
+    return unit_times(frame, by).sort_index()

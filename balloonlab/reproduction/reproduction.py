@@ -17,7 +17,7 @@ from ..measurement.estimates import Estimate, estimate
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
 from ..measurement.stages import STAGES
-from ..measurement.starts import unit_of, unit_times
+from ..measurement.starts import case_times, kind_of
 from ..measurement.tables import COLUMNS
 from ..sizes import GIB, format_measured, format_size
 
@@ -136,18 +136,18 @@ class Reproduction:
         With its interval: over the process starts, of a single one the range of its repeats.
         """
         rows = self.frame[self.frame["touched"] == touched]
-        ns = unit_times(rows.assign(time_ns=rows["time_ns"] / rows["n_pages"]), ["protocol"])
+        ns = case_times(rows.assign(time_ns=rows["time_ns"] / rows["n_pages"]), ["protocol"])
         if protocol not in ns or over not in ns:
             return None
         return estimate([ns[protocol], ns[over]], lambda one, other: one / other, self.kind)
 
     def shares(self, protocol: str, touched: bool) -> dict[str, Estimate]:
-        """Return the share of each stage in the time of a protocol, in per cent."""
+        """Return the share of each stage in a protocol's time, in %; none if not measured."""
         rows = self.frame[self.frame["touched"] == touched]
         rows = rows[rows["protocol"] == protocol]
         if rows.empty:
             return {}
-        whole, stages = unit_times(rows, ["protocol"])[protocol], unit_times(rows, ["stage"])
+        whole, stages = case_times(rows, ["protocol"])[protocol], case_times(rows, ["stage"])
         shares = {str(stage): 100 * ns / whole for stage, ns in stages.items()}
         return {
             name: estimate([one], lambda share: share, self.kind) for name, one in shares.items()
@@ -156,7 +156,7 @@ class Reproduction:
     @property
     def kind(self) -> str:
         """What intervals are over: process ``starts``, or ``repeats`` of a single one."""
-        return f"{unit_of(self.frame)}s"
+        return kind_of(self.frame)
 
 
 def stages_ms(repeat: pd.DataFrame) -> pd.Series:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
 from .. import datasets
@@ -117,21 +115,18 @@ def _compared() -> Numbers:
 def _own_work() -> Numbers:
     """Give what adaptive's own work adds to an inflation, in the middle of all cells of a start."""
     frame = load(datasets.path("crossover")).frame
+    starts, by_start = Starts(frame), frame.groupby(unit_of(frame))
     found = pd.concat(
-        {start: excess(rows).groupby("source")["excess"].median() for start, rows in _starts(frame)}
+        {start: excess(rows).groupby("source")["excess"].median() for start, rows in by_start}
     )
     for source, share in found.groupby(level="source"):
         about = "adaptive's own work above the least, of the inflation", "median of the cells"
         name = f"crossover_{source}_adaptive_excess_percent"
-        yield estimated(source, "crossover", name, Starts(frame).middle(share, 100), "%", *about)
-
-
-def _starts(frame: pd.DataFrame) -> Iterable[tuple[int, pd.DataFrame]]:
-    return frame.groupby(unit_of(frame))
+        yield estimated(source, "crossover", name, starts.middle(share, 100), "%", *about)
 
 
 def _zero() -> Numbers:
-    """Pages that come back zero, told or not: ns per page that comes back."""
+    """Give pages that come back zero, told or not, in ns per page."""
     frame = pd.read_csv(datasets.path("zero-pages/zero-pages.csv"))
     frame["whole_ns"] = frame["ready_ns"] + frame["use_ns"]
     names, key = ["answer_ns", "ready_ns", "use_ns", "whole_ns"], ["zero_share", "answer"]

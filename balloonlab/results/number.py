@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from ..measurement.estimates import Estimate, estimate
-from ..measurement.starts import unit_of, unit_times
+from ..measurement.starts import case_times, kind_of, unit_of
 from ..sizes import format_measured, format_number
 
 SHORT = {
@@ -125,15 +125,11 @@ class Starts:
 
     def __init__(self, frame: pd.DataFrame) -> None:
         self.frame = frame
-        self.kind = f"{unit_of(frame)}s"
+        self.kind = kind_of(frame)
 
     def times(self, by: list[str], rows: pd.DataFrame | None = None) -> pd.Series:
         """Return ns of each start by these columns, which tell all cases apart (ValueError)."""
-        rows = self.frame if rows is None else rows
-        n_cases = rows.groupby(by)["run_id"].nunique()
-        if n_cases.max() > 1:
-            raise ValueError(f"by must tell cases apart, got {by}: {n_cases.idxmax()} has several")
-        return unit_times(rows, by).sort_index()
+        return case_times(self.frame if rows is None else rows, by)
 
     def medians(self, by: list[str]) -> pd.DataFrame:
         """Return the medians of each start, index `by` and ``start``; of one start its repeats."""

@@ -14,13 +14,9 @@ from ..measurement.estimates import Estimate
 from ..reproduction import gains, inflations, since_2016
 from ..reproduction.samples import STATES, STEPS, Cases, estimate, paper
 from ..reproduction.since_2016 import PARTS as STEPS_OF
-from .number import SHORT, Numbers, estimated, number
+from .number import SHORT, Numbers, estimated, number, short
 
 PREFIX = "since_2016"
-
-
-def _short(text: str) -> str:
-    return text.lower().replace("-", "_").replace(" ", "_")
 
 
 @cache
@@ -31,7 +27,7 @@ def _frame() -> pd.DataFrame:
 def _published() -> Numbers:
     """Give the paper's stages, per page and kick, too, and what of 590 ms is not allocation."""
     for row in _frame().query("account == 'published' and step != 'total'").to_dict("records"):
-        name, about = f"paper_{SHORT[row['protocol']]}_{_short(row['step'])}", row["protocol"]
+        name, about = f"paper_{SHORT[row['protocol']]}_{short(row['step'])}", row["protocol"]
         for unit, column in (("ms", "time_ms"), ("ns", "page_ns")):
             means = f"{row['step']}{' per page' * (unit == 'ns')}, 7 of 8 GiB idle, {about}"
             yield number("paper", "published.csv", f"{name}_{unit}", row[column], unit, means)
@@ -51,7 +47,7 @@ def _steps() -> Numbers:
     """Give each step of today, as measured."""
     rows = _frame().query("account == 'today' and step not in ('unexplained', 'total')")
     for row in rows.to_dict("records"):
-        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_{_short(row['step'])}"
+        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_{short(row['step'])}"
         about = f"7 of 8 GiB, {row['memory']}, {row['protocol']}"
         measured, means = partial(estimated, row["source"], row["data"]), (about, row["note"])
         yield measured(f"{name}_ms", _of(row), "ms", *means)
@@ -82,7 +78,7 @@ def _left() -> Numbers:
     """Give what each published stage took more in 2016 than today."""
     rows = _frame().query("account == 'left over' and step not in ('unexplained', 'total')")
     for row in rows.to_dict("records"):
-        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_left_{_short(row['step'])}_ms"
+        name = f"{PREFIX}_{SHORT[row['protocol']]}_{row['memory']}_left_{short(row['step'])}_ms"
         about = f"7 of 8 GiB, {row['memory']}, {row['protocol']}, {row['step']}"
         means = about, f"{row['note']} ({row['source']})"
         yield estimated("model", "kvm", name, _of(row), "ms", *means)
@@ -134,7 +130,7 @@ def _gains() -> Numbers:
 def _rates() -> Numbers:
     """Give the published rates of whole inflations."""
     for row in inflations().query("source == 'paper'").to_dict("records"):
-        name = f"paper_{_short(row['system']).replace('_+_', '_')}_{row['memory']}_gib_per_s"
+        name = f"paper_{short(row['system'])}_{row['memory']}_gib_per_s"
         about = f"reclaiming {row['memory']} memory, {row['system']}"
         yield number("paper", row["data"], name, row["gib_per_s"], "GiB/s", about)
 
