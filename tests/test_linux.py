@@ -212,12 +212,12 @@ def test_a_guest_that_panics_is_quoted_and_gone():
 
 @needs_linux
 def test_a_guest_that_hangs_ends_with_a_reason():
-    with Uml(find(), 256 * MIB, balloon=False, patience_s=3) as guest:
+    with Uml(find(), 256 * MIB, balloon=False, patience_s=12) as guest:
         wire = guest.boot()
         for pid in left_of(str(guest.folder))[:-1]:
             if "linux.uml" in psutil.Process(pid).cmdline()[0]:
                 os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(GuestError, match=r"silent for 3 s\n(?s:.*)Run /init"):
+        with pytest.raises(GuestError, match=r"silent for 12 s\n(?s:.*)Run /init"):
             wire.run("cat /proc/version")
     assert wait_until_gone(str(guest.folder)) == []
 
