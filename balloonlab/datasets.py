@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = ["folders", "path", "published", "published_rates", "stacked"]
+__all__ = ["path", "published", "published_rates", "stacked"]
 
 PACKAGED = Path(__file__).parent / "data"
 IN_TREE = Path(__file__).parents[1] / "data"
@@ -49,46 +49,20 @@ def first(folder: Path) -> Iterator[None]:
         _FIRST.pop(0)
 
 
-def folders(name: str) -> list[Path]:
-    """Return the folder of a measurement; where each start has one of its own, all of them.
-
-    Parameters
-    ----------
-    name : str
-        Of the measurement; its starts are ``name-1``, ``name-2`` and so on.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is neither.
-
-    Examples
-    --------
-    >>> [folder.name for folder in folders("headline")]
-    ['headline']
-    """
-    try:
-        return [path(name)]
-    except FileNotFoundError:
-        numbered = sorted(path(f"{name}-1").parent.glob(f"{name}-[0-9]*"))
-        return [folder for folder in numbered if folder.is_dir()]
-
-
 def stacked(pattern: str, name: str) -> pd.DataFrame:
     """Load a table of several folders of ``data/``, one below the other.
 
     Parameters
     ----------
     pattern : str
-        Which folders, as a shell has it: kinds of a measurement.
+        Which folders, as a shell has it: a measurement, or kinds of one.
     name : str
         The table, a CSV file in each of them.
 
     Returns
     -------
     pandas.DataFrame
-        Their rows, and ``folder``, which each is of. A process start is a folder and a ``start``
-        of it, 0 where it has but one.
+        Their rows, and ``folder``, which each is of; ``start`` is 0 in a folder that has but one.
 
     Examples
     --------

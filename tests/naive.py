@@ -811,6 +811,27 @@ def fewest_bytes(words):
     return best
 
 
+def fewest_bytes_by_walking(words):
+    """The same of many words: the fewest bytes that lead up to a word by each way, in one walk."""
+    best, ways, before = 0, {}, None
+    for i, word in enumerate(map(int, words)):
+        if not word:
+            continue
+        goes_on = bool(i and int(words[i - 1]) >> 63 & word & 1)
+        starts, n = (word & ~(word << 1)).bit_count(), word.bit_count()
+        reached = {}
+        for kind, adds in enumerate([8 * starts, 4 * starts, 2 * n, 8, 4 * n]):
+            total, first = ways.get(kind, (float("inf"), i))
+            if (kind == 3 and before != i - 1) or (kind in (1, 2) and i - first >= 1024):
+                total = float("inf")
+            total += adds - goes_on * [8, 4, 0, 0, 0][kind]
+            anew = best + adds + [0, 8, 8, 8, 0][kind]
+            reached[kind] = (anew, i) if anew < total or kind == 4 else (total, first)
+        ways, before = reached, i
+        best = min(total for total, _ in ways.values())
+    return best
+
+
 def listed_runs(pages):
     """Runs of neighbours in a list, in its order, each up or down: (lowest page, pages)."""
     found, i = [], 0

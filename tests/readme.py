@@ -77,16 +77,29 @@ ANSWERS = """
 """
 """What came out, in numbers that `balloonlab.results` computes from ``data/``."""
 
+DRIFT = """
+The data of one command, `balloonlab campaign`, are of ten process starts (the headlines) or five,
+in random order, lab, virtual machine, Linux and QEMU mixed. A reference case between them, measured
+{drift_pfn_n} times, tells how steady the machine was (`lab`): inflating a touched guest of 1 GiB
+took {drift_pfn_ms} with `pfn` and {drift_bitmap_ms} with `bitmap-v4`, with a trend of
+{drift_pfn_trend_percent:range} and {drift_bitmap_trend_percent:range} an hour. So an interval holds
+what this machine did in those hours, its bad minutes included.
+"""
+"""How steady the machine was on which the data were measured."""
+
 
 def answers() -> str:
     """Fill in the numbers, a bullet a paragraph, in lines as the README has them."""
-    text = " ".join(bl.results.render(ANSWERS).split())
+    text = bl.results.render(ANSWERS)
+    return "\n".join(_filled(f"- **{bullet.strip()}", "  ") for bullet in text.split("- **")[1:])
+
+
+def _filled(text: str, indent: str = "") -> str:
+    """Fill lines of 100 characters; a number and its unit stay together."""
+    text = " ".join(text.split())
     whole = re.sub(r"(?<=\d) (?=%|ns|ms|times)", "\N{NO-BREAK SPACE}", text)
-    bullets = [
-        fill(f"- **{bullet.strip()}", 100, subsequent_indent="  ", break_on_hyphens=False)
-        for bullet in whole.split("- **")[1:]
-    ]
-    return "\n".join(bullets).replace("\N{NO-BREAK SPACE}", " ")
+    lines = fill(whole, 100, subsequent_indent=indent, break_on_hyphens=False)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def parts() -> dict[str, str]:
@@ -105,6 +118,7 @@ def parts() -> dict[str, str]:
     return made | {
         "headline-short": bl.results.render(HEADLINE),
         "answers": answers(),
+        "drift": _filled(bl.results.render(DRIFT)),
         "columns": render_columns(columns()),
     }
 

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 
 import balloonlab as bl
 from balloonlab.figures.how_it_works import MAX_WORDS
-from balloonlab.figures.lines import median_interval
 from balloonlab.sizes import format_measured, format_number
 
 from .strategies import few_words
@@ -170,10 +169,20 @@ def test_scaling_draws_medians_by_series(closed):
         bl.figures.scaling(timings(1), stage="allocate")
 
 
-def test_the_interval_of_a_median_holds_it():
-    low, middle, high = median_interval([5, 1, 2, 9, 3])
-    assert (low, middle, high) == (1, 3, 9)
-    assert median_interval([4.0]) == (4, 4, 4)
+def test_scaling_draws_intervals_over_starts(closed):
+    """Of three repeats of one the range, of five starts the bootstrap over their medians."""
+    frame = timings(1).query("protocol == 'pfn' and memory_bytes == 1024")
+    starts = [
+        frame.assign(start=n, repeat=frame["repeat"] + 3 * n, time_ns=frame["time_ns"] * times)
+        for n, times in enumerate([5, 1, 2, 9, 3])
+    ]
+    repeats = frame.assign(time_ns=frame["time_ns"] * (1 + frame["repeat"]))
+    for rows, expected in ((repeats, [1, 2, 3]), (pd.concat(starts), [1, 3, 9])):
+        line, _, (bars,) = bl.figures.scaling(rows).containers[0]
+        ((_, low), (_, high)) = bars.get_segments()[0]
+        assert [low, *line.get_ydata(), high] == pytest.approx(
+            [10240 * times for times in expected]
+        )
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def run():
-    return bl.compare(CASES, memory="64MiB", repeats=2)
+    return bl.compare(CASES, memory="32MiB", repeats=2)
 
 
 def test_the_frame_is_tidy(run):
@@ -50,8 +50,8 @@ def test_the_frame_is_tidy(run):
         assert seen == set(stages.STAGES) - {missing}
     assert set(frame.loc[frame["stage"] == "send", "part"]) == {"pack", "notify", "decode"}
     assert (frame.groupby(["run_id", "repeat"]).size() == 7).all()
-    assert (frame["memory_bytes"] == 64 * MIB).all()
-    assert (frame["balloon_bytes"] == 56 * MIB).all()
+    assert (frame["memory_bytes"] == 32 * MIB).all()
+    assert (frame["balloon_bytes"] == 28 * MIB).all()
 
 
 def test_every_stage_has_a_time_and_none_is_negative(run):
@@ -64,9 +64,9 @@ def test_every_stage_has_a_time_and_none_is_negative(run):
 
 def test_counts_are_the_formats_own(run):
     frame = run.frame.drop_duplicates("run_id").set_index(["protocol", "discard"])
-    n = 56 * MIB // 4096
+    n = 28 * MIB // 4096
     for (protocol, discard), row in frame.iterrows():
-        stream = bl.wire.encode(bl.patterns.idle("64MiB", "56MiB"), protocol)
+        stream = bl.wire.encode(bl.patterns.idle("32MiB", "28MiB"), protocol)
         assert row["n_pages"] == n
         assert row["n_kicks"] == len(stream)
         assert row["wire_bytes"] == sum(len(buffer) for buffer in stream)
@@ -80,13 +80,13 @@ def test_counts_are_the_formats_own(run):
 def test_memory_really_goes_away(run):
     checks = run.checks
     assert (checks["lost_pages"] == 0).all()
-    n, balloon = 64 * MIB // 4096, 56 * MIB // 4096
+    n, balloon = 32 * MIB // 4096, 28 * MIB // 4096
     touched = checks[checks["touched"]]
     assert (touched["resident_pages_before"] == n).all()
     assert (touched["resident_pages_after"] == n - balloon).all()
     inflated = touched["operation"] == "inflate"
-    assert (touched.loc[inflated, "rss_fall_bytes"] > 0.9 * 56 * MIB).all()
-    assert (touched.loc[~inflated, "rss_fall_bytes"].abs() < 0.1 * 56 * MIB).all()
+    assert (touched.loc[inflated, "rss_fall_bytes"] > 0.9 * 28 * MIB).all()
+    assert (touched.loc[~inflated, "rss_fall_bytes"].abs() < 0.1 * 28 * MIB).all()
     assert (checks.loc[~checks["touched"], "resident_pages_before"] == 0).all()
 
 

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.once
 SEVERAL = {
     path.parent.name
     for path in (TOP / "data").glob("*/meta.json")
-    if path.parent.name.endswith("-1") or json.loads(path.read_text()).get("starts", 1) > 1
+    if json.loads(path.read_text()).get("starts", 1) > 1
 }
-"""Folders of several process starts, or the first of such."""
+"""Folders of several process starts."""
 
 STATED = re.compile(r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?) (ms|us|ns|%|times|GiB/s)(?!\w)")
 

@@ -213,14 +213,35 @@ def test_adaptive_decodes_as_its_twin_does(pages):
 
 @given(st.lists(words(), min_size=1, max_size=9), st.integers(0, 2**20))
 def test_a_plan_is_the_shortest_of_all_ways(bitmap, first_word):
-    words, chosen = np.array(bitmap, np.uint64), np.zeros(len(bitmap), np.uint8)
+    words = np.array(bitmap, np.uint64)
     there = np.flatnonzero(words)
     words[there[6:]] = 0
+    assert planned(words, first_word) == naive.fewest_bytes(words.tolist())
+    assert naive.fewest_bytes(words) == naive.fewest_bytes_by_walking(words)
+
+
+def planned(words, first_word):
+    """Bytes of a plan, which are those of the message."""
+    chosen = np.zeros(words.size, np.uint8)
     fewest = adaptive.plan(words, 64 * first_word, chosen)
-    assert fewest == naive.fewest_bytes(words.tolist())
     stream = split([(64 * first_word, words)], Encoding.SEGMENTS)[0]
     listed = (chosen[words != 0] & 7 == adaptive.PFNS).any()
     assert sum(map(len, stream)) == fewest + (adaptive.HEAD_BYTES if listed else 0)
+    return fewest
+
+
+STRETCHES = st.sampled_from([1, 2, 3, 4, 5, 30, 1020, 1024, 1030])  # about what 16 bits reach
+
+
+@given(st.lists(st.tuples(words(), STRETCHES), min_size=1, max_size=9), st.integers(0, 2**20))
+def test_a_plan_goes_on_along_full_words_as_its_twin_does(stretches, first_word):
+    """Every second stretch is of full words, the others of few alike."""
+    parts = [
+        np.full(times if k % 2 else min(times, 5), 2**64 - 1 if k % 2 else word, np.uint64)
+        for k, (word, times) in enumerate(stretches)
+    ]
+    words = np.concatenate(parts)
+    assert planned(words, first_word) == naive.fewest_bytes_by_walking(words)
 
 
 @st.composite

@@ -42,26 +42,17 @@ def seconds_of(row: Row, quick: bool, folder: Path | None = None) -> float | Non
         return float(median(stored))
     if quick:
         return None
-    shipped = [one for one in _shipped(row) if one.is_dir()]
-    if not shipped:
+    try:
+        shipped = datasets.path(row.name)
+    except FileNotFoundError:
         return None
-    meta = json.loads((shipped[0] / META).read_text())
+    meta = json.loads((shipped / META).read_text())
     known = [one["seconds"] for one in meta.get("sessions", []) if "seconds" in one]
     if known:
         return float(median(known))
-    if not (shipped[0] / TIMINGS).exists():
+    if not (shipped / TIMINGS).exists():
         return None
-    return _from_repeats(*_of_sizes(load(shipped[0]).frame, row.arguments.get("memory")))
-
-
-def _shipped(row: Row) -> list[Path]:
-    found = []
-    for name in (row.name, *row.earlier):
-        try:
-            found.append(datasets.path(name))
-        except FileNotFoundError:
-            continue
-    return found
+    return _from_repeats(*_of_sizes(load(shipped).frame, row.arguments.get("memory")))
 
 
 def _of_sizes(frame: pd.DataFrame, memory: Any) -> tuple[pd.DataFrame, float]:

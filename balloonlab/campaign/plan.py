@@ -36,8 +36,6 @@ class Row:
         Those that a quick campaign has instead.
     starts : int
         Process starts.
-    earlier : tuple of str
-        Folders of `balloonlab.datasets` that hold what one of this name does now, a start each.
     """
 
     name: str
@@ -46,7 +44,6 @@ class Row:
     arguments: dict[str, Any]
     quick: dict[str, Any] = field(default_factory=dict)
     starts: int = STARTS
-    earlier: tuple[str, ...] = ()
 
     def arguments_of(self, quick: bool) -> dict[str, Any]:
         """Return the arguments of a start."""
@@ -179,7 +176,6 @@ PLAN = (
     Row(
         "ladder", "from the legacy driver to the floor", "bench",
         {"memory": "1GiB", "guests": GUESTS, **ONCE}, SMALL,
-        earlier=("ladder-1", "ladder-2", "ladder-3"),
     ),
     Row(
         "policies", "what hosts can do with today's message", "compare",
@@ -211,7 +207,6 @@ PLAN = (
     Row(
         "frees", "what every call frees on every backing", "frees",
         {"memory": "32MiB", **ONCE}, {"memory": "16MiB"},
-        earlier=tuple(f"frees-{n}" for n in range(1, 6)),
     ),
     _give_back("give-back", "first touch of returned pages, by backing", backings=BACKINGS),
     _give_back("give-back-thp", "the same of huge pages", thp=True),

@@ -7,9 +7,10 @@ from itertools import cycle
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from ..measurement.estimates import middle
+from ..measurement.starts import kind_of, unit_times
 from ..measurement.tables import as_frame
 from ..sizes import GIB, format_size
 from .looks import DASH_LENGTH, PROTOCOLS, Axes, canvas, check_cases, legend_below, rank
@@ -38,22 +39,6 @@ LABELS = {
     "kick_pages": "pages per message",
     "in_flight": "messages under way",
 }
-
-
-def median_interval(values: npt.ArrayLike) -> tuple[float, float, float]:
-    """Bootstrap the median: its 95 % interval's low end, the median, the high end.
-
-    From percentiles of resamples with a fixed seed; a single value is its own interval.
-    """
-    from scipy.stats import bootstrap
-
-    sample = np.asarray(values, float)
-    median = float(np.median(sample))
-    if sample.size < 2:
-        return median, median, median
-    found = bootstrap((sample,), np.median, n_resamples=999, method="percentile", rng=0)
-    low, high = found.confidence_interval
-    return float(low), median, float(high)
 
 
 Quantity: TypeAlias = Literal[
@@ -106,8 +91,9 @@ def scaling(
     Returns
     -------
     matplotlib.axes.Axes
-        A line per series: medians over the repeats, with 95 % bootstrap intervals. A protocol has
-        one colour and marker throughout; the dash tells what else differs, hollow is ``model``.
+        A line per series: medians with 95 % intervals over process starts, of fewer than five or
+        of the repeats of one the range. A protocol has one colour and marker throughout; the dash
+        tells what else differs, hollow is ``model``.
 
     Raises
     ------
@@ -128,24 +114,25 @@ def scaling(
         raise ValueError(f"y must be one of {', '.join(QUANTITIES)}, got {y!r}")
     rows = frame if stage is None else frame[frame["stage"] == stage]
     check_cases(rows, [*series, x], "series", "" if stage is None else f" of stage {stage!r}")
-    totals = _quantity(rows.groupby([*series, x, "run_id", "repeat"], sort=False), y)
+    cases = _quantity(rows, [*series, x], y)
     groups = sorted(
-        totals.groupby(list(series), sort=False), key=lambda group: [*map(rank, group[0])]
+        cases.groupby(list(series), sort=False), key=lambda group: [*map(rank, group[0])]
     )
     with canvas(ax, 5.2, 3.4) as ax:
         looks = _looks(series, [name for name, _ in groups])
-        for look, (name, times) in zip(looks, groups, strict=True):
-            points = times.groupby(level=x).agg(list).sort_index()
-            low, middle, high = np.array([median_interval(sample) for sample in points]).T
-            label, yerr = ", ".join(map(str, name)), (middle - low, high - middle)
-            ax.errorbar(points.index, middle, yerr, capsize=2, label=label, **look)
+        for look, (name, points) in zip(looks, groups, strict=True):
+            points = points.droplevel(list(series)).sort_index()
+            found = [middle(sample, kind_of(rows))[:3] for sample in points]
+            value, low, high = np.array(found).T
+            label, yerr = ", ".join(map(str, name)), (value - low, high - value)
+            ax.errorbar(points.index, value, yerr, capsize=2, label=label, **look)
         ax.set_xscale("log", base=2)
         ax.set_yscale("log")
         low, high = ax.get_ylim()
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
         ax.yaxis.set_major_formatter("{x:,.10g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
-        ticks = np.unique(totals.index.get_level_values(x))
+        ticks = np.unique(cases.index.get_level_values(x))
         ticks = ticks[:: -(-len(ticks) // 8)]  # eight at most
         names = [format_size(int(n)) if x.endswith("_bytes") else f"{n:,}" for n in ticks]
         ax.set_xticks(ticks, names, minor=False)
@@ -182,12 +169,12 @@ def _looks(series: Sequence[str], names: Sequence[tuple[Any, ...]]) -> list[dict
     return looks
 
 
-def _quantity(repeats: Any, y: str) -> pd.Series:
-    """Return one value per repeat: times sum over its rows, counts are the same in each."""
-    if y == "time_ns":
-        return repeats["time_ns"].sum() / 1e6
+def _quantity(rows: pd.DataFrame, by: list[str], y: str) -> pd.Series:
+    """Return an array for each case: times of its starts, or counts of its repeats."""
+    cases = rows.groupby(by, sort=False)
+    if y not in TIMES:
+        return rows.groupby([*by, "repeat"])[y].first().groupby(by).apply(np.asarray)
+    ns = unit_times(rows, by)
     if y == "rate":
-        return repeats["balloon_bytes"].first() / GIB / (repeats["time_ns"].sum() / 1e9)
-    if y == "page_ns":
-        return repeats["time_ns"].sum() / repeats["n_pages"].first()
-    return repeats[y].first()
+        return cases["balloon_bytes"].first() / GIB / (ns / 1e9)
+    return ns / (1e6 if y == "time_ns" else cases["n_pages"].first())

@@ -7,10 +7,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import pandas as pd
 
+from ..measurement.estimates import Estimate, middle
 from ..measurement.run import CASE
+from ..measurement.starts import kind_of, unit_times
 from ..measurement.tables import as_frame
 from ..sizes import GIB, format_measured, format_size
-from .lines import median_interval
 from .looks import Axes, beside, canvas, check_cases, explain_stages, name_bars, rank, stack
 
 AXES = (*(name for name in CASE if name not in ("protocol", "discard")), "protocol", "discard")
@@ -54,8 +55,8 @@ def stages(
     Returns
     -------
     matplotlib.axes.Axes
-        Bars in the order of `by` (``pfn`` first), with the median total and its 95 % bootstrap
-        interval; a stage's part is its median, scaled so that the parts sum to that.
+        Bars in the order of `by` (``pfn`` first), with the median total and its interval, of which
+        the axis says what it is; a stage's part is its median, scaled so that parts sum to that.
 
     Raises
     ------
@@ -79,11 +80,11 @@ def stages(
         raise ValueError(f"per must be one of {', '.join(get_args(Per))}, got {per!r}")
     label, unit = LABELS[per]
     with canvas(ax, 7.2, 1.1 + 0.3 * len(cases)) as ax:
-        for y, (_, rows) in enumerate(cases):
-            _draw(ax, y, rows, per, unit)
+        totals = [_draw(ax, y, rows, per, unit) for y, (_, rows) in enumerate(cases)]
         name_bars(ax, [_label(columns, key) for key, _ in cases])
         ax.set_xlim(0, ax.get_xlim()[1] * 1.18)
-        ax.set_xlabel(f"{label} (median, 95 % interval of the total)")
+        intervals = " or ".join(dict.fromkeys(total.interval for total in totals))
+        ax.set_xlabel(f"{label} (median; {intervals})")
         ax.set_title(f"{title or 'Time by stage'} ({', '.join(frame['source'].unique())})")
         explain_stages(ax, frame["stage"])
     return ax
@@ -100,15 +101,17 @@ def _differing(frame: pd.DataFrame) -> list[str]:
     return columns or ["protocol"]
 
 
-def _draw(ax: Axes, y: int, rows: pd.DataFrame, per: Per, unit: str) -> None:
+def _draw(ax: Axes, y: int, rows: pd.DataFrame, per: Per, unit: str) -> Estimate:
     scale = rows["n_pages"].iloc[0] if per == "page" else 1e6
     if per == "GiB":
         scale *= rows["balloon_bytes"].iloc[0] / GIB
-    low, middle, high = median_interval(rows.groupby("repeat")["time_ns"].sum() / scale)
+    total = middle(unit_times(rows).item() / scale, kind_of(rows))
     parts = rows.groupby(["stage", "repeat"])["time_ns"].sum().groupby("stage").median()
-    stack(ax, y, (parts * middle / parts.sum()).to_dict())
-    ax.errorbar(middle, y, xerr=[[middle - low], [high - middle]], color="black", capsize=2)
-    beside(ax, f"{format_measured(middle)} {unit}", high, y)
+    stack(ax, y, (parts * total.value / parts.sum()).to_dict())
+    xerr = [[total.value - total.low], [total.high - total.value]]
+    ax.errorbar(total.value, y, xerr=xerr, color="black", capsize=2)
+    beside(ax, f"{format_measured(total.value)} {unit}", total.high, y)
+    return total
 
 
 def _label(by: Sequence[str], key: tuple[Any, ...]) -> str:

@@ -80,7 +80,7 @@ def frees(
     --------
     >>> import balloonlab as bl
     >>> table = bl.frees("8MiB", repeats=1, progress=False)  # doctest: +SKIP
-    >>> table = bl.datasets.stacked("frees*", "frees.csv")  # as shipped
+    >>> table = bl.datasets.stacked("frees", "frees.csv")  # as shipped
     >>> memfd = table.query("backing == 'memfd' and verb == 'dontneed' and not thp")
     >>> memfd["freed_bytes"].unique().tolist()  # the call returns 0 and frees nothing
     [0]

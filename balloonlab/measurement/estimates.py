@@ -74,6 +74,11 @@ def estimate(
     return Estimate(value, float(found.low), float(found.high), f"95 % of {n} {kind}")
 
 
+def middle(values: npt.ArrayLike, kind: str = "starts") -> Estimate:
+    """Return the median of values, with its interval as `estimate` has it."""
+    return estimate([np.asarray(values, float)], lambda one: one, kind)
+
+
 def spanning(estimates: Iterable[Estimate]) -> Estimate:
     """Return the middle of several values, and an interval that reaches over all of theirs."""
     found = list(estimates)

@@ -69,7 +69,7 @@ def unit_times(frame: pd.DataFrame, by: Sequence[str] = ("run_id",)) -> pd.Serie
     >>> unit_times(frame.assign(time_ns=[1, 3, 7]))["a"].tolist()
     [2.0, 7.0]
     """
-    frame = frame if "start" in frame else frame.assign(start=0)
+    frame = frame.assign(start=frame["start"].fillna(0) if "start" in frame else 0)
     by_repeat = frame.groupby([*by, "start", "repeat"], sort=False)["time_ns"].sum()
     by_start = by_repeat.groupby([*by, "start"], sort=False).median()
     several = by_start.groupby([*by], sort=False).transform("size") > 1

@@ -33,6 +33,9 @@ MATTERS = 0.05
 FARTHER = 2.0
 """By how much an operation may have fewer or more pages than those fitted."""
 
+UNDETERMINED = 10.0
+"""How many times its low end the high end of a part's costs may be, where it matters."""
+
 LEVEL = 90  # per cent of an interval
 SIMULATED = 1000
 
@@ -52,6 +55,7 @@ class PartCosts:
     most: list[float]
     bound: list[float]  # ns per unit that no case allows to be exceeded
     effects: dict[str, float]  # logs of the runs' factors
+    unsure: dict[str, float]  # standard errors of these
     between: float  # spread of runs, of cases
     within: float
     n_cases: int
@@ -104,7 +108,7 @@ class CostModel:
         rows = []
         for part in self.parts:
             draws = np.array(part.draws).reshape(-1, len(part.names))
-            low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2], axis=0)
+            low, high = _ends(draws)
             for k, name in enumerate(part.names):
                 rows.append(
                     {
@@ -177,6 +181,11 @@ class CostModel:
                 if off > 0 and off * n_pages * part.bound[k] > MATTERS * total_ns:
                     span = f"{part.least[k]:.3g} to {part.most[k]:.3g}"
                     found.append(f"{unit} per page {ratio:.3g} in {part.stage} (fitted to {span})")
+            low, high = _ends(np.array(part.draws) @ _units(part, case))
+            if high > max(UNDETERMINED * low, MATTERS * total_ns):
+                found.append(
+                    f"{part.stage}, which the data leave open ({low:.2g} to {high:.2g} ns)"
+                )
         return list(dict.fromkeys(found))
 
     def times(
@@ -191,7 +200,7 @@ class CostModel:
         peculiar = rng.standard_normal(SIMULATED)  # of the run, alike in all its parts
         own: dict[tuple[str, str], Floats] = {}  # of the case, alike in what is measured as one
         for part in self.parts_of(case):
-            units = np.array([case[COSTS[name].unit] for name in part.names], float)
+            units = _units(part, case)
             mine = np.array([name in given for name in part.names])
             given_ns = sum(given.get(n, 0) * u for n, u in zip(part.names, units, strict=True))
             if KICK in given and part.part in KICK_PARTS:
@@ -200,7 +209,7 @@ class CostModel:
             units[mine] = 0
             draws = (np.array(part.draws) @ units)[np.arange(SIMULATED) % len(part.draws)]
             log_run = part.effects.get(run, 0.0) if run is not None else 0.0
-            between = 0.0 if run in part.effects else part.between
+            between = part.unsure.get(str(run), part.between)
             degrees = max(3, len(part.effects) - 1)
             heavy = np.sqrt(degrees / rng.chisquare(degrees, SIMULATED))
             measured = measured_part(part.stage, part.part)
@@ -231,8 +240,18 @@ def _short(data: Any) -> Any:
     return [_short(value) for value in data] if isinstance(data, list) else data
 
 
+def _units(part: PartCosts, case: Mapping[str, Any]) -> Floats:
+    return np.array([case[COSTS[name].unit] for name in part.names], float)
+
+
 def _ns(part: PartCosts, case: Mapping[str, Any]) -> float:
-    return sum(ns * case[COSTS[name].unit] for name, ns in zip(part.names, part.ns, strict=True))
+    return float(np.array(part.ns) @ _units(part, case))
+
+
+def _ends(draws: Floats) -> Floats:
+    """Return the ends of the interval of draws."""
+    ends: Floats = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2], axis=0)
+    return ends
 
 
 def load_model(path: PathLike | None = None) -> CostModel:
@@ -369,6 +388,7 @@ def _fit_group(
         np.where(apart, 0, ratios.min(axis=0)).tolist(), ratios.max(axis=0).tolist(),
         np.where(np.isfinite(bound), bound, 1e6).tolist(),
         {runs[n]: float(found.effects[n]) for n in np.unique(sample.run)},
+        {runs[n]: float(found.unsure[n]) for n in np.unique(sample.run)},
         found.between, found.within * np.sqrt(found.dof), len(cases),
     )  # fmt: skip
 

@@ -7,10 +7,9 @@ minute for all shipped runs; so the table is shipped, too (``data/model/evidence
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -60,48 +59,30 @@ def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
     Parameters
     ----------
     frames : mapping of str to Run or pandas.DataFrame
-        By the name of the run. Each process start of it is a run of its own, ``NAME-1`` and so on:
-        cases of one share what is peculiar to it.
+        By the name of the run, whose cases share what is peculiar to it.
 
     Returns
     -------
     pandas.DataFrame
         ``run``, ``machine`` (processor and kernel), ``run_id``, ``source``, the case's options, its
-        units, ``stage``, ``part`` and ``time_ns``; of runs that measured them exits are a part of
-        their own, by kicks that nobody listens to, and not in ``notify``. Cases of balloonlab's own
-        driver and device alone, one message in flight, pages that are known by name: others are
-        left out.
+        units, ``stage``, ``part`` and ``time_ns``, its median over process starts; of runs that
+        measured them exits are a part of their own, by kicks that nobody listens to, and not in
+        ``notify``. Cases of balloonlab's own driver and device alone, one message in flight, pages
+        that are known by name: others are left out.
     """
     tables = []
     for run, data in frames.items():
         meta = getattr(data, "meta", {})
         machine = ", ".join(str(meta.get(name, "unknown")) for name in ("cpu_model", "kernel"))
-        for name, frame, checks in _starts_of(run, data):
-            tables.append(_gather_start(frame, checks).assign(run=name, machine=machine))
+        found = _gather_run(as_frame(data), getattr(data, "checks", None))
+        tables.append(found.assign(run=run, machine=machine))
     table = pd.concat(tables, ignore_index=True)
     first = ["run", "machine", "run_id", "source", *OPTIONS]
     return table[[*first, *(name for name in table if name not in first)]]
 
 
-def _starts_of(run: str, data: Any) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame | None]]:
-    """Yield name, times and checks of each process start of a run."""
-    frame, checks = as_frame(data), getattr(data, "checks", None)
-    starts = sorted(frame["start"].unique()) if "start" in frame else [0]
-    if len(starts) == 1:
-        yield run, frame, checks
-        return
-    for start in starts:
-        held = None if checks is None else checks[checks["start"] == start]
-        yield f"{run}-{start + 1}", frame[frame["start"] == start], held
-
-
-def whole_runs(names: pd.Series) -> pd.Series:
-    """Return the runs that process starts are of, by their names."""
-    return names.str.replace(r"-\d+$", "", regex=True)
-
-
-def _gather_start(frame: pd.DataFrame, checks: pd.DataFrame | None) -> pd.DataFrame:
-    """Return the evidence of one process start."""
+def _gather_run(frame: pd.DataFrame, checks: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the evidence of one run."""
     known = frame["source"].isin(list(GUESTS)) & ~frame["pattern"].str.startswith(CUSTOM)
     plain = (frame["in_flight"] == 1) & (frame["allocation"] == "page")
     frame = frame[known & plain & (frame["steps"] == 1) & (frame["stage"] != "remainder")]
@@ -148,8 +129,7 @@ def _count_again(case: Case) -> dict[str, int]:
 
 def gather_shipped(runs: Iterable[str] = RUNS) -> pd.DataFrame:
     """Return the evidence of shipped runs, counted anew: what ``data/model/evidence.csv`` holds."""
-    folders = chain.from_iterable(map(datasets.folders, runs))
-    return gather({folder.name: load(folder) for folder in folders})
+    return gather({name: load(datasets.path(name)) for name in runs})
 
 
 @cache

@@ -37,6 +37,7 @@ class Fit(NamedTuple):
 
     ns: Floats  # shape (k,)
     effects: Floats  # log of each run's factor, shape (runs,); 0 on average
+    unsure: Floats  # standard error of each
     between: float  # spread of the runs' logs
     within: float  # spread of a run's cases
     dof: int  # of `within`
@@ -57,6 +58,7 @@ def fit_part(sample: Sample, n_runs: int) -> Fit:
     effects, floor = np.zeros(n_runs), FLOOR * total_ns
     weight = 1 / (time_ns + floor)
     between2 = within2 = 0.0
+    unsure2 = np.zeros(n_runs)
     ns = np.zeros(units.shape[1])
     present = np.bincount(run, minlength=n_runs) > 0
     n_fitted = int(present.sum()) + int(units.any(axis=0).sum())  # a factor per run, the costs
@@ -64,6 +66,9 @@ def fit_part(sample: Sample, n_runs: int) -> Fit:
     for _ in range(ROUNDS):
         ns = _solve(units * (np.exp(effects[run]) * weight)[:, None], time_ns * weight)
         fitted = units @ ns
+        # Errors are of logs: over the measured times alone those that came out short would count
+        # most, and costs be too low.
+        weight = 1 / np.sqrt((time_ns + floor) * (fitted + floor))
         residual = np.log((time_ns + floor) / (fitted + floor))
         share = fitted / (fitted + floor)  # how much of a factor shows
         known = np.bincount(run, share * share, n_runs)
@@ -75,11 +80,14 @@ def fit_part(sample: Sample, n_runs: int) -> Fit:
         if clear.sum() > 1:
             noise = float((within2 / known[clear]).mean())
             between2 = max(1e-4, float(mean[clear].var(ddof=1)) - noise)
-        drawn = mean * known * between2 / (known * between2 + within2 + 1e-12)
+        part_of = between2 / (known * between2 + within2 + 1e-12)
+        drawn, unsure2 = mean * known * part_of, within2 * part_of
         if clear.any():
             drawn[present] -= drawn[clear].mean()
         effects = np.clip((effects + drawn) / 2, -MOST_EFFECT, MOST_EFFECT)
-    return Fit(ns, effects, float(np.sqrt(between2)), float(np.sqrt(within2)), dof)
+    return Fit(
+        ns, effects, np.sqrt(unsure2), float(np.sqrt(between2)), float(np.sqrt(within2)), dof
+    )
 
 
 def identified(sample: Sample) -> npt.NDArray[np.bool_]:

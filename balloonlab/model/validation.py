@@ -10,7 +10,6 @@ import pandas as pd
 from .. import datasets
 from ..measurement.options import check_choice
 from .cost import LEVEL, CostModel, as_table, fit
-from .evidence import whole_runs
 from .terms import derived
 
 ABOUT = [
@@ -30,9 +29,8 @@ def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.Da
     data
         As in `balloonlab.model.fit`.
     by : str
-        Cases that are alike in this column are left out together: ``run`` (``NAME-1``,
-        ``NAME-2`` and so on at once, which are starts of one), ``memory_bytes``, ``pattern``, or
-        any other of the table; ``traces``: all patterns that are traces at once.
+        Cases that are alike in this column are left out together: ``run``, ``memory_bytes``,
+        ``pattern``, or any other of the table; ``traces``: all patterns that are traces at once.
     n_draws : int
         As in `balloonlab.model.fit`.
 
@@ -53,8 +51,6 @@ def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.Da
     if by != "traces":
         check_choice("by", by, [*table.columns, "traces"])
     label = table["pattern"].str.startswith("trace:") if by == "traces" else table[by]
-    if by == "run":
-        label = whole_runs(label)
     if label.nunique() < 2:
         raise ValueError(f"data must hold at least two values of {by}: one is left out in turn")
     values = [True] if by == "traces" else label.unique()

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from functools import partial
 
-import pandas as pd
-
 from .. import datasets
 from ..ladder import policy_times, rung_times, starts_of
 from ..measurement.estimates import Estimate, spanning
-from ..measurement.reading import load, pool
+from ..measurement.reading import load
 from ..measurement.starts import unit_times
 from .number import Numbers, Starts, estimated, short
 
 
-def ladder_frame() -> pd.DataFrame:
-    """Return the frame of all starts of the shipped ladder."""
-    return pool(datasets.folders("ladder")).frame
-
-
 def _ladder() -> Numbers:
-    ladder = datasets.folders("ladder")[0].name
-    for row in rung_times(ladder_frame()).itertuples():
+    for row in rung_times(load(datasets.path("ladder")).frame).itertuples():
         name = f"ladder_{short(row.scenario)}_{short(row.rung)}_{row.source}"
         about = f"1 GiB, {row.scenario}, {row.rung}"
         page = Estimate(row.page_ns, row.page_low_ns, row.page_high_ns, row.page_interval)
-        yield estimated(row.source, ladder, f"{name}_ns", page, "ns", about, "per page")
+        yield estimated(row.source, "ladder", f"{name}_ns", page, "ns", about, "per page")
         if row.interval:
             gain = Estimate(row.gain, row.gain_low, row.gain_high, row.interval)
             means = about, "over a madvise per page"
-            yield estimated(row.source, ladder, f"{name}_gain", gain, "times", *means)
+            yield estimated(row.source, "ladder", f"{name}_gain", gain, "times", *means)
 
 
 def _policies() -> Numbers:
@@ -58,7 +50,7 @@ EQUAL, BASE = ("qemu", "cloud-hypervisor"), "a madvise per page"
 
 def _allocation() -> Numbers:
     """Compare what the guest takes to get its pages in chunks, and as single ones."""
-    frame, ladder = ladder_frame(), datasets.folders("ladder")[0].name
+    frame = load(datasets.path("ladder")).frame
     rows = frame[(frame["protocol"] == "bitmap-v4") & (frame["pattern"] == "idle")]
     rows = rows[rows["stage"].eq("allocate") & (rows["source"] == "lab") & ~rows["touched"]]
     rows = rows.assign(time_ns=rows["time_ns"] / rows["n_pages"])
@@ -67,9 +59,9 @@ def _allocation() -> Numbers:
     by_way = {way: starts_of(times[ids]) for way, ids in ways.groupby(ways).groups.items()}
     for way, ns in by_way.items():
         name, about = f"allocate_{way}_ns", "to allocate a page of an idle guest"
-        yield estimated("lab", ladder, name, starts.middle(ns), "ns", about, f"allocation={way}")
+        yield estimated("lab", "ladder", name, starts.middle(ns), "ns", about, f"allocation={way}")
     gain = starts.over(by_way["page"], by_way["chunk"])
-    yield estimated("lab", ladder, "allocate_gain", gain, "times", "page over chunk, idle")
+    yield estimated("lab", "ladder", "allocate_gain", gain, "times", "page over chunk, idle")
 
 
 def _threads() -> Numbers:

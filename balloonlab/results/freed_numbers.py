@@ -22,25 +22,24 @@ SIZES = dict(zip(PIECES, ("small", "huge"), strict=True))
 
 def _frees() -> Numbers:
     """Count what is freed, and give what it takes."""
-    frame = datasets.stacked("frees*", "frees.csv")
+    frame = datasets.stacked("frees", "frees.csv")
     for name in ("time_ns", "touch_ns"):
         frame[name] = frame[name] / frame["n_pages"]
-    frame["start"] = frame.groupby(["folder", "start"]).ngroup()
     starts = Starts(frame)
     ns = starts.medians(KEY)
-    rows, data = frees_summary(frame), datasets.folders("frees")[0].name
+    rows = frees_summary(frame)
     for row in rows[rows["freed"].notna()].itertuples():
         name = f"frees_{short(behind(row))}_{row.verb}_{SIZES[row.piece_bytes]}"
         about = f"{behind(row)}, {row.verb}, pieces of {row.piece_bytes} bytes"
         mine = ns.loc[row.backing, row.thp, row.verb, row.piece_bytes]
         page, back = starts.middle(mine["time_ns"]), starts.middle(mine["touch_ns"])
-        yield estimated("lab", data, f"{name}_ns", page, "ns", about, "per page")
-        yield estimated("lab", data, f"{name}_back_ns", back, "ns", about, "touched again")
-        yield number("lab", data, f"{name}_freed", 100 * row.freed, "%", about, "freed")
+        yield estimated("lab", "frees", f"{name}_ns", page, "ns", about, "per page")
+        yield estimated("lab", "frees", f"{name}_back_ns", back, "ns", about, "touched again")
+        yield number("lab", "frees", f"{name}_freed", 100 * row.freed, "%", about, "freed")
         later = 100 * row.later
-        yield number("lab", data, f"{name}_later", later, "%", about, "when memory is short")
+        yield number("lab", "frees", f"{name}_later", later, "%", about, "when memory is short")
         maps = row.mappings_after
-        yield number("lab", data, f"{name}_mappings", maps, "", about, "mappings afterwards")
+        yield number("lab", "frees", f"{name}_mappings", maps, "", about, "mappings afterwards")
 
 
 def qemu_backings() -> pd.DataFrame:

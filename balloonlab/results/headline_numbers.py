@@ -1,4 +1,4 @@
-"""Numbers of the headline: the paper's, the lab's, QEMU's; and of what was checked."""
+"""Numbers of the headline: the paper's, the lab's, QEMU's; of what was checked; of the drift."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from .. import datasets
 from ..datasets import published
+from ..measurement.estimates import Estimate
 from ..measurement.on_lab import FLOOR
 from ..measurement.reading import load
 from ..measurement.starts import unit_times
@@ -89,6 +90,21 @@ def _contents() -> Numbers:
     yield _lab("contents", "contents_gib", compared, "GiB", "compared byte by byte")
 
 
+def _drift() -> Numbers:
+    """Say how the reference case strayed, which was measured between the others."""
+    for row in load(datasets.path("reference")).meta["campaign"]["drift"]:
+        name, about = f"drift_{SHORT[row['protocol']]}", f"7/8 of 1 GiB, {row['protocol']}"
+        interval = f"range of {row['n']} starts"
+        ms = Estimate(*(row[f"{end}_ms"] for end in ("median", "least", "greatest")), interval)
+        yield estimated("lab", "reference", f"{name}_ms", ms, "ms", "the reference case", about)
+        yield _lab("reference", f"{name}_n", row["n"], "", "times that it was measured", about)
+        if row["percent_per_hour"] is None:
+            continue  # too few for a trend
+        trend = Estimate(row["percent_per_hour"], row["low"], row["high"], "95 % (Theil and Sen)")
+        means = "trend of the reference case per hour", about
+        yield estimated("lab", "reference", f"{name}_trend_percent", trend, "%", *means)
+
+
 PARTS = (
     _published,
     partial(_reproduction, "lab", "headline", "bitmap-v4"),
@@ -98,4 +114,5 @@ PARTS = (
     _drivers,
     _reliability,
     _contents,
+    _drift,
 )

@@ -84,9 +84,9 @@ def _what_if() -> Numbers:
 
 def _words() -> Numbers:
     """Half of a guest's pages: how full the words of its bitmap are."""
-    sets = {name: patterns.make(name, "2GiB", "1GiB") for name in ("random", "aged")}
+    sets = {name: patterns.make(name, "1GiB", "512MiB") for name in ("random", "aged")}
     for row in metrics.summary(sets).to_dict("records"):
-        name, about = f"words_{row['name']}", f"half of 2GiB, {row['name']}"
+        name, about = f"words_{row['name']}", f"half of 1 GiB, {row['name']}"
         mixed, full = (100 * row[f"{share}_share"] for share in ("mixed_words", "pages_in_full"))
         yield number(
             "model", "", f"{name}_mixed_percent", mixed, "%", "words that are mixed", about
