@@ -80,7 +80,7 @@ ANSWERS = """
 DRIFT = """
 The data of one command, `balloonlab campaign`, are of ten process starts (the headlines) or five,
 in random order, lab, virtual machine, Linux and QEMU mixed. A reference case between them, measured
-{drift_pfn_n} times, tells how steady the machine was (`lab`): inflating a touched guest of 1 GiB
+{drift_pfn_n}, tells how steady the machine was (`lab`): inflating a touched guest of 1 GiB
 took {drift_pfn_ms} with `pfn` and {drift_bitmap_ms} with `bitmap-v4`, with a trend of
 {drift_pfn_trend_percent:range} and {drift_bitmap_trend_percent:range} an hour. So an interval holds
 what this machine did in those hours, its bad minutes included.

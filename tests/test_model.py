@@ -156,7 +156,7 @@ def test_a_model_is_stored_whole(tmp_path):
 
 
 def test_a_model_shows_itself_in_short():
-    assert repr(fit(made(), n_draws=2)) == "CostModel(20 costs, fitted to 1 machines)"
+    assert repr(fit(made(), n_draws=2)) == "CostModel(20 costs, fitted to a machine)"
     assert "<table" in load_model()._repr_html_()
 
 

@@ -119,7 +119,7 @@ def test_what_was_measured_has_an_interval_that_holds_it():
     counted = re.compile(
         "fuzz_|contents_|kvm_waits|kvm_exits|sizes_most_gib|cases|guests_(states|alike$)|"
         "crossover_.*_(cells|apart|bitmaps|alike|pfn)$|.*_(freed|later|mappings|bytes|given_ms)$|"
-        "words_"
+        "words_|drift_.*_n$"
     )
     for name, number in bl.results.all_numbers().items():
         if number.source not in ("paper", "trace") and not counted.match(name):

@@ -90,7 +90,8 @@ class CostModel:
     def __repr__(self) -> str:
         n = sum(len(part.names) for part in self.parts)
         names = {key.split("|")[0] for key in self.machines}
-        return f"CostModel({n} costs, fitted to {len(names)} machines)"
+        machines = "a machine" if len(names) == 1 else f"{len(names)} machines"
+        return f"CostModel({n} costs, fitted to {machines})"
 
     def _repr_html_(self) -> str:
         return f"{self!r}{self.costs.to_html(index=False, float_format=format_number)}"
@@ -265,7 +266,7 @@ def load_model(path: PathLike | None = None) -> CostModel:
     Examples
     --------
     >>> load_model()
-    CostModel(... costs, fitted to 2 machines)
+    CostModel(... costs, fitted to a machine)
     """
     file = datasets.path(FILE) if path is None else Path(path)
     try:

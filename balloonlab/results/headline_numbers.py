@@ -97,7 +97,7 @@ def _drift() -> Numbers:
         interval = f"range of {row['n']} starts"
         ms = Estimate(*(row[f"{end}_ms"] for end in ("median", "least", "greatest")), interval)
         yield estimated("lab", "reference", f"{name}_ms", ms, "ms", "the reference case", about)
-        yield _lab("reference", f"{name}_n", row["n"], "", "times that it was measured", about)
+        yield _lab("reference", f"{name}_n", row["n"], "times", "it was measured", about)
         if row["percent_per_hour"] is None:
             continue  # too few for a trend
         trend = Estimate(row["percent_per_hour"], row["low"], row["high"], "95 % (Theil and Sen)")
