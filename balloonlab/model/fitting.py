@@ -58,7 +58,7 @@ def fit_part(sample: Sample, n_runs: int) -> Fit:
     effects, floor = np.zeros(n_runs), FLOOR * total_ns
     weight = 1 / (time_ns + floor)
     between2 = within2 = 0.0
-    unsure2 = np.zeros(n_runs)
+    unsure2: npt.NDArray[Any] = np.zeros(n_runs)
     ns = np.zeros(units.shape[1])
     present = np.bincount(run, minlength=n_runs) > 0
     n_fitted = int(present.sum()) + int(units.any(axis=0).sum())  # a factor per run, the costs

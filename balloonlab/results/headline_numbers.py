@@ -95,7 +95,7 @@ def _drift() -> Numbers:
     for row in load(datasets.path("reference")).meta["campaign"]["drift"]:
         name, about = f"drift_{SHORT[row['protocol']]}", f"7/8 of 1 GiB, {row['protocol']}"
         interval = f"range of {row['n']} starts"
-        ms = Estimate(*(row[f"{end}_ms"] for end in ("median", "least", "greatest")), interval)
+        ms = Estimate(row["median_ms"], row["least_ms"], row["greatest_ms"], interval)
         yield estimated("lab", "reference", f"{name}_ms", ms, "ms", "the reference case", about)
         yield _lab("reference", f"{name}_n", row["n"], "times", "it was measured", about)
         if row["percent_per_hour"] is None:
