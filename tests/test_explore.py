@@ -8,7 +8,7 @@ import pytest
 import balloonlab as bl
 from balloonlab.figures.sliders import HATCHES, QUANTITIES, scattered
 from balloonlab.model import COUNTS, load_model
-from balloonlab.sizes import format_number
+from balloonlab.sizes import format_measured
 
 pytestmark = pytest.mark.once
 
@@ -55,7 +55,7 @@ def test_the_picture_holds_the_counts_and_the_predictions(model):
     assert bottom.get_title(loc="left") == "Predicted stages (model)"
     assert [text.get_text() for text in bottom.get_yticklabels()] == list(HATCHES)
     ms = frame.query("protocol == 'pfn'")["time_ns"].sum() / 1e6
-    assert labels(bottom)[0] == f"{format_number(ms)} ms"
+    assert labels(bottom)[0] == f"{format_measured(ms)} ms"
 
 
 def test_the_legend_covers_no_number_in_the_largest_guest(model):
