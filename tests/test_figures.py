@@ -165,6 +165,10 @@ def test_scaling_draws_medians_by_series(closed):
         bl.figures.scaling(timings(1), series=["source"])
     with pytest.raises(ValueError, match="columns steps"):
         bl.figures.scaling(timings(1), x="steps")
+    with pytest.raises(ValueError, match="columns time_ns, n_pages"):
+        bl.figures.scaling(timings(1).drop(columns="time_ns"), y="page_ns")
+    with pytest.raises(ValueError, match="columns repeat"):
+        bl.figures.stages(timings(1).drop(columns="repeat"))
     with pytest.raises(ValueError, match="rows of stage 'allocate'"):
         bl.figures.scaling(timings(1), stage="allocate")
 

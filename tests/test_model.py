@@ -170,6 +170,8 @@ def test_it_takes_what_measure_gives():
         "every:7", memory="8MiB", balloon="1MiB"
     )
     assert (validate(table, n_draws=2)["predicted_ns"].astype(float) > 0).all()
+    with pytest.raises(ValueError, match="at least one run by its name, got none"):
+        fit({})
     with pytest.raises(ValueError, match="got none"):
         fit(runs["a"].frame.assign(source="qemu"))
 

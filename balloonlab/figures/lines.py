@@ -55,6 +55,9 @@ QUANTITIES = {
 }
 """What can be drawn, with its unit."""
 
+MADE_OF = {"rate": ["time_ns", "balloon_bytes"], "page_ns": ["time_ns", "n_pages"]}
+"""Columns of those that are no column."""
+
 TIMES = ("time_ns", "rate", "page_ns")
 """Those that are measured; the others are counts."""
 
@@ -113,8 +116,9 @@ def scaling(
     if y not in QUANTITIES:
         raise ValueError(f"y must be one of {', '.join(QUANTITIES)}, got {y!r}")
     rows = frame if stage is None else frame[frame["stage"] == stage]
-    check_cases(rows, [*series, x], "series", "" if stage is None else f" of stage {stage!r}")
-    cases = _quantity(rows, [*series, x], y)
+    of = "" if stage is None else f" of stage {stage!r}"
+    check_cases(rows, [*series, x], "series", of, MADE_OF.get(y, [y]))
+    cases, kind = _quantity(rows, [*series, x], y), kind_of(rows)
     groups = sorted(
         cases.groupby(list(series), sort=False), key=lambda group: [*map(rank, group[0])]
     )
@@ -122,8 +126,7 @@ def scaling(
         looks = _looks(series, [name for name, _ in groups])
         for look, (name, points) in zip(looks, groups, strict=True):
             points = points.droplevel(list(series)).sort_index()
-            found = [middle(sample, kind_of(rows))[:3] for sample in points]
-            value, low, high = np.array(found).T
+            value, low, high = np.array([middle(sample, kind)[:3] for sample in points]).T
             label, yerr = ", ".join(map(str, name)), (value - low, high - value)
             ax.errorbar(points.index, value, yerr, capsize=2, label=label, **look)
         ax.set_xscale("log", base=2)

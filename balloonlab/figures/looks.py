@@ -159,9 +159,16 @@ def mark_limit(ax: Axes, x: float, text: str) -> None:
     ax.annotate(text, (x, 0.03), (-4, 0), ha="right", va="bottom", size=8, **place)
 
 
-def check_cases(frame: pd.DataFrame, columns: Sequence[str], argument: str, of: str = "") -> None:
+def check_cases(
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    argument: str,
+    of: str = "",
+    drawn: Sequence[str] = ("time_ns",),
+) -> None:
     """Refuse a frame without these columns or rows, or with several cases where one is drawn."""
-    missing = [name for name in (*columns, "run_id", "stage") if name not in frame.columns]
+    needed = (*columns, "run_id", "repeat", "stage", *drawn)
+    missing = [name for name in needed if name not in frame.columns]
     if missing or frame.empty:
         what = f"the columns {', '.join(missing)}" if missing else f"rows{of}"
         kind = ValueError if missing else NoCasesError

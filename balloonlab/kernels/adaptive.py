@@ -44,7 +44,7 @@ SETTLED = 3  # full words of a run, after which all sums stay as they are
 
 
 @kernel
-def _go_on(words, i, chosen, runs, runs_from, best):
+def _plan_full(words, i, chosen, runs, runs_from, best):
     """Plan a stretch of full words within a run; return its last word, and the RUNS there.
 
     The fourth full word costs a run nothing, and each other way the same as the third: SINGLE and
@@ -81,7 +81,7 @@ def plan(words, first_pfn, chosen):
             below, n_full = ZERO, 0
             continue
         if n_full >= SETTLED and word == FULL:
-            i, runs, runs_from = _go_on(words, i, chosen, runs, runs_from, best)
+            i, runs, runs_from = _plan_full(words, i, chosen, runs, runs_from, best)
             single, single_from = best + HEAD_BYTES + 2 * WORD, i
             bits, before = best + HEAD_BYTES + 8, i
             continue

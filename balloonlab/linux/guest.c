@@ -26,6 +26,7 @@
 #define PAGE 4096L
 #define DISK "/dev/vda"      /* of QEMU; */
 #define UML_DISK "/dev/ubda" /* of User-Mode Linux */
+#define FILES "/files"         /* a tmpfs: files in memory */
 #define GROWING 8        /* files that grow at the same time, so that their pages interleave */
 #define CHUNK (64 << 10) /* bytes by which one grows in its turn */
 #define MAX_READ 32      /* pages that one read takes at most */
@@ -191,7 +192,7 @@ static const char *path_of(long file)
 {
     static char path[32];
 
-    snprintf(path, sizeof path, "/tmp/%ld", file);
+    snprintf(path, sizeof path, FILES "/%ld", file);
     return path;
 }
 
@@ -271,22 +272,22 @@ static const char *write_pages(const char *path, long pages, uint64_t mark)
 /* touch BYTES: write into so much free memory, and free it again. */
 static const char *touch(uint64_t bytes)
 {
-    const char *problem = write_pages("/tmp/touched", bytes / PAGE, 1);
+    const char *problem = write_pages(FILES "/touched", bytes / PAGE, 1);
 
-    unlink("/tmp/touched");
+    unlink(FILES "/touched");
     return problem;
 }
 
 /* keep BYTES: take so much memory for a file whose pages are known. */
 static const char *keep(uint64_t bytes)
 {
-    return write_pages("/tmp/kept", n_kept = bytes / PAGE, KEPT(0));
+    return write_pages(FILES "/kept", n_kept = bytes / PAGE, KEPT(0));
 }
 
 /* kept: of MOST_CHECKED pages of that file or all, how many are not as they were written. */
 static const char *check_kept(void)
 {
-    int fd = open("/tmp/kept", O_RDONLY);
+    int fd = open(FILES "/kept", O_RDONLY);
     long wrong = 0;
 
     for (long i = 0; i < n_kept; i += 1 + n_kept / MOST_CHECKED)
@@ -396,7 +397,7 @@ int main(void)
     mkdir("/proc", 0755), mount("proc", "/proc", "proc", 0, NULL);
     mkdir("/sys", 0755), mount("sys", "/sys", "sysfs", 0, NULL);
     mkdir("/dev", 0755), mount("dev", "/dev", "devtmpfs", 0, NULL);
-    mkdir("/tmp", 0755), mount("tmp", "/tmp", "tmpfs", 0, "size=100%,nr_inodes=0");
+    mkdir(FILES, 0755), mount("files", FILES, "tmpfs", 0, "size=100%,nr_inodes=0");
     setrlimit(RLIMIT_NOFILE, &files);
     if ((wire = open("/dev/ttyS1", O_RDWR | O_NOCTTY)) < 0 || tcgetattr(wire, &raw))
         return 1; /* the kernel panics, and QEMU ends */

@@ -2,9 +2,10 @@
 
 from .accounting import discards, messages, trace_messages
 from .calibration import calibrate
-from .cost import CostModel, fit, load_model
+from .cost import CostModel, load_model
 from .counting import COUNTS, counts
 from .evidence import evidence
+from .joint import fit
 from .prediction import Prediction, predict
 from .terms import COSTS
 from .validation import compare, summary, validate, validated

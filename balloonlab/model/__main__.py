@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from .cost import fit
 from .evidence import gather_shipped
+from .joint import fit
 from .validation import validate
 
 LEFT_OUT = ("memory_bytes", "pattern", "run", "traces")

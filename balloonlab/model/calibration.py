@@ -18,8 +18,9 @@ from ..measurement.run import Run
 from ..measurement.runner import run_cases
 from ..measurement.setups import make_case
 from ..sizes import Size
-from .cost import CostModel, fit, load_model
+from .cost import CostModel, load_model
 from .evidence import GUESTS
+from .joint import fit
 
 FILE = "balloonlab-costs.json"
 MEMORY, STARTS, REPEATS = "256MiB", 2, 2

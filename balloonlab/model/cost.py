@@ -12,17 +12,12 @@ import numpy as np
 import pandas as pd
 
 from .. import datasets
-from ..measurement.options import PathLike, check_number
-from ..measurement.tables import as_frame
+from ..measurement.options import PathLike
 from ..sizes import format_number
-from .evidence import evidence, gather
-from .fitting import Floats, Sample, fit_part, identified, resampled
-from .terms import COSTS, KICK, KICK_PARTS, PARTS, derived, group_of, measured_part, names_of
+from .fitting import Floats
+from .terms import COSTS, KICK, KICK_PARTS, PARTS, group_of, measured_part
 
 FILE = "model/costs.json"
-N_DRAWS = 50
-PRIOR = 4
-"""Cases that the spread of all cases of a part counts for, where a group has few of its own."""
 
 WIDER = 1.1
 """By how much units per page may be beyond those fitted, where they matter."""
@@ -109,7 +104,7 @@ class CostModel:
         rows = []
         for part in self.parts:
             draws = np.array(part.draws).reshape(-1, len(part.names))
-            low, high = _ends(draws)
+            low, high = interval_of(draws)
             for k, name in enumerate(part.names):
                 rows.append(
                     {
@@ -182,7 +177,7 @@ class CostModel:
                 if off > 0 and off * n_pages * part.bound[k] > MATTERS * total_ns:
                     span = f"{part.least[k]:.3g} to {part.most[k]:.3g}"
                     found.append(f"{unit} per page {ratio:.3g} in {part.stage} (fitted to {span})")
-            low, high = _ends(np.array(part.draws) @ _units(part, case))
+            low, high = interval_of(np.array(part.draws) @ _units(part, case))
             if high > max(UNDETERMINED * low, MATTERS * total_ns):
                 found.append(
                     f"{part.stage}, which the data leave open ({low:.2g} to {high:.2g} ns)"
@@ -209,8 +204,9 @@ class CostModel:
                 given_ns = given[KICK] * case["n_kicks"] if part.part == KICK_PARTS[-1] else 0
             units[mine] = 0
             draws = (np.array(part.draws) @ units)[np.arange(SIMULATED) % len(part.draws)]
-            log_run = part.effects.get(run, 0.0) if run is not None else 0.0
-            between = part.unsure.get(str(run), part.between)
+            log_run, between = 0.0, part.between
+            if run in part.effects:
+                log_run, between = part.effects[run], part.unsure[run]
             degrees = max(3, len(part.effects) - 1)
             heavy = np.sqrt(degrees / rng.chisquare(degrees, SIMULATED))
             measured = measured_part(part.stage, part.part)
@@ -249,8 +245,8 @@ def _ns(part: PartCosts, case: Mapping[str, Any]) -> float:
     return float(np.array(part.ns) @ _units(part, case))
 
 
-def _ends(draws: Floats) -> Floats:
-    """Return the ends of the interval of draws."""
+def interval_of(draws: Any) -> Floats:
+    """Return the ends of what `LEVEL` per cent of draws are within; draws are the first axis."""
     ends: Floats = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2], axis=0)
     return ends
 
@@ -274,147 +270,3 @@ def load_model(path: PathLike | None = None) -> CostModel:
         return CostModel(data["machines"], [PartCosts(**part) for part in data["parts"]])
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{file} holds no model of balloonlab.model.fit: {error!r}") from None
-
-
-def fit(
-    data: Any = None, n_draws: int = N_DRAWS, seed: int = 0, prior: CostModel | None = None
-) -> CostModel:
-    """Fit costs to measured operations of several runs, jointly.
-
-    The time of a part of a stage is the sum of its units times their costs, times a factor of the
-    run (the difference between process starts), times one of the case. Costs are never negative,
-    errors are relative. Machines that are unlike (processor, kernel) have costs of their own. The
-    bootstrap draws runs, and of each run cases.
-
-    Parameters
-    ----------
-    data : mapping, Run or pandas.DataFrame, optional
-        Measured frames by the name of the run, one run, or a table as `balloonlab.model.evidence`
-        has; by default that table, of all shipped runs.
-    n_draws : int
-        Draws of the bootstrap, at least 2.
-    seed : int
-        Of the bootstrap.
-    prior : CostModel, optional
-        What a few cases cannot say is taken from it: how far runs and cases stray at least, and
-        over which numbers of pages times are proportional to them.
-
-    Returns
-    -------
-    CostModel
-
-    Raises
-    ------
-    ValueError
-        There is no case among the data that can be modelled.
-
-    Examples
-    --------
-    >>> from balloonlab import datasets, load
-    >>> model = fit(load(datasets.path("sizes")), n_draws=2)
-    >>> model.costs.query("name == 'free' and group.str.contains('touched=True,thp=False')").shape
-    (1, 13)
-    """
-    check_number("n_draws", n_draws, 2)
-    table = as_table(data)
-    if table.empty:
-        raise ValueError("data must hold cases of balloonlab's own driver and device, got none")
-    keys = table["run"] + " " + table["run_id"]
-    table = derived(table).assign(total_ns=table["time_ns"].groupby(keys).transform("sum"))
-    model = CostModel(_reach(table, prior))
-    rng = np.random.default_rng(seed)
-    runs = sorted(table["run"].unique())
-    numbers = table["run"].map({name: number for number, name in enumerate(runs)})
-    chosen = [rng.choice(len(runs), len(runs)) for _ in range(n_draws)]
-    for stage, part in PARTS:
-        rows = table[(table["stage"] == stage) & (table["part"] == part)]
-        groups = [group_of(stage, part, row) for row in rows.to_dict("records")]
-        for group, cases in rows.groupby(groups, sort=False):
-            model.parts.append(
-                _fit_group(stage, part, str(group), cases, numbers, runs, chosen, rng)
-            )
-    _pool_spreads(model.parts, prior)
-    return model
-
-
-def as_table(data: Any) -> pd.DataFrame:
-    """Return the evidence in what `fit` takes."""
-    if data is None:
-        return evidence()
-    if isinstance(data, pd.DataFrame) and "n_runs" in data:
-        return data
-    if isinstance(data, Mapping):
-        return gather(data)
-    as_frame(data, "data")
-    return gather({"run": data})
-
-
-def _reach(table: pd.DataFrame, prior: CostModel | None) -> dict[str, dict[str, Any]]:
-    found = {}
-    known = prior.machines if prior else {}
-    for (machine, source), rows in table.groupby(["machine", "source"]):
-        cases = rows.drop_duplicates(["run", "run_id"])
-        spans = [reach["n_pages"] for key, reach in known.items() if key.endswith(f"|{source}")]
-        spans.append([int(rows["n_pages"].min()), int(rows["n_pages"].max())])
-        found[f"{machine}|{source}"] = {
-            "n_cases": len(cases),
-            "n_pages": [min(span[0] for span in spans), max(span[1] for span in spans)],
-            "protocols": sorted(rows["protocol"].unique()),
-        }
-    return found
-
-
-def _fit_group(
-    stage: str,
-    part: str,
-    group: str,
-    cases: pd.DataFrame,
-    numbers: pd.Series,
-    runs: list[str],
-    chosen: list[Any],
-    rng: np.random.Generator,
-) -> PartCosts:
-    names = names_of(stage, part)
-    units = cases[[COSTS[name].unit for name in names]].to_numpy(float)
-    time_ns, total_ns = (cases[name].to_numpy(float) for name in ("time_ns", "total_ns"))
-    sample = Sample(units, time_ns, total_ns, numbers[cases.index].to_numpy())
-    found = fit_part(sample, len(runs))
-    draws = [fit_part(resampled(sample, drawn, rng), len(runs)).ns.tolist() for drawn in chosen]
-    ratios = units / cases["n_pages"].to_numpy(float)[:, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        bound = np.where(units > 0, sample.time_ns[:, None] / units, np.inf).min(axis=0)
-    apart = identified(sample)
-    return PartCosts(
-        stage, part, group, names, found.ns.tolist(), draws, apart.tolist(),
-        np.where(apart, 0, ratios.min(axis=0)).tolist(), ratios.max(axis=0).tolist(),
-        np.where(np.isfinite(bound), bound, 1e6).tolist(),
-        {runs[n]: float(found.effects[n]) for n in np.unique(sample.run)},
-        {runs[n]: float(found.unsure[n]) for n in np.unique(sample.run)},
-        found.between, found.within * np.sqrt(found.dof), len(cases),
-    )  # fmt: skip
-
-
-def _pool_spreads(parts: list[PartCosts], prior: CostModel | None) -> None:
-    """Draw the spreads of groups with few cases or runs to those of all groups of the part.
-
-    `within` comes as the root of a sum of squares.
-    """
-    for stage, part in PARTS:
-        alike = [one for one in parts if (one.stage, one.part) == (stage, part)]
-        if not alike:
-            continue
-        n_fitted = [len(one.effects) + int(np.count_nonzero(one.most)) for one in alike]
-        degrees = [max(1, one.n_cases - n) for one, n in zip(alike, n_fitted, strict=True)]
-        pooled = sum(one.within**2 for one in alike) / sum(degrees)
-        several = [one for one in alike if len(one.effects) > 1] or alike
-        apart = float(np.median([one.between**2 for one in several]))
-        earlier = (
-            [one for one in prior.parts if (one.stage, one.part) == (stage, part)] if prior else []
-        )
-        if earlier:
-            apart = max(apart, float(np.median([one.between**2 for one in earlier])))
-            pooled = max(pooled, float(np.median([one.within**2 for one in earlier])))
-        for one, dof in zip(alike, degrees, strict=True):
-            one.within = float(np.sqrt((one.within**2 + PRIOR * pooled) / (dof + PRIOR)))
-            n = len(one.effects) - 1
-            one.between = float(np.sqrt((n * one.between**2 + 2 * apart) / (n + 2)))

@@ -20,6 +20,7 @@ from ..measurement.case import CUSTOM, Case
 from ..measurement.options import TABLE
 from ..measurement.reading import load
 from ..measurement.setups import make_case
+from ..measurement.starts import unit_times
 from ..measurement.tables import as_frame
 from .counting import count
 
@@ -70,6 +71,8 @@ def gather(frames: Mapping[str, Any]) -> pd.DataFrame:
         ``notify``. Cases of balloonlab's own driver and device alone, one message in flight, pages
         that are known by name: others are left out.
     """
+    if not frames:
+        raise ValueError("frames must hold at least one run by its name, got none")
     tables = []
     for run, data in frames.items():
         meta = getattr(data, "meta", {})
@@ -88,8 +91,8 @@ def _gather_run(frame: pd.DataFrame, checks: pd.DataFrame | None) -> pd.DataFram
     frame = frame[known & plain & (frame["steps"] == 1) & (frame["stage"] != "remainder")]
     cases = frame.drop_duplicates("run_id").set_index("run_id")
     counted = [_count_again(case_of(row)) for row in cases.to_dict("records")]
-    timed = frame.groupby(["run_id", "stage", "part"], sort=False)["time_ns"].median()
-    timed = _exits_apart(timed.reset_index(), cases, checks)
+    times = unit_times(frame, ["run_id", "stage", "part"]).map(np.median).rename("time_ns")
+    timed = _exits_apart(times.reset_index(), cases, checks)
     about = cases[["source", *OPTIONS]].join(pd.DataFrame(counted, cases.index))
     return timed.join(about, on="run_id")
 

@@ -1,7 +1,7 @@
 """The fit of one part of a stage: costs that are never negative, and how far runs and cases stray.
 
-The time of a case is its units times their costs, times what is peculiar to its run (a process
-start), times what is peculiar to the case. Both are small where the part is a small share of the
+The time of a case is its units times their costs, times what is peculiar to its run, times what is
+peculiar to the case. Both are small where the part is a small share of the
 operation: what is far below `FLOOR` of it is not worth fitting.
 """
 

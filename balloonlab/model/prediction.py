@@ -20,7 +20,7 @@ from ..measurement.options import TABLE, Options, PathLike, check_choice, takes_
 from ..measurement.setups import make_case
 from ..measurement.tables import COLUMNS
 from ..sizes import format_measured
-from .cost import LEVEL, CostModel, load_model
+from .cost import CostModel, interval_of, load_model
 from .counting import COUNTS, count
 from .terms import COSTS, KICK, derived, measured_part
 
@@ -88,7 +88,7 @@ class _Asked:
         for (stage, part), together in groupby(times, lambda time: measured_part(*time[:2])):
             same = list(together)
             given_ns = sum(time.given_ns for time in same)
-            low, high = _interval(sum(time.draws for time in same) + given_ns)
+            low, high = interval_of(sum(time.draws for time in same) + given_ns)
             rows.append(
                 {
                     "stage": stage, "part": part, "low_ns": low, "high_ns": high,
@@ -106,14 +106,9 @@ class _Asked:
             "extrapolated": "; ".join(beyond),
         }  # fmt: skip
         frame = pd.DataFrame(rows).assign(**common)
-        low, high = _interval(sum(time.draws + time.given_ns for time in times))
+        low, high = interval_of(sum(time.draws + time.given_ns for time in times))
         total = common | {name: float(frame[name].sum()) for name in ("time_ns", "given_ns")}
         return frame[[*COLUMNS, *OWN]], total | {"low_ns": low, "high_ns": high}
-
-
-def _interval(draws: Any) -> tuple[float, float]:
-    low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
-    return float(low), float(high)
 
 
 @takes_options(lists=True)

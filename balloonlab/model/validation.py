@@ -9,7 +9,8 @@ import pandas as pd
 
 from .. import datasets
 from ..measurement.options import check_choice
-from .cost import LEVEL, CostModel, as_table, fit
+from .cost import CostModel, interval_of
+from .joint import as_table, fit
 from .terms import derived
 
 ABOUT = [
@@ -75,7 +76,7 @@ def compare(model: CostModel, data: Any) -> pd.DataFrame:
             rows[-1] |= {"refused": f"unknown: {error}"}
             continue
         draws = sum(time.draws for time in times)
-        low, high = np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2])
+        low, high = interval_of(draws)
         predicted_ns = sum(time.fitted_ns for time in times)
         known = any(case["run"] in part.effects for part in model.parts_of(case))
         rows[-1] |= {

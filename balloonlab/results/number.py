@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..measurement.estimates import Estimate, estimate
+from ..measurement.estimates import Estimate, estimate, middle
 from ..measurement.starts import case_times, kind_of, unit_of
 from ..sizes import format_measured, format_number
 
@@ -143,7 +143,7 @@ class Starts:
 
     def middle(self, values: npt.ArrayLike, scale: float = 1.0) -> Estimate:
         """Return the median of values, times a scale, with its interval."""
-        return self.estimate([values], lambda one: scale * one)
+        return middle(scale * np.asarray(values, float), self.kind)
 
     def over(self, top: npt.ArrayLike, bottom: npt.ArrayLike) -> Estimate:
         """Return the ratio of two medians, with its interval."""
