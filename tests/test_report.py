@@ -84,6 +84,20 @@ def test_the_report_fits_80_columns_and_notes_wrap_at_100(shipped, name, tables)
     assert set(cells) <= set(" ".join(narrow).split()) | {c for c in cells if " " in c}
 
 
+@pytest.mark.parametrize("n_starts", [3, 10])
+def test_totals_are_medians_of_which_stages_are_the_sum(shipped, n_starts):
+    run = shipped["headline"]
+    rows = run.frame[run.frame["start"] < n_starts]
+    table = Reproduction(rows, run.meta, run.checks).table()
+    for touched, state in ((False, "untouched"), (True, "touched")):
+        shown = table[f"lab, {state}", "pfn"]
+        mine = rows[(rows["protocol"] == "pfn") & (rows["touched"] == touched)]
+        totals = mine.groupby("start")["time_ns"].sum() / 1e6
+        assert shown["total, ms"] == pytest.approx(totals.median())
+        stages = [name for name in shown.index if name[:2] in ("a ", "b ", "c ", "d ", "re")]
+        assert shown[stages].sum() == pytest.approx(totals.median())
+
+
 def test_a_run_by_linux_leaves_out_the_stages_that_a_case_has_not(linux):
     table, ranges = linux.table(), linux.ranges()
     assert [group for group, _ in table][-7:] == [

@@ -40,7 +40,7 @@ def render_plan(table: pd.DataFrame) -> Group:
     text += f", {format_number(table['minutes'].sum(), 2)} minutes in all"
     missing = ", ".join(table.loc[~known, "folder"])
     text += f" without {missing}, of which nothing is known." if missing else "."
-    text += " Times are from starts that were measured before, else estimates from shipped repeats."
+    text += " Times are those of starts that were measured before, here or in the shipped campaign."
     lines = [text, "No part of it:", *(f"  {name}: {why}" for name, why in NOT_PART.items())]
     return Group(view, Constrain(Text("\n".join(lines)), WIDTH))
 

@@ -104,8 +104,9 @@ class Reproduction:
             Columns (source and memory, protocol); rows: stages and total in ms, kicks,
             wire bytes, madvise calls, GiB/s, speed-up (ratio of the medians per byte)
             over ``pfn`` of the same source. Of each case the repeat with the median total is
-            shown, so that its stages sum to its total. NaN where nothing was published, and for
-            stages that a case does not have.
+            shown, so that its stages sum to it (of an even number the lower one in the middle,
+            scaled to it). NaN where nothing was published, and for stages that a case does not
+            have.
         """
         cases = [*paper_cases(), *cases_beside_lab(self.frame, self.source)]
         rates = {(case.group, case.protocol): _rate(case) for case in cases}
@@ -176,9 +177,8 @@ def _column(case: Case) -> dict[str, float]:
 
 
 def _rate(case: Case) -> float:
-    """Return bytes per ms, by the median total."""
-    total_ms = case.totals_ms.median() if len(case.totals_ms) else case.stages_ms.sum()
-    return float(case.about["balloon_bytes"] / total_ms)
+    """Return bytes per ms."""
+    return float(case.about["balloon_bytes"] / case.stages_ms.sum())
 
 
 def paper_cases() -> Iterator[Case]:
@@ -189,7 +189,10 @@ def paper_cases() -> Iterator[Case]:
 
 
 def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[Case]:
-    """Yield the cases measured at a source, of the repeat with the median total."""
+    """Yield the cases measured at a source, of the repeat with the median total.
+
+    Of an even number none has it: the lower one in the middle is scaled to it.
+    """
     _check_frame(frame)
     rows = frame[frame["source"] == source]
     if rows.empty:
@@ -200,8 +203,9 @@ def measured_cases(frame: pd.DataFrame, source: str) -> Iterator[Case]:
         if len(repeat):
             run = rows[rows["run_id"] == repeat["run_id"].iloc[0]]
             totals_ms = run.groupby("repeat")["time_ns"].sum() / 1e6
-            group, stages = f"{source}, {state}", stages_ms(repeat)
-            yield Case(group, protocol, stages, repeat.iloc[0], totals_ms)
+            stages = stages_ms(repeat)
+            stages *= totals_ms.median() / stages.sum()
+            yield Case(f"{source}, {state}", protocol, stages, repeat.iloc[0], totals_ms)
 
 
 def cases_beside_lab(frame: pd.DataFrame, source: str) -> Iterator[Case]:
