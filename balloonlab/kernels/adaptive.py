@@ -41,6 +41,7 @@ MOST_RUN = 1 << 22
 SPAN_WORDS = 1024  # that 16 bits reach
 FAR = 1 << 60  # no way
 SETTLED = 3  # full words of a run, after which all sums stay as they are
+WITHIN = 1 << SINGLE | 1 << BITS | 1 << PFNS | RUN << 5  # what `plan` keeps of such a word
 
 
 @kernel
@@ -52,10 +53,10 @@ def _plan_full(words, i, chosen, runs, runs_from, best):
     they are. Contiguous pages take a quarter less time to encode.
     """
     while i < words.size and words[i] == FULL:
-        opened = 1 << SINGLE | 1 << BITS | 1 << PFNS
+        chosen[i] = WITHIN
         if i - runs_from >= SPAN_WORDS:
-            runs, runs_from, opened = best + HEAD_BYTES + 4, i, opened | 1 << RUNS
-        chosen[i] = opened | RUN << 5
+            runs, runs_from = best + HEAD_BYTES + 4, i
+            chosen[i] = WITHIN | 1 << RUNS
         i += 1
     return i - 1, runs, runs_from
 
@@ -127,7 +128,9 @@ def plan(words, first_pfn, chosen):
     kind = cheapest
     for back in range(words.size):
         i = words.size - 1 - back
-        if words[i] != ZERO:
+        if kind == RUN and chosen[i] == WITHIN:
+            chosen[i] = RUN
+        elif words[i] != ZERO:
             opened, came_from = np.int64(chosen[i]) & 31, np.int64(chosen[i]) >> 5
             new = (opened >> kind) & 1
             chosen[i] = kind | (NEW if new != 0 else 0)
@@ -199,6 +202,14 @@ def _put_open_run(units, at, kind, first, end, base):
 
 
 @kernel
+def _skip_full(words, word, chosen):
+    """Return the first word from `word` on that is not full, or of which a segment begins."""
+    while word < words.size and words[word] == FULL and chosen[word] == RUN:
+        word += 1
+    return word
+
+
+@kernel
 def fill_segments(words, first_pfn, chosen, state, units):
     """Write segments as `plan` chose, behind those before; return whether the area is full.
 
@@ -237,6 +248,9 @@ def fill_segments(words, first_pfn, chosen, state, units):
                 end = pfn
                 left = ZERO if length == WORD else left >> np.uint64(length)
             word += 1
+            if kind == RUN and end == first_pfn + word * WORD:
+                word = _skip_full(words, word, chosen)
+                end = first_pfn + word * WORD
             while word < words.size and chosen[word] == EMPTY:
                 word += 1
             if (

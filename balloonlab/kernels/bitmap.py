@@ -22,6 +22,7 @@ SIX = np.uint64(6)
 SIGN = ONE << TOP
 GROUP = 4
 NEAR_WORDS = 4  # words that a block is looked for in
+SURVEY_WORDS = 1 + NEAR_WORDS  # what `survey` keeps of a block
 RAGGED = FULL  # no page number: those have 52 bits
 
 
@@ -119,36 +120,48 @@ def _extremes_near(base, words):
 
 
 @kernel
-def _survey_ragged(block, found):
-    """Fill the row of a block that is not contiguous; return its lowest and highest page."""
+def _survey_ragged(block, words):
+    """Look at a block that is not contiguous; return its mark, its lowest and its highest page.
+
+    `words` (uint64, shape (4,)) receives its bits where those are near.
+    """
     if block.size == WORD:
         low, high = min(block[0], block[WORD - 1]), max(block[0], block[WORD - 1])
         base = low & ~TOP
-        if high - base < np.uint64(NEAR_WORDS * WORD) and _gather(block, base >> SIX, found[1:]):
-            found[0] = base | SIGN
-            return _extremes_near(base, found[1:])
-    return _extremes(block)
+        if high - base < np.uint64(NEAR_WORDS * WORD) and _gather(block, base >> SIX, words):
+            low, high = _extremes_near(base, words)
+            return base | SIGN, low, high
+    low, high = _extremes(block)
+    return RAGGED, low, high
+
+
+@kernel
+def survey_words(n_pages):
+    """Return how many words `survey` needs for as many pages."""
+    return (n_pages + WORD - 1) // WORD * SURVEY_WORDS
 
 
 @kernel
 def survey(pfns, blocks):
     """Find the lowest and the highest page, and what each block of 64 pages looks like.
 
-    `pfns`: uint64, shape (n,), n > 0. `blocks`: uint64, shape (ceil(n / 64), 1 + NEAR_WORDS),
-    receives a row per block, so that `set_bits` reads few pages again. First the lowest page of
-    64 that are consecutive, up or down; or, with the top bit set, the page from which on the four
-    words that follow have the bits of all of them; or `RAGGED`.
+    `pfns`: uint64, shape (n,), n > 0. `blocks`: uint64, of `survey_words` of n, receives a mark
+    per block, then four words per block, so that `set_bits` reads few pages again. A mark is the
+    lowest page of 64 that are consecutive, up or down; or, with the top bit set, the page from
+    which on the four words have the bits of all of them; or `RAGGED`. Marks stand by themselves:
+    in a row with their words they cost contiguous pages a tenth more, which is memory traffic.
     """
     low = pfns[0]
     high = pfns[0]
-    for b in range(blocks.shape[0]):
+    n_blocks = blocks.size // SURVEY_WORDS
+    for b in range(n_blocks):
         block = pfns[b * WORD : (b + 1) * WORD]
         bottom = _lowest_of_contiguous(block) if block.size == WORD else RAGGED
-        blocks[b, 0] = bottom
         if bottom == RAGGED:
-            bottom, top = _survey_ragged(block, blocks[b])
+            words = blocks[n_blocks + NEAR_WORDS * b : n_blocks + NEAR_WORDS * (b + 1)]
+            blocks[b], bottom, top = _survey_ragged(block, words)
         else:
-            top = bottom + TOP
+            blocks[b], top = bottom, bottom + TOP
         low = min(low, bottom)
         high = max(high, bottom, top)  # a block may wrap at 2**64: its top is then small
     return low, high
@@ -189,8 +202,9 @@ def set_bits(pfns, blocks, first_pfn, words):
     left it; `first_pfn` is the page of bit 0, a multiple of 64.
     """
     base = np.uint64(first_pfn)
-    for b in range(blocks.shape[0]):
-        found = blocks[b, 0]
+    n_blocks = blocks.size // SURVEY_WORDS
+    for b in range(n_blocks):
+        found = blocks[b]
         if found == RAGGED:
             _set_ragged(pfns[b * WORD : (b + 1) * WORD], base, words)
         elif found < SIGN:
@@ -198,7 +212,7 @@ def set_bits(pfns, blocks, first_pfn, words):
         else:
             word = ((found ^ SIGN) - base) >> SIX
             for k in range(NEAR_WORDS):
-                bits = blocks[b, 1 + k]
+                bits = blocks[n_blocks + NEAR_WORDS * b + k]
                 if bits != ZERO:  # there may be no word so far up
                     words[word + np.uint64(k)] |= bits
 

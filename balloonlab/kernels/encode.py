@@ -13,7 +13,7 @@ import numpy as np
 
 from . import posted
 from .adaptive import close_segments, fill_segments, plan
-from .bitmap import WORD, ZERO, set_bits, survey
+from .bitmap import WORD, ZERO, set_bits, survey, survey_words
 from .bitmap_v3 import fill_raw
 from .bitmap_v4 import (
     BITMAP_WORDS,
@@ -72,7 +72,7 @@ class Encoder(NamedTuple):
     block_order: int  # of BLOCKS: each has 2**block_order pages; else 0
     block_bytes: int  # of BLOCKS: what each descriptor says
     bitmaps: np.ndarray  # uint64, shape (n * 4096,): the bitmaps there is memory for, n >= 1
-    blocks: np.ndarray  # uint64, a row per 64 pages: scratch of `survey`
+    blocks: np.ndarray  # uint64, `survey_words` of the pages: scratch of `survey`
     sorted: np.ndarray  # uint64: room for the pages where they exceed one window, else empty
     ends: np.ndarray  # int64, one per window: scratch of `split_by_window`
     chosen: np.ndarray  # uint8, one per bitmap word: the plan of SEGMENTS, else empty
@@ -150,7 +150,7 @@ def open_window(encoder, pages, blocks, start_pfn, high):
 def _begin_records(encoder, pages):
     """Open the only window, or sort the pages by window."""
     state = encoder.state[0]
-    blocks = encoder.blocks[: (pages.size + WORD - 1) // WORD]
+    blocks = encoder.blocks[: survey_words(pages.size)]
     low, top = survey(pages, blocks)
     state["first_pfn"] = np.int64(low) // WORD * WORD
     window_pages = encoder.bitmaps.size * WORD
@@ -178,7 +178,7 @@ def _open_next_window(encoder):
     state["next_window"] = window + 1
     state["begin"] = encoder.ends[window]
     if part.size > 0:
-        blocks = encoder.blocks[: (part.size + WORD - 1) // WORD]
+        blocks = encoder.blocks[: survey_words(part.size)]
         _, top = survey(part, blocks)
         start_pfn = state["first_pfn"] + window * encoder.bitmaps.size * WORD
         open_window(encoder, part, blocks, start_pfn, np.int64(top))

@@ -48,7 +48,7 @@ def pack(pfns: npt.ArrayLike) -> tuple[int, npt.NDArray[np.uint64]]:
 
 
 def _survey(pages: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], int, int]:
-    blocks = np.empty((-(-pages.size // kernels.WORD), 1 + kernels.NEAR_WORDS), np.uint64)
+    blocks = np.empty(kernels.survey_words(pages.size), np.uint64)
     low, high = kernels.survey(pages, blocks)
     if high >= PFN_LIMIT:
         raise ValueError(f"pfns must be below 2**52 ({PFN_LIMIT}), got {int(high)}")

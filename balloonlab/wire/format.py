@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..kernels import encode as kernels
 from ..kernels import faults, posted
-from ..kernels.bitmap import NEAR_WORDS
+from ..kernels.bitmap import survey_words
 from ..kernels.bitmap_v4 import BITMAP_WORDS, RECORD_WORDS
 from ..kernels.formats import Encoding
 from ..kernels.own import GO_ON
@@ -96,7 +96,7 @@ def make_encoder(
         block_order=0,
         block_bytes=0,
         bitmaps=np.full(n_bitmaps * BITMAP_WORDS, 1, np.uint64),
-        blocks=np.ones((-(-n_pages // 64), 1 + NEAR_WORDS), np.uint64),
+        blocks=np.ones(survey_words(n_pages), np.uint64),
         sorted=np.zeros(0, np.uint64),
         ends=np.zeros(1, np.int64),
         chosen=np.zeros(n_bitmaps * BITMAP_WORDS if encoding == Encoding.SEGMENTS else 0, np.uint8),
