@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from balloonlab import measure, model, patterns, wire
-from balloonlab.kernels import adaptive, faults
+from balloonlab.kernels import adaptive, encode, faults
 from balloonlab.kernels.bitmap_v4 import decode_records
 from balloonlab.kernels.formats import Encoding, decode
 from balloonlab.wire.bitmap import split
@@ -218,6 +218,27 @@ def test_a_plan_is_the_shortest_of_all_ways(bitmap, first_word):
     words[there[6:]] = 0
     assert planned(words, first_word) == naive.fewest_bytes(words.tolist())
     assert naive.fewest_bytes(words) == naive.fewest_bytes_by_walking(words)
+
+
+@pytest.mark.slow_interpreted
+def test_the_heads_of_a_very_long_run_stay_within_the_area():
+    n_short, n_full, room = 86, 45 * adaptive.MOST_RUN // 64, 512
+    words = np.full(n_short + n_full, 2**64 - 1, np.uint64)
+    words[:n_short] = 1
+    chosen = np.full(words.size, adaptive.RUN, np.uint8)
+    chosen[: n_short + 1] |= adaptive.NEW
+    area = np.full(2 * room, 0xABCD, np.uint16)
+    state, found, more = np.zeros(1, encode.STATE)[0], [], True
+    while more:
+        more = adaptive.fill_segments(words, 0, chosen, state, area[:room])
+        n_units = adaptive.close_segments(state, area[:room])
+        found += naive.decode_adaptive(area[:n_units].tobytes())
+        assert (area[room:] == 0xABCD).all()
+    assert found[:n_short] == [(64 * i, 1) for i in range(n_short)]
+    starts, lengths = np.array(found[n_short:]).T
+    assert starts[0] == 64 * n_short
+    assert (starts[1:] == (starts + lengths)[:-1]).all()
+    assert lengths.sum() == 64 * n_full
 
 
 def planned(words, first_word):

@@ -203,10 +203,24 @@ def _put_open_run(units, at, kind, first, end, base):
 
 @kernel
 def _skip_full(words, word, chosen):
-    """Return the first word from `word` on that is not full, or of which a segment begins."""
-    while word < words.size and words[word] == FULL and chosen[word] == RUN:
+    """Return the first word from `word` on that is not full, or of which a segment begins.
+
+    At most so far on that the run needs one head more.
+    """
+    end = min(words.size, word + MOST_RUN // WORD)
+    while word < end and words[word] == FULL and chosen[word] == RUN:
         word += 1
     return word
+
+
+@kernel
+def _is_near_end(units, at, n_listed, n_open):
+    """Return whether the area may have no room for another word; a run of `n_open` pages is open.
+
+    It is written when it has ended, in as many heads as it needs.
+    """
+    due = HEAD_UNITS * (n_open // MOST_RUN)
+    return at + due + PFN_UNITS * n_listed + UNITS_AHEAD > units.size
 
 
 @kernel
@@ -219,7 +233,7 @@ def fill_segments(words, first_pfn, chosen, state, units):
     """
     word, at, n_listed = state["word"], state["at"], state["n_listed"]
     n_records = 0
-    while word < words.size and at + PFN_UNITS * n_listed + UNITS_AHEAD <= units.size:
+    while word < words.size and not _is_near_end(units, at, n_listed, 0):
         if chosen[word] == EMPTY:
             word += 1
             continue
@@ -256,7 +270,7 @@ def fill_segments(words, first_pfn, chosen, state, units):
             if (
                 word == words.size
                 or np.int64(chosen[word]) & NEW != 0
-                or at + PFN_UNITS * n_listed + UNITS_AHEAD > units.size
+                or _is_near_end(units, at, n_listed, end - first)
             ):
                 break
         at = _put_open_run(units, at, kind, first, end, base)
