@@ -190,6 +190,12 @@ def test_a_kernel_that_does_not_collapse_is_named(monkeypatch):
         bl.collapse("16MiB", "thread", repeats=1)
 
 
+@needs_thp
+def test_a_balloon_without_a_huge_page_has_none_to_give_back():
+    with pytest.raises(ValueError, match=r"memory must be so large .* got 1048576 bytes"):
+        bl.give_back("1MiB", "thread", thp=True, repeats=1, progress=False)
+
+
 def test_a_linux_guest_has_no_huge_pages_to_collapse():
     with pytest.raises(ValueError, match="guests must be one of thread, kvm, got 'linux'"):
         bl.collapse("16MiB", "linux")

@@ -139,7 +139,7 @@ def test_pages_freed_beside_held_ones_are_joined_and_lost_to_nobody():
 def test_buddy_refuses_pages_it_cannot_hold():
     with pytest.raises(ValueError, match="first is 1000"):
         Buddy.holding(1000, [1, 1000])
-    with pytest.raises(ValueError, match="pattern must not repeat a page: 1 of 1 do"):
+    with pytest.raises(ValueError, match="pattern must not repeat a page: of 1 pages 1 come"):
         Buddy.holding(1000, [1, 1], "pattern")
     with pytest.raises(ValueError, match="pattern must be the guest's RAM"):
         Buddy.joining(1000, [1000], "pattern")

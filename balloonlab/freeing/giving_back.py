@@ -171,11 +171,16 @@ def touch_again(case: Case, shared: GuestRam, vcpu: Vcpu | None, unit: int) -> t
 
     Of 4 KiB in huge pages some may be back already: by default khugepaged makes 8 huge pages whole
     every 10 s. Those are left alone. A RuntimeError where the host did not give what it was to
-    give, or the half of it is back.
+    give, or the half of it is back; a ValueError where it was to give nothing.
     """
     done = operate(case, shared, InVcpu(vcpu) if vcpu else None)
     there = shared.resident()
     offsets = sent = _units(sent_pages(case, shared, done), unit)
+    if not sent.size:
+        raise ValueError(
+            f"memory must be so large that its balloon holds a piece of {unit} bytes at least, got "
+            f"{case.memory_bytes} bytes, of which the balloon has {case.balloon_bytes}"
+        )
     if case.thp and unit < HUGE_BYTES:
         offsets = sent[~np.isin(sent // HUGE_BYTES, _units(there, HUGE_BYTES) // HUGE_BYTES)]
     before = int(there.sum())

@@ -89,8 +89,8 @@ def duplicates_message(pfns: npt.NDArray[np.uint64], name: str = "pfns") -> str:
     values, counts = np.unique(pfns, return_counts=True)
     repeated = values[counts > 1]
     return (
-        f"{name} must not repeat a page: {repeated.size} of {values.size} do, "
-        f"the first is {int(repeated[0])}; numpy.unique removes repetitions"
+        f"{name} must not repeat a page: of {values.size} pages {repeated.size} come more than "
+        f"once, the first is {int(repeated[0])}; numpy.unique removes repetitions"
     )
 
 
