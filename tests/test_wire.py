@@ -480,7 +480,7 @@ def test_decode_names_the_buffer_and_the_byte():
 @pytest.mark.parametrize(
     ("pages", "error", "words"),
     [
-        ([1, 2, 1], ValueError, "1 of 2 do, the first is 1"),
+        ([1, 2, 1], ValueError, "of 2 pages 1 come more than once, the first is 1;"),
         ([2**50, 5, 2**50], ValueError, "repeat"),
         ([-1], ValueError, "negative"),
         ([1.5], TypeError, "integers"),
