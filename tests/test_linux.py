@@ -1,6 +1,8 @@
 """A Linux as a process: booted, ended whatever happens, measured with its own driver, captured."""
 
+import errno
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -212,14 +214,54 @@ def test_a_guest_that_panics_is_quoted_and_gone():
 
 @needs_linux
 def test_a_guest_that_hangs_ends_with_a_reason():
-    with Uml(find(), 256 * MIB, balloon=False, patience_s=12) as guest:
+    with Uml(find(), 256 * MIB, balloon=False) as guest:
         wire = guest.boot()
         for pid in left_of(str(guest.folder))[:-1]:
-            if "linux.uml" in psutil.Process(pid).cmdline()[0]:
-                os.kill(pid, signal.SIGSTOP)
-        with pytest.raises(GuestError, match=r"silent for 12 s\n(?s:.*)Run /init"):
+            with suppress(psutil.NoSuchProcess):
+                if "linux.uml" in "".join(psutil.Process(pid).cmdline()[:1]):
+                    os.kill(pid, signal.SIGSTOP)
+        wire.patience_s = 3
+        with pytest.raises(GuestError, match=r"silent for 3 s\n(?s:.*)Run /init"):
             wire.run("cat /proc/version")
     assert wait_until_gone(str(guest.folder)) == []
+
+
+TRACES = """
+import ctypes, os, signal
+{hide}
+libc = ctypes.CDLL(None, use_errno=True)
+child = os.fork()
+if child == 0:
+    libc.ptrace(0, 0, None, None)
+    os.kill(os.getpid(), signal.SIGSTOP)
+os.waitpid(child, 0)
+for kind in (2, 0x202):
+    room = ctypes.create_string_buffer(1 << 16)
+    iov = (ctypes.c_size_t * 2)(ctypes.addressof(room), len(room))
+    ended = libc.ptrace(0x4204, child, ctypes.c_void_p(kind), iov)
+    print(ended, ctypes.get_errno() * (ended != 0))
+os.kill(child, signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the filter is of x86-64's calls")
+def test_a_traced_process_shows_its_registers_but_no_xstate():
+    hide = "from balloonlab.linux import supervisor; supervisor.hide_xstate(ctypes.CDLL(None))"
+    plain, hidden = (
+        subprocess.run(
+            [sys.executable, "-c", TRACES.format(hide=line)],
+            capture_output=True, text=True, check=True,
+        ).stdout.splitlines()
+        for line in ("", hide)
+    )  # fmt: skip
+    assert plain == ["0 0", "0 0"]
+    assert hidden == ["0 0", f"-1 {errno.ENODEV}"]
+
+
+def test_a_processor_with_tiles_is_known_by_its_flags(tmp_path):
+    for flags, tiles in (("fpu amx_bf16 amx_tile", True), ("fpu avx512f amx_tiles", False)):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+        assert supervisor.has_tiles(str(tmp_path / "cpuinfo")) is tiles
 
 
 @needs_linux

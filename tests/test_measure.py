@@ -248,7 +248,7 @@ def test_an_interrupt_leaves_no_thread_behind(monkeypatch, wait):
         ({"memory": "8MiB", "balloon": 0}, ValueError, "at least one page to be measured"),
         ({"protocol": "bitmap-v5"}, ValueError, "protocol must be one of pfn, bitmap-v4"),
         ({"pattern": "checkers"}, ValueError, "pattern must be one of idle, random"),
-        ({"pattern": [1, 1], "memory": "1MiB"}, ValueError, "of 1 pages 1 come more than once, the first is 1"),
+        ({"pattern": [1, 1], "memory": "1MiB"}, ValueError, "of 1 pages 1 come .*the first is 1;"),
         ({"pattern": [256], "memory": "1MiB"}, ValueError, r"\[0, 256\).*the first is 256"),
         ({"pattern": [1], "memory": "1MiB", "balloon": "8KiB"}, ValueError, "size of the pages"),
         ({"pattern": [0.5], "memory": "1MiB"}, TypeError, "pattern must be an array of integers"),

@@ -126,7 +126,7 @@ def test_free_blocks_of_an_allocator():
     "metric", [metrics.run_lengths, metrics.word_occupancy, metrics.bitmap_occupancy]
 )
 def test_metrics_refuse_what_is_no_page_set(metric):
-    with pytest.raises(ValueError, match="a page: of 2 pages 1 come more than once, the first is 7"):
+    with pytest.raises(ValueError, match="of 2 pages 1 come more than once, the first is 7"):
         metric([7, 3, 7])
     with pytest.raises(TypeError, match="integers"):
         metric([0.5])

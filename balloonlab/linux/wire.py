@@ -21,7 +21,8 @@ def nobody(progress: float) -> None:
 class Wire:
     """A guest's second serial port, which is our `end` of a socket pair.
 
-    A guest that is silent for `patience_s` counts as hung; it reports 50 times per command.
+    A guest that is silent for `patience_s`, which may be set at any time, counts as hung; it
+    reports 50 times per command.
     `explain` makes an error of what happened, with the end of the guest's console. `host` is the
     process that ends with its guest.
     """
@@ -29,8 +30,7 @@ class Wire:
     def __init__(
         self, end: socket.socket, patience_s: float, host: str, explain: Callable[[str], GuestError]
     ) -> None:
-        self._end, self._patience_s, self._host, self._explain = end, patience_s, host, explain
-        end.settimeout(patience_s)
+        self._end, self.patience_s, self._host, self._explain = end, patience_s, host, explain
         self._lines = end.makefile("rb")
 
     def run(self, command: str, report: Report = nobody) -> str:
@@ -68,10 +68,11 @@ class Wire:
                 raise self._explain(f"the guest answered {line!r}, not {word}")
 
     def _act(self, act: Callable[[], bytes | None]) -> bytes:
+        self._end.settimeout(self.patience_s)
         try:
             got = act()
         except TimeoutError:
-            raise self._explain(f"the guest was silent for {self._patience_s:g} s") from None
+            raise self._explain(f"the guest was silent for {self.patience_s:g} s") from None
         except OSError:
             got = b""
         if got == b"":
