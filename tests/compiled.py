@@ -2,4 +2,4 @@
 
 from numba import njit
 
-compiled = njit(nogil=True)
+compiled = njit(nogil=True, _nrt=False)

@@ -1,6 +1,7 @@
 """Settings of the suite in its three modes."""
 
 import os
+import sys
 from functools import partialmethod
 from inspect import signature
 
@@ -9,6 +10,7 @@ import matplotlib.pyplot
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+from numba.core.dispatcher import Dispatcher
 from typer.testing import CliRunner
 
 mpl.use("Agg")
@@ -70,6 +72,28 @@ def no_figure_is_left():
     """Matplotlib warns of more than twenty, which is an error, in whichever test opens the last."""
     yield
     mpl.pyplot.close("all")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_kernel_returns_a_part_of_an_array():
+    """Without counts of references numba refuses to return one, but not within a tuple.
+
+    Python would get the whole array instead of the part.
+    """
+    yield
+    modules = [module for name, module in sys.modules.items() if name.startswith("balloonlab.")]
+    kernels = {each for module in modules for each in vars(module).values() if is_kernel(each)}
+    returning = {
+        kernel.py_func.__name__
+        for kernel in kernels
+        for overload in kernel.overloads.values()
+        if "array(" in str(overload.signature.return_type)
+    }
+    assert not returning
+
+
+def is_kernel(value):
+    return isinstance(value, Dispatcher) and value.py_func.__module__.startswith("balloonlab.")
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def test_work_does_what_its_twin_does(n_pages, events):
     twin, twin_held = naive.Buddy(zones(n_pages)), {}
     slots = np.array([slot for slot, _ in events], np.int32)
     orders = np.array([order for _, order in events], np.int8)
-    workload.work(buddy.blocks, held, slots, orders)
+    workload.work(buddy.blocks, held, slots, orders, np.zeros(1, np.uint64))
     naive.work(twin, twin_held, slots.tolist(), orders.tolist())
     blocks = {
         slot: (block >> workload.ORDER_BITS, block & workload.ORDER_MASK)

@@ -8,10 +8,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numba import config
+from numba.core.errors import TypingError
 
 import balloonlab
-from balloonlab.kernels.compile import digest
+from balloonlab.kernels.compile import digest, kernel
 
 pytestmark = pytest.mark.once
 
@@ -154,3 +157,10 @@ def test_the_digest_covers_every_kernel_source(tmp_path):
     first = digest(tmp_path)
     (tmp_path / "b.py").write_text("x = 2\n")
     assert digest(tmp_path) != first
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled (NUMBA_DISABLE_JIT=1)")
+@pytest.mark.parametrize("function", [lambda n: np.zeros(n).sum(), lambda n: str(n) == "1"])
+def test_a_kernel_that_allocates_is_not_compiled(function):
+    with pytest.raises(TypingError):
+        kernel(function)(1)

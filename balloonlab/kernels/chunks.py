@@ -15,7 +15,7 @@ from .buddy import N_ORDERS, NONE, free_blocks
 from .clock import ALLOCATE, RELEASE, record
 from .compile import kernel
 from .driver import copy_newest
-from .encode import encode_heads, record_area
+from .encode import encode_heads, first_record
 from .sending import await_used, drain, send, start, used_of
 from .syscalls import now_ns
 
@@ -94,7 +94,8 @@ def inflate_chunks(blocks, heads, held, n_pages, encoder, queue, counters, log):
     while left > 0 and clock >= 0:
         room = min(RECORD_WORDS, heads.size - taken)
         batch = heads[taken : taken + room]
-        n, n_batch = take_largest(blocks, left, batch, record_area(encoder)[:room])
+        at = first_record(encoder)
+        n, n_batch = take_largest(blocks, left, batch, encoder.records[at : at + room])
         clock = record(log, ALLOCATE, clock)
         if n == 0:
             break
@@ -133,7 +134,8 @@ def deflate_chunks(blocks, heads, firsts, encoder, queue, counters, log):
     while done < firsts.size:
         if sent < firsts.size:
             n = min(RECORD_WORDS, firsts.size - sent)
-            copy_newest(heads[: heads.size - sent], record_area(encoder)[:n])
+            at = first_record(encoder)
+            copy_newest(heads[: heads.size - sent], encoder.records[at : at + n])
             clock = _send_heads(n, encoder, queue, counters, log, clock)
             sent += n
         else:

@@ -105,10 +105,9 @@ def first_descriptor(encoder):
 
 
 @kernel
-def record_area(encoder):
-    """Return the record area of the buffer."""
-    begin = encoder.state[0]["buffer"] * RECORD_WORDS
-    return encoder.records[begin : begin + RECORD_WORDS]
+def first_record(encoder):
+    """Return where the record area of the buffer begins in `Encoder.records`."""
+    return encoder.state[0]["buffer"] * RECORD_WORDS
 
 
 @kernel
@@ -187,7 +186,8 @@ def _open_next_window(encoder):
 @kernel
 def _fill(encoder, words, window_words):
     """Fill the record area from the open bitmap, to the end of a window; return what is due."""
-    state, area, encoding = encoder.state[0], record_area(encoder), encoder.encoding
+    state, encoding, at = encoder.state[0], encoder.encoding, first_record(encoder)
+    area = encoder.records[at : at + RECORD_WORDS]
     first_pfn = state["start_pfn"]
     if encoding == Encoding.RECORDS:
         return 8 * fill_records(words, first_pfn, window_words, state, area)
@@ -246,8 +246,9 @@ def next_message(encoder, walked):
     `walked` is the list that holds the pages, which only the driver as posted reads.
     """
     if encoder.encoding == Encoding.RECORDS_AS_POSTED:
-        walk = encoder.posted[0]
-        used = 8 * posted.next_message(walk, walked, encoder.bitmaps, record_area(encoder))
+        walk, at = encoder.posted[0], first_record(encoder)
+        area = encoder.records[at : at + RECORD_WORDS]
+        used = 8 * posted.next_message(walk, walked, encoder.bitmaps, area)
         encoder.state[0]["n_records"] = walk["n_records"]
     elif encoder.encoding <= Encoding.CONT_PAGES or encoder.encoding >= FIRST_ADDRESS:
         used = _next_records(encoder)
@@ -280,7 +281,7 @@ def encode_page(encoder, page, ring):
         n_bytes = next_message(encoder, page)
         describe_records(encoder, ring, n_bytes)
         return n_bytes
-    record_area(encoder)[0] = make_head(page[0], PAGE_SHIFT_4K, 0)
+    encoder.records[first_record(encoder)] = make_head(page[0], PAGE_SHIFT_4K, 0)
     return encode_heads(encoder, 1, ring)
 
 

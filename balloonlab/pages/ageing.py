@@ -127,13 +127,14 @@ def age(
     generator = np.random.default_rng(rng)
     slots = _make_slots(memory_pages, unmovable)
     buddy = Buddy.idle(memory_pages)
-    blocks = np.full(slots.end, NONE, np.int64)
+    blocks, scratch = np.full(slots.end, NONE, np.int64), np.zeros(1, np.uint64)
     unmovable_slots = np.arange(slots.first_unmovable, slots.end, dtype=np.int32)
     for taken_for_good in np.array_split(unmovable_slots, turnover + 1):
-        kernels.work(buddy.blocks, blocks, *_one_turnover(slots, taken_for_good, generator))
+        events = _one_turnover(slots, taken_for_good, generator)
+        kernels.work(buddy.blocks, blocks, *events, scratch)
     released = _go_idle(slots, blocks, held_pages(memory_pages, held), generator)
     release = np.full(released.size, kernels.RELEASE, np.int8)
-    kernels.work(buddy.blocks, blocks, released, release)
+    kernels.work(buddy.blocks, blocks, released, release, scratch)
     left = blocks[blocks != NONE]
     pairs = np.stack([left >> kernels.ORDER_BITS, left & kernels.ORDER_MASK], axis=1)
     return AgedGuest(buddy, pairs)
