@@ -152,6 +152,7 @@ def test_large_guests_are_timed_only_when_asked_for(small_tasks, monkeypatch):
 
 def bench_rows():
     tasks = [*benchmark.LARGE_TASKS.values(), benchmark.IDLE_TASK, "runs of a half-full bitmap"]
+    tasks += benchmark.FORMAT_TASKS.values()
     contenders = ["read the bitmap once", "balloonlab", "balloonlab, out= reused"]
     row = {"median_ms": 1234.5, "ns_per_item": 123.456, "item": "page", "ratio": 12.345}
     return pd.DataFrame(

@@ -196,8 +196,13 @@ def test_the_same_figure_gives_the_same_bytes(outcome, tmp_path):
 def test_bench_runs_every_contender_on_small_data(monkeypatch):
     pages = bl.patterns.random("16MiB", "8MiB")
     words = np.random.default_rng(0).integers(0, 2**64, 50, dtype=np.uint64)
-    for contenders in (bench._encoders(pages), bench._run_finders(words)):
-        assert {"balloonlab", "numpy", "bitarray"} <= set(contenders)
+    formats = [bench._formats_on(pages, work) for work in bench.FORMAT_WORKS]
+    for contenders, wanted in (
+        (bench._encoders(pages), {"balloonlab", "numpy", "bitarray"}),
+        (bench._run_finders(words), {"balloonlab", "numpy", "bitarray"}),
+        *((each, {bench.READ, "pfn", "bitmap-v4", "adaptive", "roaring"}) for each in formats),
+    ):
+        assert wanted <= set(contenders)
         rows = bench.rows_of(bench.Task("small", "page", 10, 3, contenders))
         assert rows["ratio"].iloc[0] == 1
         assert (rows["median_ms"] > 0).all()

@@ -23,7 +23,7 @@ def kernels(
 ) -> None:
     """Time the kernels against memory bandwidth, numpy, bitarray and pyroaring.
 
-    About ten seconds, and 350 MB of memory.
+    Those of every format, too. Under half a minute, and 350 MB of memory.
     """
     from ..selftest import time_kernels as run
     from ..selftest.benchmark import missing_peers

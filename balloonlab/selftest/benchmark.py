@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from .. import wire
-from ..harness.timing import time_in_turns
+from ..harness.same_pages import names
+from ..harness.timing import time_in_turns, works
 from ..kernels.bitmap import read_once
 from ..measurement.resources import available_bytes
 from ..pages import patterns
@@ -28,6 +29,14 @@ HALF_FULL_WORDS = 8 * GIB // PAGE_BYTES // 64
 IDLE_TASK = "encode 7 of 8 GiB, idle"
 LARGE_TASKS = {size: f"encode {size}, idle" for size in ("33GiB", "100GiB", "1TiB")}
 """Guests beyond the 32 GiB that the seed's bitmaps hold at a time."""
+FORMAT_SETS: dict[str, Callable[..., npt.NDArray[np.uint64]]] = {
+    "contiguous": patterns.idle,
+    "random half": patterns.random,
+}
+FORMAT_WORKS = ("encode", "decode")
+FORMAT_TASKS = {(work, pages): f"{work}, {pages}" for pages in FORMAT_SETS for work in FORMAT_WORKS}
+"""Every format on 2 M pages of 16 GiB."""
+READ = "read the PFNs once"
 PEERS = {"pyroaring": "pyroaring", "bitarray": "bitarray.util"}
 
 
@@ -105,6 +114,23 @@ def _encoding(name: str, pfns: npt.NDArray[np.uint64], rounds: int) -> Task:
     return Task(name, "page", pfns.size, rounds, _encoders(pfns))
 
 
+def _formats(work: str, pages: str) -> Task:
+    """Return the task of every format's kernels, in the order of a driver's list."""
+    pfns = FORMAT_SETS[pages]("16GiB", "8GiB")
+    return Task(FORMAT_TASKS[work, pages], "page", pfns.size, 5, _formats_on(pfns, work))
+
+
+def _formats_on(pfns: npt.NDArray[np.uint64], work: str) -> Contenders:
+    """Return the kernels of every format that do the work, behind one read of the pages."""
+    number, contenders = FORMAT_WORKS.index(work), Contenders({READ: lambda: read_once(pfns)})
+    for name in names():
+        if name == "roaring" and _peer("pyroaring") is None:
+            continue
+        if pair := works(name, pfns, "list"):
+            contenders[name] = pair[number]
+    return contenders
+
+
 def _half_full() -> Task:
     words = np.random.default_rng(0).integers(0, 2**64, HALF_FULL_WORDS, dtype=np.uint64)
     n_runs = wire.find_runs(words).size
@@ -124,13 +150,14 @@ _SMALL: tuple[Callable[[], Task | None], ...] = (
     lambda: _encoding(IDLE_TASK, patterns.idle("8GiB", "7GiB"), 31),
     lambda: _encoding("encode 4 of 8 GiB, random", patterns.random("8GiB", "4GiB"), 11),
     _half_full,
+    *(partial(_formats, *one) for one in FORMAT_TASKS),
 )
 """Each makes its data when its turn comes: they are gone before those of the next are made."""
 
 
 def _ours(pfns: npt.NDArray[np.uint64]) -> Contenders:
     return {
-        "read the PFNs once": lambda: read_once(pfns),
+        READ: lambda: read_once(pfns),
         "balloonlab": lambda: wire.encode(pfns, "bitmap-v4"),
     }
 

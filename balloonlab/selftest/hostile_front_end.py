@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import active_count
 
@@ -54,9 +55,11 @@ def play(n_sessions: int, seed: int, make: Backends = make_backend) -> dict[str,
     found = Counter({"sessions": n_sessions, **dict.fromkeys(MUST_BE_ZERO, 0)})
     found["sessions that a broken rule ended"] = found["sessions that went on"] = 0
     with tempfile.TemporaryDirectory(prefix="balloonlab-") as folder:
+        _session(random.Random(0), Path(folder), make_backend, 0)  # compiles, with no deadline
         for number in range(n_sessions):
             rng = random.Random(seed * 1_000_003 + number)
-            worker = Worker(lambda rng=rng: _session(rng, Path(folder), make), "hostile")  # type: ignore[misc]
+            session = partial(_session, rng, Path(folder), make, rng.randrange(4))
+            worker = Worker(session, "hostile")
             before = _open_now()
             worker.start()
             if not worker.wait_for(DEADLINE_S):
@@ -86,8 +89,8 @@ def _closed(before: tuple[int, int]) -> bool:
     return False
 
 
-def _session(rng: random.Random, folder: Path, make: Backends) -> Counter[str]:
-    """Play one session; return what came of it."""
+def _session(rng: random.Random, folder: Path, make: Backends, n_spoilt: int) -> Counter[str]:
+    """Play one session, with messages spoilt so many times; return what came of it."""
     found: Counter[str] = Counter()
     offset = CANARY_PAGES * PAGE_BYTES
     path = folder / "socket"
@@ -95,12 +98,12 @@ def _session(rng: random.Random, folder: Path, make: Backends) -> Counter[str]:
         front.whole[:] = CANARY
         said = front.beginning(Feature.VERSION_1 | EXTRA)
         said += [message for name in QUEUES for message in front.vring(name)]
-        for _ in range(rng.randrange(4)):
+        for _ in range(n_spoilt):
             _spoil(said, rng, front)
         with suppress(OSError):
             for message in said:
                 _send(front, message, rng)
-            if rng.random() < 0.5:
+            if n_spoilt == 0 or rng.random() < 0.5:
                 _kick(front, rng)
         try:
             back.wait_for_silence(0.02)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..sizes import format_size
-from .benchmark import IDLE_TASK, LARGE_TASKS
+from .benchmark import FORMAT_TASKS, IDLE_TASK, LARGE_TASKS
 from .hostile import MUST_BE_ZERO, SESSIONS
 
 
@@ -81,7 +81,8 @@ def render_kernels(rows: pd.DataFrame, missing: list[str], large: bool) -> Group
     """Return the report of ``balloonlab kernels``."""
     title = "Kernels against memory and peers, this machine (lab)"
     view = _table(title, ["task", "contender"], ["ms", "ns", "x reading"])
-    for task, group in rows.groupby("task", sort=False):
+    apart = rows["task"].isin(FORMAT_TASKS.values())
+    for task, group in rows[~apart].groupby("task", sort=False):
         for i, row in enumerate(group.itertuples()):
             name, per_item = str(task) if i == 0 else "", f"{row.ns_per_item:.2f} per {row.item}"
             numbers = f"{row.median_ms:.3g}", per_item, f"{row.ratio:.2f}"
@@ -103,4 +104,15 @@ def render_kernels(rows: pd.DataFrame, missing: list[str], large: bool) -> Group
         lines.append(f"Left out, {why}: {left_out}.")
     if missing:
         lines.append(f"Left out, not installed: {', '.join(missing)} (pip install -e '.[test]').")
-    return Group(view, Text("\n".join(lines)))
+    views = [view, _formats(rows[apart])] if apart.any() else [view]
+    return Group(*views, Text("\n".join(lines)))
+
+
+def _formats(rows: pd.DataFrame) -> Table:
+    """Return the table of every format's kernels, a row per format."""
+    heads = [task.replace(", ", ",\n") for task in FORMAT_TASKS.values()]
+    view = _table("Every format on 2 M pages, ns per page (lab)", [""], heads)
+    times = rows.pivot_table("ns_per_item", "contender", "task", sort=False)
+    for name, row in times.iterrows():
+        view.add_row(str(name), *(f"{row[task]:.2f}" for task in FORMAT_TASKS.values()))
+    return view
