@@ -206,6 +206,8 @@ def test_ctrl_c_ends_a_measurement_and_its_guest(tmp_path):
 def test_a_guest_that_panics_is_quoted_and_gone():
     with Uml(find(), 256 * MIB, balloon=False) as guest:
         wire = guest.boot()
+        with pytest.raises(GuestError, match="answered 'error no such command'"):
+            wire.run("dance")
         with pytest.raises(GuestError, match=r"Linux ended(?s:.*)sysrq triggered crash"):
             wire.run("write /proc/sysrq-trigger c")
         folder = str(guest.folder)

@@ -30,6 +30,7 @@ those in KVM in its module. Python and pandas do not run while time is taken, an
 there is decides what fits, not how long it takes."""
 
 KEY = ["run_id", "repeat"]
+KIND = ["source", "protocol", "operation"]  # what a repeat's stages depend on
 SHOWN = 5  # dropped repeats that are named one by one
 
 log = logging.getLogger(__name__)
@@ -166,35 +167,37 @@ def read_run(folder: Path, meta: dict[str, Any]) -> Run:
             "%s: %d repeats are not whole and do not count: %s%s",
             folder, len(bad), ", ".join(shown), more,
         )  # fmt: skip
-    frame, checks = (
-        table.loc[[key not in bad for key in table[KEY].itertuples(index=False, name=None)]]
-        for table in (frame, checks)
-    )
+        frame, checks = (
+            table.loc[[key not in bad for key in table[KEY].itertuples(index=False, name=None)]]
+            for table in (frame, checks)
+        )
     skipped = _read(folder / SKIPPED, tables.SKIPPED_COLUMNS)
     return Run(frame.reset_index(drop=True), meta, checks.reset_index(drop=True), skipped)
 
 
 def _defects(frame: pd.DataFrame, checks: pd.DataFrame) -> dict[tuple[str, int], str]:
     """Return what is wrong with each repeat that is not whole."""
-    walls_ns = dict(list(checks.groupby(KEY, sort=False)["wall_ns"]))
-    timed = dict(list(frame.groupby(KEY, sort=False)))
-    found = {key: _defect(timed.get(key), walls_ns.get(key)) for key in walls_ns | timed}
-    return {key: why for key, why in found.items() if why}
-
-
-def _defect(rows: pd.DataFrame | None, wall_ns: pd.Series | None) -> str:
-    if rows is None or wall_ns is None:
-        return f"its {'times' if rows is None else 'checks'} are missing"
-    if len(wall_ns) > 1:
-        return "checked twice"
-    first = rows.iloc[0]
-    parts = list(zip(rows["stage"], rows["part"], strict=True))
-    expected, signed = parts_of(first["source"], first["protocol"], first["operation"])
-    if sorted(parts) != sorted(expected):
-        return "stages are missing or there twice"
-    if not signed and (rows["time_ns"] < 0).any():
-        return "a time is negative"
-    return "" if rows["time_ns"].sum() == wall_ns.item() else "times do not sum to the wall time"
+    named = frame.assign(named=frame["stage"] + "/" + frame["part"]).sort_values("named")
+    times = named.groupby(KEY, sort=False).agg(
+        **{name: (name, "first") for name in KIND},
+        parts=("named", ",".join), least_ns=("time_ns", "min"), sum_ns=("time_ns", "sum"),
+    )  # fmt: skip
+    walls = checks.groupby(KEY, sort=False)["wall_ns"].agg(n="size", wall_ns="first")
+    found = dict.fromkeys(walls.index.difference(times.index), "its times are missing")
+    found |= dict.fromkeys(times.index.difference(walls.index), "its checks are missing")
+    both = times.join(walls, how="inner")
+    kinds = list(both[KIND].itertuples(index=False, name=None))
+    rules = {kind: parts_of(*kind) for kind in set(kinds)}
+    parts = {kind: ",".join(sorted(map("/".join, rules[kind][0]))) for kind in rules}
+    signed = [rules[kind][1] for kind in kinds]
+    wrong = {
+        "checked twice": both["n"] > 1,
+        "stages are missing or there twice": both["parts"] != [parts[kind] for kind in kinds],
+        "a time is negative": (both["least_ns"] < 0) & ~np.array(signed, bool),
+        "times do not sum to the wall time": both["sum_ns"] != both["wall_ns"],
+    }
+    why = pd.Series(np.select(list(wrong.values()), list(wrong), ""), both.index)
+    return found | why[why != ""].to_dict()
 
 
 def _read(path: Path, columns: list[str], more: Iterable[str] = ()) -> pd.DataFrame:
@@ -231,19 +234,21 @@ def _typed(path: Path, cells: pd.Series) -> pd.Series:
     kind = tables.DTYPES[str(cells.name)]
     if kind is str:
         return cells
+    codes, unlike = pd.factorize(cells)  # most columns repeat a few values: each is read once
+    values = pd.Series(unlike, dtype=cells.dtype)
     if kind is bool:
-        valid, typed, what = cells.isin(["True", "False"]), cells == "True", "True or False"
+        valid, typed, what = values.isin(["True", "False"]), values == "True", "True or False"
     else:
         # Checks of one source alone are blank for repeats of others that stand beside them.
         own = any(cells.name in names for names in tables.OWN_CHECKS.values())
-        blank = (cells == "") & own
-        valid, what = blank | cells.str.fullmatch(r"-?\d{1,18}(\.0)?"), "whole number"
-        numbers = pd.to_numeric(cells, errors="coerce")
+        blank = (values == "") & own
+        valid, what = blank | values.str.fullmatch(r"-?\d{1,18}(\.0)?"), "whole number"
+        numbers = pd.to_numeric(values, errors="coerce")
         typed = numbers if numbers.isna().any() else numbers.astype(kind)
     if not valid.all():
-        row = int((~valid).to_numpy().argmax())
+        row = int((~valid).to_numpy()[codes].argmax())
         raise ValueError(
             f"{path} is damaged: row {row + 2}, column {cells.name} holds {cells.iloc[row]!r}, "
             f"no {what}"
         )
-    return typed
+    return typed.iloc[codes].set_axis(cells.index)

@@ -161,7 +161,10 @@ def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
         words, bits_set = _words(pages)
         n = max(1, pages.size)
         full = words[bits_set == WORD_PAGES]
-        starts_bitmap = (full - (words[0] if words.size else 0))[1:] % BITMAP_WORDS == 0
+        base = words[0] if words.size else np.uint64(0)
+        starts_bitmap = (full - base)[1:] % BITMAP_WORDS == 0
+        bitmaps = (words - base) // np.uint64(BITMAP_WORDS)
+        n_bitmaps = _lengths(np.diff(bitmaps) != 0, words.size).size
         runs = _lengths((np.diff(full) != 1) | starts_bitmap, full.size)
         single = WORD_PAGES * int((runs & 1).sum())
         rows.append(
@@ -170,7 +173,7 @@ def encoding_summary(sets: Mapping[str, npt.ArrayLike]) -> pd.DataFrame:
                 "n_pages": pages.size,
                 "runs_per_gib": BITMAP_PAGES / n * _lengths(np.diff(pages) != 1, pages.size).size,
                 "bits_per_word": pages.size / max(1, words.size),
-                "bits_per_bitmap": pages.size / max(1, len(bitmap_occupancy(pages))),
+                "bits_per_bitmap": pages.size / max(1, n_bitmaps),
                 "blocks_share": (WORD_PAGES * full.size - single) / n,
                 "full_words_share": single / n,
                 "mixed_words_share": int(bits_set[bits_set < WORD_PAGES].sum()) / n,

@@ -18,6 +18,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,13 @@ def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
     frame = index(folder).query("operation == 'inflate'")
     kept = ["name", "source", "guest", "state", "seed", "memory_bytes", "share", "cycle"]
     frame = frame[kept]
-    rows = [metrics.encoding_summary({name: load(name, folder)}) for name in frame["name"]]
+    with ThreadPoolExecutor() as pool:  # xz, blake2b and numpy let other threads run
+        rows = list(pool.map(lambda name: _summary_of(name, folder), frame["name"]))
     return frame.merge(pd.concat(rows), on="name") if rows else frame
+
+
+def _summary_of(name: str, folder: Folder | None) -> pd.DataFrame:
+    return metrics.encoding_summary({name: load(name, folder)})
 
 
 def sizes(spelling: str) -> tuple[int, int]:
