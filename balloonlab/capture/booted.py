@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +35,9 @@ COMMAND_LINE = "console=ttyS0 quiet panic=-1 nokaslr mitigations=off"
 PATIENCE_S = 120.0
 """Seconds of silence after which a guest counts as hung; it reports 50 times per command."""
 
+KVM_PATIENCE_S = 20.0
+"""Seconds to boot with KVM, which takes two; a nested one may start a guest that does no step."""
+
 
 def missing(qemu: str = QEMU, with_kernel: bool = True) -> list[str]:
     """Return what a capture needs and this machine lacks; empty where all is there.
@@ -54,12 +58,13 @@ class BootedGuest:
     """A booted guest. Ends, with its QEMU, at the end of the ``with`` block.
 
     `folder` is for its files. In all methods a `GuestError` means that QEMU or the guest ended,
-    hung, or answered with an error; its message has the end of the guest's console.
+    hung, or answered with an error; its message has the end of the guest's console. It counts as
+    hung after `patience_s` of silence, or earlier, while it boots, after `boot_patience_s`.
     """
 
     def __init__(
         self, which: Kernel, wanted: Planned, folder: Path, qemu: str, patience_s: float,
-        accelerator: str,
+        accelerator: str, boot_patience_s: float = inf,
     ) -> None:  # fmt: skip
         self.memory_pages, self.accelerator = wanted.memory_bytes // PAGE_BYTES, accelerator
         self._patience_s = patience_s
@@ -88,12 +93,15 @@ class BootedGuest:
         self._open = ExitStack()
         try:
             self._start(command)
+            self.wire.patience_s = min(patience_s, boot_patience_s)
+            self.wire.expect("ready")
+            self.wire.patience_s = patience_s
         except BaseException:
             self._open.close()
             raise
 
     def _start(self, command: list[str]) -> None:
-        """Start QEMU, connected to us by sockets and a pipe, and wait until the guest is up."""
+        """Start QEMU, connected to us by sockets and a pipe."""
         ours, wire = socket.socketpair()
         self.wire = Wire(ours, self._patience_s, "QEMU", self._explained)
         self._open.callback(self.wire.close)
@@ -128,7 +136,6 @@ class BootedGuest:
         except GuestError as error:
             raise self._explained(str(error)) from None
         self._open.callback(self.monitor.close)
-        self.wire.expect("ready")
 
     def facts(self) -> dict[str, Any]:
         """Return what runs the guest, for the facts about a trace."""

@@ -20,7 +20,7 @@ from ..pages.checks import not_one_of
 from ..sizes import Size
 from ..terminal import Progress
 from . import linux_image, planning
-from .booted import ACCELERATORS, PATIENCE_S, QEMU, BootedGuest, missing
+from .booted import ACCELERATORS, KVM_PATIENCE_S, PATIENCE_S, QEMU, BootedGuest, missing
 from .native import NativeGuest
 from .planning import Planned
 from .session import Captured, Report, describe, run_session
@@ -165,9 +165,9 @@ def _may_kvm() -> bool:
     return os.access("/dev/kvm", os.R_OK | os.W_OK)
 
 
-def _boot(boot: Callable[[str], BootedGuest], accelerator: str | None) -> BootedGuest:
+def _boot(boot: Callable[..., BootedGuest], accelerator: str | None) -> BootedGuest:
     """Boot with KVM by default, or TCG where it fails: a KVM that is there need not work."""
     if accelerator is None and _may_kvm():
         with suppress(GuestError):
-            return boot("kvm")
+            return boot("kvm", KVM_PATIENCE_S)
     return boot(accelerator or "tcg")
