@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from balloonlab import measure, model, patterns, wire
-from balloonlab.kernels import adaptive, encode, faults
+from balloonlab.kernels import adaptive, adaptive_plan, encode, faults
 from balloonlab.kernels.bitmap_v4 import decode_records
 from balloonlab.kernels.formats import Encoding, decode
 from balloonlab.wire.bitmap import split
@@ -225,7 +225,7 @@ def test_the_heads_of_a_very_long_run_stay_within_the_area():
     n_short, n_full, room = 86, 45 * adaptive.MOST_RUN // 64, 512
     words = np.full(n_short + n_full, 2**64 - 1, np.uint64)
     words[:n_short] = 1
-    chosen = np.full(words.size, adaptive.RUN, np.uint8)
+    chosen = np.full(words.size, adaptive_plan.RUN, np.uint8)
     chosen[: n_short + 1] |= adaptive.NEW
     area = np.full(2 * room, 0xABCD, np.uint16)
     state, found, more = np.zeros(1, encode.STATE)[0], [], True
@@ -244,9 +244,9 @@ def test_the_heads_of_a_very_long_run_stay_within_the_area():
 def planned(words, first_word):
     """Bytes of a plan, which are those of the message."""
     chosen = np.zeros(words.size, np.uint8)
-    fewest = adaptive.plan(words, 64 * first_word, chosen)
+    fewest = adaptive_plan.plan(words, 64 * first_word, chosen)
     stream = split([(64 * first_word, words)], Encoding.SEGMENTS)[0]
-    listed = (chosen[words != 0] & 7 == adaptive.PFNS).any()
+    listed = (chosen[words != 0] & 7 == adaptive_plan.PFNS).any()
     assert sum(map(len, stream)) == fewest + (adaptive.HEAD_BYTES if listed else 0)
     return fewest
 

@@ -13,8 +13,8 @@ The way of a page number, step by step, each a module here::
     driver.deflate      and back to buddy  <---   vring.push_used, doorbell.call
 
 A format's two sides stand in one module: `pfn`, `bitmap_v4` (`posted`, `bitmap_wide`), `bitmap_v3`,
-`run_records`, `adaptive`; `own` is a user's. `streams` has whole sets of pages without a queue, and
-`zero_answer` the bitmap in the other direction.
+`run_records`, `adaptive` (planned by `adaptive_plan`); `own` is a user's. `streams` has whole sets
+of pages without a queue, and `zero_answer` the bitmap in the other direction.
 `discard` sorts extents and gives them to the kernel, one by one or many in a call; `crew` shares
 them out among threads. `chunks` goes from the allocator to the message in one step, in the
 largest blocks there are.
@@ -24,12 +24,12 @@ host refuses, `contents` and `fuzz` check it, `hostile` attacks it; `workload` a
 `compile`, `intrinsics` (`plain` without the JIT) and `syscalls` are what all stand on; `vcpu` and
 `tsc` are what of them there is inside a virtual machine.
 
-Kernels release the GIL, raise nothing, print nothing and know no strings; those that are
-timed allocate nothing. The parts above check arguments and allocate outputs and scratch.
-Page numbers are ``uint64`` in arrays and ``int64`` in arithmetic (a PFN has 52 bits), bitmap
-words stay ``uint64`` in every operand: mixing the two is an integer under the JIT and a float
-without it. State is a record with named fields. What kernels compute is tested against plain
-twins in ``tests/naive.py``.
+Kernels release the GIL, raise nothing, print nothing, know no strings, and neither allocate nor
+return an array (`compile.kernel` has them compiled without counts of references). The parts above
+check arguments and allocate outputs and scratch. Page numbers are ``uint64`` in arrays and
+``int64`` in arithmetic (a PFN has 52 bits), bitmap words stay ``uint64`` in every operand: mixing
+the two is an integer under the JIT and a float without it. State is a record with named fields.
+What kernels compute is tested against plain twins in ``tests/naive.py``.
 
 All of them live in this folder, because the cache of compiled code is keyed by the text of
 the whole folder (`balloonlab.kernels.compile`).

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import posted
-from .adaptive import close_segments, fill_segments, plan
+from .adaptive import close_segments, fill_segments
+from .adaptive_plan import plan
 from .bitmap import WORD, ZERO, set_bits, survey, survey_words
 from .bitmap_v3 import fill_raw
 from .bitmap_v4 import (

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .adaptive import PFNS, RUN
+from .adaptive_plan import PFNS, RUN
 from .bitmap import ZERO
 from .bitmap_v4 import make_head
 from .compile import kernel

@@ -22,9 +22,8 @@ class Wire:
     """A guest's second serial port, which is our `end` of a socket pair.
 
     A guest that is silent for `patience_s`, which may be set at any time, counts as hung; it
-    reports 50 times per command.
-    `explain` makes an error of what happened, with the end of the guest's console. `host` is the
-    process that ends with its guest.
+    reports 50 times per command. `explain` makes an error of what happened, with the end of the
+    guest's console. `host` is the process that ends with its guest.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ..kernels import adaptive
+from ..kernels import adaptive_plan
 from ..kernels import bitmap as kernels
 from ..kernels.bitmap_v4 import WINDOW_WORDS
 from ..kernels.formats import Encoding
@@ -124,7 +124,7 @@ def _plan(first_pfn: int, words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8
     chosen = np.empty(words.size, np.uint8)
     for at in range(0, words.size, WINDOW_WORDS):
         part = slice(at, at + WINDOW_WORDS)
-        adaptive.plan(words[part], first_pfn + at * kernels.WORD, chosen[part])
+        adaptive_plan.plan(words[part], first_pfn + at * kernels.WORD, chosen[part])
     return chosen
 
 
