@@ -732,7 +732,7 @@ def encode_bitmap_v3(pages):
 
 def decode_bitmap_v3(buffer):
     start, bits = int.from_bytes(buffer[16:24], "little"), int.from_bytes(buffer[32:], "little")
-    return list(runs(start + i for i in range(bits.bit_length()) if bits >> i & 1))
+    return list(runs(start + i for i, bit in enumerate(f"{bits:b}"[::-1]) if bit == "1"))
 
 
 def encode_bitmap_v4_wide(pages):

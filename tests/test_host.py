@@ -126,7 +126,9 @@ def test_both_queues_may_be_at_work_at_once():
 
     def work(first, inflating):
         ranges = np.stack([pages + first, np.ones_like(pages)], axis=1)
-        translated(device(balloon, inflating=inflating, capacity=n_pages), ranges, memory)
+        state = device(balloon, inflating=inflating, capacity=n_pages)
+        translate(memory, state, ranges)
+        assert state.state[0]["range"] == pages.size
 
     for _ in range(10):
         threads = [threading.Thread(target=work, args=args) for args in ((0, True), (1, False))]
