@@ -226,7 +226,7 @@ def test_the_heads_of_a_very_long_run_stay_within_the_area():
     words = np.full(n_short + n_full, 2**64 - 1, np.uint64)
     words[:n_short] = 1
     chosen = np.full(words.size, adaptive_plan.RUN, np.uint8)
-    chosen[: n_short + 1] |= adaptive.NEW
+    chosen[: n_short + 1] |= adaptive_plan.NEW
     area = np.full(2 * room, 0xABCD, np.uint16)
     state, found, more = np.zeros(1, encode.STATE)[0], [], True
     while more:
@@ -247,7 +247,7 @@ def planned(words, first_word):
     fewest = adaptive_plan.plan(words, 64 * first_word, chosen)
     stream = split([(64 * first_word, words)], Encoding.SEGMENTS)[0]
     listed = (chosen[words != 0] & 7 == adaptive_plan.PFNS).any()
-    assert sum(map(len, stream)) == fewest + (adaptive.HEAD_BYTES if listed else 0)
+    assert sum(map(len, stream)) == fewest + (adaptive_plan.HEAD_BYTES if listed else 0)
     return fewest
 
 
