@@ -81,16 +81,26 @@ def run_oldest(arguments: list[str]) -> int:
         install = [python, "-m", "pip", "install", "-q", "-c", pins, "-e", f"{TOP}[test]"]
         subprocess.run(install, check=True)
         command = [python, "-m", "pytest", "-q", *TOLERANT, "-m", OLDEST, *arguments]
-        return subprocess.run(command, cwd=TOP, check=False).returncode
+        with ThreadPoolExecutor(LANES) as lanes:
+            ended = lanes.map(lambda half: _shown([*command, *half]), HALVES)
+            return sum(ended)
+
+
+def _shown(command: list[str]) -> int:
+    """Run a command at the top; what it says is shown whole, when it has ended."""
+    done = subprocess.run(command, cwd=TOP, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout, flush=True)
+    return done.returncode
 
 
 def main() -> int:
     if sys.argv[1:2] == ["oldest"]:
         return run_oldest(sys.argv[2:])
-    failed = run_checks()
     print("== the suite, which takes some twenty minutes", flush=True)
     with ThreadPoolExecutor(LANES) as lanes:
-        failed += filter(None, lanes.map(run_suite, RUNS))
+        checked = lanes.submit(run_checks)
+        failed = [*filter(None, lanes.map(run_suite, RUNS))]
+    failed += checked.result()
     for name in failed:
         print(f"FAILED: {name}", file=sys.stderr)
     return len(failed)
