@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -452,12 +453,16 @@ def test_the_command_takes_options_several_times(tmp_path):
     assert "repeat its arguments to go on" in refused.stderr
 
 
+DROPPED = re.compile(r"Exception ignored in: (?s:.*?)KeyboardInterrupt: *\n")
+"""An interrupt that came in the callback of a weak reference: Python prints it and goes on."""
+
+
 def test_killed_and_interrupted_at_random_moments_it_ends_up_whole(tmp_path, rng):
     command = [sys.executable, "-m", "balloonlab", "sweep", "--out", str(tmp_path)]
     command += ["--memory", "8MiB", "--memory", "16MiB", "--protocol", "pfn"]
     command += ["--protocol", "bitmap-v4", "--touched", "--untouched", "--repeats", "20"]
     kept = set()
-    for number in range(4):
+    for how in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
         before = n_checks(tmp_path)
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -465,13 +470,12 @@ def test_killed_and_interrupted_at_random_moments_it_ends_up_whole(tmp_path, rng
         while n_checks(tmp_path) <= before and process.poll() is None:
             wait(process, 0.02)
         wait(process, rng.uniform(0, 0.2))
-        if number % 2:
-            process.send_signal(signal.SIGTERM if number == 1 else signal.SIGINT)
-        else:
-            process.kill()
+        while process.poll() is None:
+            process.send_signal(how)
+            wait(process, 10)
         _, errors = process.communicate(timeout=60)
-        assert "Traceback" not in errors
-        assert ("the same command goes on" in errors) == (number == 3)
+        assert "Traceback" not in DROPPED.sub("", errors)
+        assert ("the same command goes on" in errors) == (how == signal.SIGINT)
         pd.read_csv(tmp_path / "timings.csv")
         run = bl.load(tmp_path)
         assert kept < repeats_of(run)
