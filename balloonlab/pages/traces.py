@@ -164,13 +164,14 @@ def encoding_summary(folder: Folder | None = None) -> pd.DataFrame:
     frame = index(folder).query("operation == 'inflate'")
     kept = ["name", "source", "guest", "state", "seed", "memory_bytes", "share", "cycle"]
     frame = frame[kept]
-    with ThreadPoolExecutor() as pool:  # xz, blake2b and numpy let other threads run
-        rows = list(pool.map(lambda name: _summary_of(name, folder), frame["name"]))
+
+    def summary_of(name: str) -> pd.DataFrame:
+        return metrics.encoding_summary({name: load(name, folder)})
+
+    # Xz, blake2b and numpy let other threads run; each holds a trace some ten times over.
+    with ThreadPoolExecutor(4) as pool:
+        rows = list(pool.map(summary_of, frame["name"]))
     return frame.merge(pd.concat(rows), on="name") if rows else frame
-
-
-def _summary_of(name: str, folder: Folder | None) -> pd.DataFrame:
-    return metrics.encoding_summary({name: load(name, folder)})
 
 
 def sizes(spelling: str) -> tuple[int, int]:
