@@ -1,5 +1,6 @@
 """What the pages state, made from ``data/``; ``python -m tests.readme`` writes it anew."""
 
+import json
 import re
 from pathlib import Path
 from textwrap import fill
@@ -9,6 +10,7 @@ import pandas as pd
 import balloonlab as bl
 from balloonlab.measurement import columns
 from balloonlab.reproduction.report import render
+from balloonlab.results.export import shipped
 from balloonlab.selftest.tables import render_contents, render_fuzz
 from balloonlab.terminal import to_text
 
@@ -34,9 +36,9 @@ HEADLINE = """\
 ANSWERS = """
 - **Since 2016** (7 of 8 GiB). Of the paper's {paper_bitmap_ms} {paper_bitmap_allocate_ms} are
   allocation, which the patch left alone; of the other {paper_bitmap_rest_ms} today's steps (`kvm`)
-  leave {since_2016_bitmap_untouched_unexplained_ms:range} unexplained on untouched memory, and on
-  touched take more, {since_2016_bitmap_touched_discard_ms:range} for discards alone. With Linux's
-  own allocation (`linux`, {since_2016_bitmap_untouched_allocate_ns:range} per page) the gain in a
+  leave {since_2016_bitmap_untouched_unexplained_ms:range} unexplained on untouched memory; on
+  touched memory discards alone take {since_2016_bitmap_touched_discard_ms:range}. With Linux's own
+  allocation (`linux`, {since_2016_bitmap_untouched_allocate_ns:range} per page) the gain in a
   virtual machine is {since_2016_kvm_linux_untouched_gain:range} untouched and
   {since_2016_kvm_linux_touched_gain:range} touched, with the paper's
   {since_2016_kvm_paper_untouched_gain:range} and {since_2016_kvm_paper_touched_gain:range}.
@@ -87,6 +89,21 @@ what this machine did in those hours, its bad minutes included.
 """
 """How steady the machine was on which the data were measured."""
 
+OTHER_MACHINE = "numbers-epyc.json"
+"""Numbers of an earlier campaign; one machine alone could be an exception."""
+
+ON_TWO_MACHINES = (
+    *(f"{run}_{state}_ratio" for run in ("headline", "kvm") for state in ("untouched", "touched")),
+    *("headline_over_floor", "kvm_over_floor", "linux_touched_ratio", "qemu_touched_ratio"),
+    *("ladder_idle_touched_neighbours_joined_lab_gain", "ladder_idle_touched_two_threads_lab_gain"),
+    *("ladder_idle_touched_neighbours_joined_kvm_gain", "ladder_idle_touched_two_threads_kvm_gain"),
+    *("policy_idle_collected_by_two_linux_gain", "threads_page_ratio", "sizes_touched_thp_ratio"),
+    *("runs_4096_ratio", "runs_1_ratio", "guests_anon_ratio", "crossover_kvm_pfn_ratio"),
+    *("give_back_page_lab_us", "give_back_page_kvm_us", "headline_touched_pfn_ms"),
+    *("kvm_touched_pfn_ms", "headline_touched_floor_ms"),
+)
+"""What both machines are compared by: ratios first, then times."""
+
 
 def answers() -> str:
     """Fill in the numbers, a bullet a paragraph, in lines as the README has them."""
@@ -119,8 +136,27 @@ def parts() -> dict[str, str]:
         "headline-short": bl.results.render(HEADLINE),
         "answers": answers(),
         "drift": _filled(bl.results.render(DRIFT)),
+        "machines": render_machines(),
         "columns": render_columns(columns()),
     }
+
+
+def render_machines() -> str:
+    """Write what this machine and another one measured as a table, and how much of it agrees."""
+    here, there = shipped(), shipped(OTHER_MACHINE)
+    both = [
+        (number, there[name])
+        for name, number in here.items()
+        if number.unit == "times" and "starts" in number.interval and name in there
+    ]
+    n_overlap = sum(a.low <= b.high and b.low <= a.high for a, b in both)
+    machine = json.loads(bl.datasets.path("headline/meta.json").read_text())["cpu_model"]
+    lines = [f"| | source | {machine} | AMD EPYC |", "|---|---|---|---|"]
+    for name in ON_TWO_MACHINES:
+        number = here[name]
+        lines.append(f"| {number.means} | `{number.source}` | {number} | {there[name]} |")
+    lines += ["", f"Of all {len(both)} ratios that both campaigns have, {n_overlap} have intervals"]
+    return "\n".join(lines) + " that overlap."
 
 
 def render_columns(frame: pd.DataFrame) -> str:

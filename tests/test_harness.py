@@ -115,3 +115,12 @@ def test_a_row_for_each_pattern_order_and_protocol(tmp_path):
 def test_what_cannot_be_is_refused_before_the_work(given, message):
     with pytest.raises(ValueError, match=message):
         bl.encodings(**{"patterns": "every:2", "memory": "8MiB", "progress": False, **given})
+
+
+def test_without_pyroaring_all_else_is_compared(monkeypatch):
+    monkeypatch.setattr(counting, "find_spec", lambda name: None)
+    assert "roaring" not in harness.names()
+    frame = bl.encodings("every:2", "8MiB", orders=["list"], repeats=1, progress=False)
+    assert frame["protocol"].tolist() == harness.names()
+    with pytest.raises(ValueError, match="'roaring', which needs the library pyroaring: `pip "):
+        bl.encodings("every:2", "8MiB", protocols=["pfn", "roaring"], progress=False)

@@ -13,7 +13,7 @@ from balloonlab.results import Number
 from balloonlab.results.export import JSON, LATEX, shipped, to_json, to_latex
 from balloonlab.results.number import Starts
 
-from .readme import PAGES, TOP, prose
+from .readme import OTHER_MACHINE, PAGES, TOP, prose
 
 pytestmark = pytest.mark.once
 
@@ -30,7 +30,7 @@ STATED = re.compile(r"(?<![\w.,])(\d[\d,]*(?:\.\d+)?) (ms|us|ns|%|times|GiB/s)(?
 def texts():
     """All that may be stated: numbers with their units, and the ends of intervals."""
     said = set()
-    for number in shipped().values():
+    for number in (*shipped().values(), *shipped(OTHER_MACHINE).values()):
         said.update(stated(number.text))
         said.update(stated(number.range) if number.interval else ())
     return said

@@ -271,6 +271,7 @@ NOT_PART = {
     "since-2016.png": "drawn from the other folders: `balloonlab figures`",
     "since-2016.svg": "drawn from the other folders: `balloonlab figures`",
     "numbers.json": "computed from the other folders: `python -m tests.readme`",
+    "numbers-epyc.json": "computed from an earlier campaign, on another machine",
     "numbers.tex": "computed from the other folders: `python -m tests.readme`",
 }
 """What else is in ``data/``, and why a campaign leaves it alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from math import ceil, log
 from typing import Any, NamedTuple
 
@@ -30,6 +31,9 @@ REPORTED_PAGES = 512
 
 HINTED_PAGES = 1024
 """Pages of the blocks that free page hinting names (order 10)."""
+
+ROARING = "pyroaring"
+"""Library of the reference ``roaring``; optional."""
 
 
 class Counted(NamedTuple):
@@ -121,9 +125,14 @@ def _roaring(pages: Pages, memory_pages: int) -> Counted:
     return Counted(pages.size, np.nan, len(roaring(pages)), np.nan, n_runs, np.nan)
 
 
+def can_count(name: str) -> bool:
+    """Whether the library that a reference is counted by is installed; others need none."""
+    return name != "roaring" or find_spec(ROARING) is not None
+
+
 def roaring(pages: Pages) -> bytes:
     """Serialize pages as a Roaring bitmap; ModuleNotFoundError without ``pyroaring``."""
-    bitmap = import_module("pyroaring").BitMap(pages.astype(np.uint32))
+    bitmap = import_module(ROARING).BitMap(pages.astype(np.uint32))
     bitmap.run_optimize()
     return bytes(bitmap.serialize())
 

@@ -21,7 +21,7 @@ from ..measurement.store import check_out
 from ..pages import patterns as page_sets
 from ..sizes import Size
 from ..terminal import Progress
-from .counting import REFERENCES, Pages, about, count
+from .counting import REFERENCES, ROARING, Pages, about, can_count, count
 from .timing import Work, time_in_turns, works
 
 TABLE, MEASURED = "encodings.csv", "measured"
@@ -35,13 +35,16 @@ COLUMNS += ["encode_ns", "decode_ns"]
 
 
 def names() -> list[str]:
-    """List what is compared: the formats that name each page once, and the references."""
+    """List what is compared: the formats that name each page once, and the references.
+
+    Without the library ``pyroaring``, which is optional, ``roaring`` is not among them.
+    """
     told_once = (
         name
         for name in wire.formats()
         if name not in wire.spoken() or wire.get(name).names_each_page_once
     )
-    return [*told_once, *REFERENCES]
+    return [*told_once, *filter(can_count, REFERENCES)]
 
 
 def encodings(
@@ -108,7 +111,7 @@ def encodings(
     if not spellings:
         raise ValueError("patterns must have at least one spelling, got none")
     cases = [make_case(pattern=one, memory=memory, balloon=balloon) for one in spellings]
-    protocols = names_of("protocols", protocols, names()) if protocols else names()
+    protocols = _protocols(protocols) if protocols else names()
     orders = names_of("orders", orders, ORDERS)
     inflating: list[str] = names_of("guests", guests, GUESTS) if guests else []
     if inflating and not set(protocols) & set(wire.spoken()):
@@ -133,6 +136,17 @@ def encodings(
         frame = frame.merge(inflations.reset_index(), how="left")
     keep(frame, meta, out, TABLE, patterns=spellings, repeats=repeats)
     return frame
+
+
+def _protocols(given: Iterable[str]) -> list[str]:
+    """Return the protocols that were asked for; each is known and can be counted (ValueError)."""
+    chosen = names_of("protocols", given, {**dict.fromkeys(names()), **REFERENCES})
+    if missing := [name for name in chosen if name in REFERENCES and not can_count(name)]:
+        raise ValueError(
+            f"protocols has {missing[0]!r}, which needs the library {ROARING}: "
+            f"`pip install {ROARING}`, or leave it out"
+        )
+    return chosen
 
 
 def _rows(

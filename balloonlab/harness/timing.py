@@ -16,7 +16,7 @@ from ..kernels.encode import Encoder
 from ..wire.format import RANGES_PER_BYTE, Format, joined, make_encoder
 from ..wire.registered import CODECS
 from ..wire.run_records import runs_of
-from .counting import REFERENCES, Pages, messages, roaring
+from .counting import REFERENCES, ROARING, Pages, messages, roaring
 
 Work = Callable[[], object]
 
@@ -25,7 +25,7 @@ def works(name: str, pages: Pages, order: str) -> tuple[Work, Work] | None:
     """Return what encodes and what decodes a page set; None for what is only counted."""
     if name == "roaring":
         data = roaring(pages)
-        load = import_module("pyroaring").BitMap.deserialize
+        load = import_module(ROARING).BitMap.deserialize
         return (lambda: roaring(pages)), (lambda: load(data).to_array())
     if name in REFERENCES or name in CODECS:
         return None

@@ -124,8 +124,6 @@ def _formats_on(pfns: npt.NDArray[np.uint64], work: str) -> Contenders:
     """Return the kernels of every format that do the work, behind one read of the pages."""
     number, contenders = FORMAT_WORKS.index(work), Contenders({READ: lambda: read_once(pfns)})
     for name in names():
-        if name == "roaring" and _peer("pyroaring") is None:
-            continue
         if pair := works(name, pfns, "list"):
             contenders[name] = pair[number]
     return contenders
