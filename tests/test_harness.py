@@ -120,7 +120,7 @@ def test_what_cannot_be_is_refused_before_the_work(given, message):
 def test_without_pyroaring_all_else_is_compared(monkeypatch):
     monkeypatch.setattr(counting, "find_spec", lambda name: None)
     assert "roaring" not in harness.names()
-    frame = bl.encodings("every:2", "8MiB", orders=["list"], repeats=1, progress=False)
+    frame = bl.encodings("every:2", "8MiB", "4MiB", orders=["list"], repeats=1, progress=False)
     assert frame["protocol"].tolist() == harness.names()
     with pytest.raises(ValueError, match="'roaring', which needs the library pyroaring: `pip "):
-        bl.encodings("every:2", "8MiB", protocols=["pfn", "roaring"], progress=False)
+        bl.encodings("every:2", "8MiB", "4MiB", ["pfn", "roaring"], progress=False)

@@ -44,7 +44,7 @@ def validation(checked: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        A mark per case, filled by what was left out, with the interval that 90 % are to be in.
+        A mark per case, filled by what was left out, with the interval that 95 % are to be in.
     """
     needed = ["left_out", "refused", "measured_ns", "predicted_ns", "low_ns", "high_ns"]
     check_columns(checked, needed, "checked", "model.validated")
@@ -70,7 +70,7 @@ def validation(checked: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.set_yticks([], minor=True)
         ax.set_ylim(0.15, 7)
-        ax.set_xlabel("measured, ms (lab and kvm); lines: 90 % of such cases")
+        ax.set_xlabel("measured, ms (lab and kvm); lines: 95 % of such cases")
         ax.set_ylabel("predicted over measured")
         ax.set_title("Cases that the model was not fitted to, by what was left out")
         legend_below(ax, 4)
@@ -90,7 +90,7 @@ def predictions(totals: pd.DataFrame, ax: Axes | None = None) -> Axes:
     Returns
     -------
     matplotlib.axes.Axes
-        With the interval that 90 % of such measurements are in; hollow where the case is beyond
+        With the interval that 95 % of such measurements are in; hollow where the case is beyond
         what the model was fitted to.
     """
     needed = ["protocol", "memory_bytes", "time_ns", "low_ns", "high_ns", "extrapolated"]
@@ -120,7 +120,7 @@ def predictions(totals: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.set_xticks(ticks, [_size(size) for size in ticks])
         ax.set_xlabel("memory of the guest, 7/8 of it ballooned; hollow: beyond what was fitted")
         ax.set_ylabel("inflation, s")
-        ax.set_title("Predicted inflations of idle guests, with what 90 % are within")
+        ax.set_title("Predicted inflations of idle guests, with what 95 % are within")
         legend_below(ax, 3)
     return ax
 

@@ -31,7 +31,7 @@ FARTHER = 2.0
 UNDETERMINED = 10.0
 """How many times its low end the high end of a part's costs may be, where it matters."""
 
-LEVEL = 90  # per cent of an interval
+LEVEL = 95  # per cent of an interval
 SIMULATED = 1000
 
 
@@ -96,7 +96,7 @@ class CostModel:
         """All costs.
 
         One row each: ``stage``, ``part``, ``group`` (what it was fitted for), ``name``, ``unit``,
-        ``ns`` per unit, ``low_ns`` and ``high_ns`` (90 % of the bootstrap), ``identified`` (the
+        ``ns`` per unit, ``low_ns`` and ``high_ns`` (95 % of the bootstrap), ``identified`` (the
         data tell it from the others of its part; else only their sum means something),
         ``n_cases``, ``n_runs``, ``between`` and ``within`` (the spread of runs, and of a run's
         cases, as logs).

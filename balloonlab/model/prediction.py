@@ -36,7 +36,7 @@ class Prediction:
     ----------
     frame : pandas.DataFrame
         The columns of a measured frame, ``source`` being ``model``, one repeat, no remainder; and
-        ``machine`` and ``measured_as`` (the source) of the costs, ``low_ns`` and ``high_ns`` (90 %
+        ``machine`` and ``measured_as`` (the source) of the costs, ``low_ns`` and ``high_ns`` (95 %
         of such measurements are between them), ``given_ns`` (what of the time is by costs that the
         caller gave, and so no prediction), and ``extrapolated``: in what the case is beyond what
         was fitted, empty where it is not.

@@ -39,7 +39,7 @@ def validate(data: Any = None, by: str = "run", n_draws: int = N_DRAWS) -> pd.Da
     -------
     pandas.DataFrame
         One row per case: what it is, ``measured_ns`` (the medians of its parts, summed, without the
-        remainder), ``predicted_ns``, ``low_ns`` and ``high_ns`` (90 %), ``error`` (predicted over
+        remainder), ``predicted_ns``, ``low_ns`` and ``high_ns`` (95 %), ``error`` (predicted over
         measured, less 1), ``covered``, ``run_known`` (other cases of the run were in the fit) and
         ``refused``: why there is no prediction, or it is beyond what was fitted; else empty.
 
