@@ -140,8 +140,9 @@ def encodings(
 
 def _protocols(given: Iterable[str]) -> list[str]:
     """Return the protocols that were asked for; each is known and can be counted (ValueError)."""
-    chosen = names_of("protocols", given, {**dict.fromkeys(names()), **REFERENCES})
-    if missing := [name for name in chosen if name in REFERENCES and not can_count(name)]:
+    here = names()
+    chosen = names_of("protocols", given, dict.fromkeys([*here, *REFERENCES]))
+    if missing := [name for name in chosen if name not in here]:
         raise ValueError(
             f"protocols has {missing[0]!r}, which needs the library {ROARING}: "
             f"`pip install {ROARING}`, or leave it out"

@@ -51,13 +51,13 @@ def all_numbers() -> dict[str, Number]:
     return dict(pair for module in MODULES for part in module.PARTS for pair in part())
 
 
-def shipped(name: str = JSON) -> dict[str, Number]:
+def shipped(file: str = JSON) -> dict[str, Number]:
     """Read the numbers as `write` stored them: at once, where computing them takes half a minute.
 
     A test holds those of ``numbers.json`` to what `all_numbers` computes; ``numbers-epyc.json`` has
     those of an earlier campaign, on another machine.
     """
-    rows = json.loads(datasets.path(name).read_text())
+    rows = json.loads(datasets.path(file).read_text())
     return {
         name: Number(**{field: row[field] for field in Number._fields})
         for name, row in rows.items()
